@@ -1,0 +1,27 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: install demo test bench docs lint
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,examples]'
+	touch $@
+
+demo: install
+	$(RUN) examples/train_digits.py
+
+test: install
+	$(RUN) -m pytest
+
+bench: install
+	for b in benchmarks/*.py; do $(RUN) $$b --quick || exit 1; done
+
+docs: install
+	$(RUN) doc/check_links.py
+
+lint: install
+	$(RUN) -m ruff check .

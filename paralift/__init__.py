@@ -1,0 +1,9 @@
+"""PARALIFT: train deep networks by lifting, without differentiating their activations."""
+
+__version__ = "0.1.0"
+
+from . import data, networks, plotting, testing
+from .interop import from_odl, from_pyproximal, to_odl, to_pylops
+from .operators import *  # noqa: F403
+from .problems import *  # noqa: F403
+from .solvers import *  # noqa: F403

@@ -1,0 +1,102 @@
+"""Data sets: digits (scikit-learn's, always there), MNIST and Fashion-MNIST in IDX form."""
+
+import gzip
+import hashlib
+import os
+import struct
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import torch
+
+__all__ = ["digits", "mnist", "fashion_mnist"]
+
+_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_SOURCES = {
+    "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/", (
+        "6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624", "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637")),
+    "fashion_mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", None),
+}
+
+
+def digits(test=0.25, seed=0):
+    """scikit-learn's 1797 digits: ((x, y), (x_test, y_test)), x (n, 64) in [0, 1], labels 0 to 9."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ImportError("digits() needs scikit-learn; install it with: pip install 'paralift[examples]'") from None
+    x, y = load_digits(return_X_y=True)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    x, y = torch.tensor(x, dtype=torch.float32)[order] / 16, torch.tensor(y, dtype=torch.int64)[order]
+    n = round(len(x) * (1 - test))
+    return (x[:n], y[:n]), (x[n:], y[n:])
+
+
+def mnist(flatten=True):
+    """MNIST: ((x, y), (x_test, y_test)), x (60000, 784) or (60000, 28, 28) in [0, 1], y int64."""
+    return _idx_set("mnist", flatten)
+
+
+def fashion_mnist(flatten=True):
+    """Fashion-MNIST, as `mnist`."""
+    return _idx_set("fashion_mnist", flatten)
+
+
+def _places(name):
+    root = os.environ.get("PARALIFT_DATA")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "paralift" / name
+    return ([Path(root) / name, Path(root)] if root else []) + [cache]
+
+
+def _idx_set(name, flatten):
+    arrays = [_parse_idx(_find(name, i)) for i in range(4)]
+    sets = []
+    for images, labels in (arrays[:2], arrays[2:]):
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+            raise ValueError(f"{name}: images of shape {images.shape} and labels of shape {labels.shape} do not belong together; remove the files and fetch them again.")
+        x = torch.from_numpy(images).float().div_(255)
+        sets.append((x.flatten(1) if flatten else x, torch.from_numpy(labels.astype(np.int64))))
+    return tuple(sets)
+
+
+def _find(name, index):
+    places = _places(name)
+    for place in places:
+        for file in (place / f"{_FILES[index]}.gz", place / _FILES[index]):
+            if file.exists():
+                return file
+    try:
+        return _download(name, index, places[-1])
+    except (OSError, urllib.error.URLError) as error:
+        raise FileNotFoundError(f"{name}: {_FILES[index]}(.gz) was looked for in {', '.join(map(str, places))}, and the download failed ({error}); "
+                                f"put the four IDX files into one of these folders, or set PARALIFT_DATA to the folder that holds {name}/.") from None
+
+
+def _download(name, index, folder):
+    base, checksums = _SOURCES[name]
+    with urllib.request.urlopen(f"{base}{_FILES[index]}.gz", timeout=20) as response:
+        packed = response.read()
+    if checksums and hashlib.md5(gzip.decompress(packed)).hexdigest() != checksums[index]:
+        raise ValueError(f"{name}: the downloaded {_FILES[index]}.gz has a wrong checksum; fetch it from another place.")
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder)
+    with os.fdopen(handle, "wb") as file:
+        file.write(packed)
+    os.replace(temporary, folder / f"{_FILES[index]}.gz")
+    return folder / f"{_FILES[index]}.gz"
+
+
+def _parse_idx(path):
+    raw = path.read_bytes()
+    try:
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        zero, kind, ndim = struct.unpack(">HBB", raw[:4])
+        shape = struct.unpack(f">{ndim}I", raw[4:4 + 4 * ndim])
+    except (OSError, EOFError, struct.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it and fetch it again.") from None
+    if zero or kind != 8 or len(raw) != 4 + 4 * ndim + int(np.prod(shape)):
+        raise ValueError(f"{path} is no IDX file of bytes, or is cut short (header {zero}, {kind}, {shape}; {len(raw)} bytes); remove it and fetch it again.")
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()

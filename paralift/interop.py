@@ -1,0 +1,181 @@
+"""Doors to ODL, pyproximal and pylops. They load on first use; nothing here is on a hot path."""
+
+import numpy as np
+import torch
+
+from .operators.functional import Functional
+from .operators.operator import LinearOperator, Operator
+from .operators.space import Space, inner
+
+__all__ = ["from_odl", "to_odl", "from_pyproximal", "to_pylops"]
+
+
+def _numpy(x):
+    return x.detach().cpu().numpy().copy()
+
+
+class _Batched:
+    """Applies a one-element map over the batch axes by a Python loop."""
+
+    def _each(self, x, ndim, f):
+        if x.dim() == ndim:
+            return f(x)
+        flat = x.reshape(-1, *x.shape[x.dim() - ndim:])
+        out = torch.stack([f(part) for part in flat])
+        return out.reshape(*x.shape[:x.dim() - ndim], *out.shape[1:])
+
+
+def _odl_space(space):
+    weight = getattr(space.weighting, "const", None)
+    if weight is None or not hasattr(space, "shape"):
+        raise ValueError(f"from_odl got the space {space!r}; it needs a tensor space with a constant weighting.")
+    return Space(tuple(space.shape), getattr(torch, str(np.dtype(space.dtype_identifier)))), float(weight)
+
+
+class _FromODLFunctional(_Batched, Functional):
+    """An ODL functional on torch tensors, with the Euclidean inner product."""
+
+    def __init__(self, f):
+        space, self.weight = _odl_space(f.domain)
+        super().__init__(space)
+        self.odl, self._cache = f, (None, None)
+        lipschitz = float(f.grad_lipschitz)
+        self.grad_lipschitz = self.weight * lipschitz if lipschitz == lipschitz else float("inf")
+
+    def on(self, space):
+        return self
+
+    def _tensor(self, element, like):
+        return torch.as_tensor(np.asarray(element.data), dtype=like.dtype, device=like.device)
+
+    def _value(self, x):
+        return self._each(x, self.ndim, lambda t: torch.tensor(float(self.odl(self.odl.domain.element(_numpy(t)))), dtype=x.dtype))
+
+    def _gradient(self, x):
+        return self.weight * self._each(x, self.ndim, lambda t: self._tensor(self.odl.gradient(self.odl.domain.element(_numpy(t))), x))
+
+    def _prox(self, x, sigma):
+        s = float(sigma) * self.weight
+        if self._cache[0] != s:
+            self._cache = (s, self.odl.proximal(s))
+        return self._each(x, self.ndim, lambda t: self._tensor(self._cache[1](self.odl.domain.element(_numpy(t))), x))
+
+
+class _FromODLOperator(_Batched, LinearOperator):
+    def __init__(self, op):
+        (domain, w), (range_, v) = _odl_space(op.domain), _odl_space(op.range)
+        super().__init__(domain, range_)
+        self.odl, self.scale = op, v / w
+        g = torch.Generator().manual_seed(0)
+        x, y = domain.randn(generator=g), range_.randn(generator=g)
+        left, right = inner(self._call(x), y), inner(x, self._adjoint(y))
+        if abs(left - right) > 1e-3 * self._call(x).norm() * y.norm():
+            raise ValueError(f"{type(op).__name__}: the adjoint fails the dot test, <Ax, y> = {left:.6g} but <x, A*y> = {right:.6g}; give the operator a right adjoint.")
+
+    def _call(self, x):
+        return self._each(x, self.domain.ndim, lambda t: torch.as_tensor(np.asarray(self.odl(self.odl.domain.element(_numpy(t))).data), dtype=self.range.dtype))
+
+    def _adjoint(self, y):
+        return self._each(y, self.range.ndim, lambda t: torch.as_tensor(np.asarray(self.odl.adjoint(self.odl.range.element(_numpy(t))).data), dtype=self.domain.dtype) * self.scale)
+
+
+def from_odl(obj):
+    """An ODL functional or linear operator (constant weighting) as ours, on torch tensors."""
+    import odl
+
+    if isinstance(obj, odl.functionals.Functional):
+        return _FromODLFunctional(obj)
+    if isinstance(obj, odl.Operator) and obj.is_linear:
+        return _FromODLOperator(obj)
+    raise TypeError(f"from_odl got {type(obj).__name__}; it needs an ODL Functional or a linear ODL Operator.")
+
+
+def to_odl(obj):
+    """Our functional (bound to a space) or linear operator as an ODL object on an unweighted numpy space."""
+    import odl
+
+    def space(s):
+        return odl.rn(s.shape, dtype=str(s.dtype).split(".")[-1])
+
+    def tensor(x):
+        return torch.as_tensor(np.asarray(x.data))
+
+    class Map(odl.Operator):
+        def __init__(self, f, domain, range_, linear=False, adjoint=None):
+            super().__init__(domain, range_, linear=linear)
+            self.f, self.back = f, adjoint
+
+        def _call(self, x):
+            return self.range.element(_numpy(self.f(tensor(x))))
+
+        @property
+        def adjoint(self):
+            return Map(self.back, self.range, self.domain, True, self.f)
+
+    if isinstance(obj, Operator):
+        return Map(obj._call, space(obj.domain), space(obj.range), True, obj._adjoint)
+    if not isinstance(obj, Functional) or obj.space is None:
+        raise TypeError(f"to_odl got {obj!r}; it needs a linear operator, or a functional bound to a space: f.on(shape).")
+
+    class Wrapped(odl.functionals.Functional):
+        def __init__(self, f):
+            super().__init__(space(f.space), grad_lipschitz=f.grad_lipschitz)
+            self.f = f
+
+        def _call(self, x):
+            return float(self.f(tensor(x)))
+
+        @property
+        def gradient(self):
+            return Map(self.f._gradient, self.domain, self.domain)
+
+        @property
+        def proximal(self):
+            return lambda sigma: Map(lambda x: self.f._prox(x, float(sigma)), self.domain, self.domain)
+
+        @property
+        def convex_conj(self):
+            return Wrapped(self.f.convex_conj)
+
+    return Wrapped(obj)
+
+
+class _FromPyproximal(_Batched, Functional):
+    def __init__(self, operator, space):
+        super().__init__(space)
+        self.operator = operator
+
+    def on(self, space):
+        return self
+
+    def _value(self, x):
+        def one(t):
+            v = self.operator(_numpy(t).ravel())
+            return torch.tensor((0.0 if v else float("inf")) if isinstance(v, (bool, np.bool_)) else float(v), dtype=x.dtype)
+
+        return self._each(x, self.ndim, one)
+
+    def _prox(self, x, sigma):
+        return self._each(x, self.ndim, lambda t: torch.as_tensor(self.operator.prox(_numpy(t).ravel(), float(sigma)), dtype=x.dtype).reshape(t.shape))
+
+
+def from_pyproximal(operator, space):
+    """A pyproximal operator as our functional on `space` (a numpy round trip a call; batch axes by a Python loop)."""
+    return _FromPyproximal(operator, space)
+
+
+def to_pylops(op):
+    """Our linear operator as a pylops one, on flat numpy vectors."""
+    import pylops
+
+    class Wrapped(pylops.LinearOperator):
+        def __init__(self):
+            super().__init__(dtype=np.dtype(str(op.domain.dtype).split(".")[-1]), shape=(op.range.size, op.domain.size))
+
+        def _matvec(self, x):
+            return _numpy(op._call(torch.as_tensor(np.ascontiguousarray(x)).reshape(op.domain.shape)).reshape(-1))
+
+        def _rmatvec(self, y):
+            return _numpy(op._adjoint(torch.as_tensor(np.ascontiguousarray(y)).reshape(op.range.shape)).reshape(-1))
+
+    return Wrapped()

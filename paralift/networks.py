@@ -1,0 +1,5 @@
+"""Networks ready to lift."""
+
+from .problems.stages import affine, chain
+
+__all__ = ["affine", "chain"]

@@ -1,0 +1,61 @@
+"""Entropies: negative entropy and the Kullback-Leibler divergence."""
+
+import torch
+
+from .functional import Functional
+
+__all__ = ["NegativeEntropy", "KullbackLeibler"]
+
+
+class NegativeEntropy(Functional):
+    """sum x log x on x >= 0; its Bregman distance is the Kullback-Leibler divergence. prox: u + sigma (log u + 1) = x."""
+
+    separable = True
+
+    def _value(self, x):
+        return self._sum(torch.where(x >= 0, torch.special.xlogy(x, x), torch.inf))
+
+    def _gradient(self, x):
+        return x.log() + 1
+
+    def _prox(self, x, sigma):
+        # w = log u solves e^w + sigma w = x - sigma; the left side is convex and increasing: Newton from the right, monotone
+        v = x - sigma
+        w = torch.where(v > sigma, v.clamp(min=1e-30).log(), v / sigma)
+        for _ in range(30):
+            e = w.exp()
+            w = w - (e + sigma * w - v) / (e + sigma)
+        return w.exp()
+
+    def _conj_value(self, x):
+        return self._sum((x - 1).exp())
+
+
+class KullbackLeibler(Functional):
+    """sum x - g + g log(g / x), x > 0: the Poisson log-likelihood of counts g >= 0, up to a constant.
+
+    prox(x, s) = (x - s + sqrt((x - s)^2 + 4 s g)) / 2.
+    """
+
+    separable = True
+
+    def __init__(self, data, space=None):
+        if not (torch.isfinite(data).all() and (data >= 0).all()):
+            raise ValueError("KullbackLeibler got data below 0, or NaN or inf; counts need to be finite numbers >= 0.")
+        super().__init__(tuple(data.shape) if space is None else space)
+        self.data = data
+
+    def _value(self, x):
+        g = self.data
+        inside = x - g + torch.special.xlogy(g, g) - torch.special.xlogy(g, x)
+        return self._sum(torch.where((x > 0) | ((x == 0) & (g == 0)), inside, torch.inf))
+
+    def _gradient(self, x):
+        return 1 - self.data / x
+
+    def _prox(self, x, sigma):
+        d = x - sigma
+        return 0.5 * (d + torch.sqrt(d * d + 4 * sigma * self.data))
+
+    def _conj_value(self, y):
+        return self._sum(torch.where(y < 1, -torch.special.xlogy(self.data, 1 - y), torch.where((y == 1) & (self.data == 0), 0.0, torch.inf)))

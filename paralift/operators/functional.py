@@ -1,0 +1,319 @@
+"""Functionals, their algebra and Bregman distances.
+
+A new functional is one class with `_value` and `_prox` (and `_gradient`, `grad_lipschitz` where it is smooth).
+"""
+
+import copy
+from math import inf
+
+import torch
+
+from .space import Space, inner, sum_trailing
+
+__all__ = ["Functional", "BregmanDistance", "MoreauEnvelope"]
+
+
+class Functional:
+    """Convex functional: `f(x)`, `f.gradient(x)`, `f.prox(x, sigma)`, `f.proximal(sigma)`, `f.convex_conj`,
+    `f.translated(y)`, `a * f`, `f + g`, `f @ op`, `f.bregman(point, subgrad)`.
+
+    Parameters
+    ----------
+    space : Space, int, tuple or None
+        The trailing axes of an element; leading axes are batch, and values have the batch's shape. None: vectors (the last axis).
+        A problem binds a functional to its unknown's space with `f.on(space)`.
+
+    prox(x, sigma) = argmin_u |u - x|^2 / 2 + sigma f(u); `sigma` is a positive number or a tensor that broadcasts against `x`.
+    """
+
+    convex = True
+    separable = False          # a sum over coordinates: the prox takes a sigma per coordinate
+    positive_homogeneous = False
+    grad_lipschitz = inf       # of the gradient; finite only for smooth functionals
+    ndim = 1
+    space = None
+
+    def __init__(self, space=None):
+        if space is not None:
+            self._bind(space)
+
+    # ---- what a subclass defines
+    def _value(self, x):
+        raise NotImplementedError(f"{type(self).__name__} defines no _value(x); add it to the class.")
+
+    def _gradient(self, x):
+        raise NotImplementedError(f"{type(self).__name__} is not differentiable; use its prox, or MoreauEnvelope({type(self).__name__}(...), t), which is smooth.")
+
+    def _prox(self, x, sigma):
+        raise NotImplementedError(f"{type(self).__name__} has no prox; use its gradient, or give the class a _prox(x, sigma).")
+
+    def _conj_value(self, x):
+        raise NotImplementedError(f"the value of {type(self).__name__}'s conjugate is not known; give the class a _conj_value(x).")
+
+    # ---- attributes a solver may assume
+    @property
+    def smooth(self):
+        return self.grad_lipschitz < inf
+
+    @property
+    def has_prox(self):
+        return type(self)._prox is not Functional._prox
+
+    # ---- spaces
+    def _bind(self, space):
+        self.space = space if isinstance(space, Space) else Space(space)
+        self.ndim = self.space.ndim
+
+    def on(self, space):
+        """A copy bound to `space`: its value reduces all of the space's axes."""
+        new = copy.copy(self)
+        new._bind(space)
+        return new
+
+    def _sum(self, x):
+        return sum_trailing(x, self.ndim)
+
+    # ---- public calls
+    def __call__(self, x):
+        """The value, of the batch's shape."""
+        if self.space is not None and not self.space.fits(x):
+            raise ValueError(f"{type(self).__name__} got an element of shape {tuple(x.shape)}; it needs trailing axes {self.space.shape}.")
+        value = self._value(x)
+        left = value.dim() - (x.dim() - self.ndim)
+        return sum_trailing(value, left) if left > 0 else value
+
+    def gradient(self, x):
+        return self._gradient(x)
+
+    def prox(self, x, sigma=1.0):
+        return self._prox(x, sigma)
+
+    def proximal(self, sigma):
+        """ODL's name: the map x -> prox(x, sigma)."""
+        return lambda x: self._prox(x, sigma)
+
+    @property
+    def convex_conj(self):
+        return _Conjugate(self)
+
+    def bregman(self, point, subgrad=None):
+        return BregmanDistance(self, point, subgrad)
+
+    def translated(self, shift):
+        return _Translated(self, shift)
+
+    def __rmul__(self, a):
+        if not isinstance(a, (int, float)) and not (torch.is_tensor(a) and a.dim() == 0):
+            return NotImplemented
+        return _Scaled(self, a)
+
+    def __mul__(self, other):
+        raise TypeError(f"{type(self).__name__} * {type(other).__name__}: write the scalar on the left, a * f (in ODL f * a is x -> f(a x), which is easy to confuse).")
+
+    def __add__(self, other):
+        return _Sum(self, other) if isinstance(other, Functional) else NotImplemented
+
+    def __matmul__(self, op):
+        return _Composed(self, op)
+
+    def __repr__(self):
+        where = "" if self.space is None else f" on {self.space.shape}"
+        return f"{type(self).__name__}{where}"
+
+
+class _Wrapper(Functional):
+    """A functional made of others: binding reaches them."""
+
+    parts = ("f",)
+
+    def __init__(self, f):
+        self.f, self.space, self.ndim = f, f.space, f.ndim
+        self.convex, self.separable = f.convex, f.separable
+
+    def _bind(self, space):
+        super()._bind(space)
+        for name in self.parts:
+            setattr(self, name, getattr(self, name).on(space))
+
+    @property
+    def has_prox(self):
+        return self.f.has_prox
+
+
+class _Conjugate(_Wrapper):
+    """f*(y) = sup_x <x, y> - f(x); prox by Moreau: prox_{s f*}(x) = x - s prox_{f/s}(x/s)."""
+
+    def _value(self, x):
+        return self.f._conj_value(x)
+
+    def _prox(self, x, sigma):
+        return x - sigma * self.f._prox(x / sigma, 1.0 / sigma)
+
+    def _conj_value(self, x):
+        return self.f._value(x)
+
+    @property
+    def convex_conj(self):
+        return self.f
+
+
+class _Scaled(_Wrapper):
+    def __init__(self, f, a):
+        if not float(a) >= 0:
+            raise ValueError(f"{a} * {type(f).__name__} was asked for; the scalar must be >= 0 for the functional to stay convex.")
+        super().__init__(f)
+        self.a = float(a)
+        self.positive_homogeneous = f.positive_homogeneous
+
+    @property
+    def grad_lipschitz(self):
+        return self.a * self.f.grad_lipschitz if self.a else 0.0
+
+    def _value(self, x):
+        return self.a * self.f._value(x)
+
+    def _gradient(self, x):
+        return self.a * self.f._gradient(x)
+
+    def _prox(self, x, sigma):
+        return self.f._prox(x, self.a * sigma) if self.a else x
+
+    def _conj_value(self, x):
+        return self.a * self.f._conj_value(x / self.a)
+
+    def __repr__(self):
+        return f"{self.a:g} * {self.f!r}"
+
+
+class _Translated(_Wrapper):
+    """x -> f(x - shift)."""
+
+    def __init__(self, f, shift):
+        super().__init__(f)
+        self.shift = shift
+
+    @property
+    def grad_lipschitz(self):
+        return self.f.grad_lipschitz
+
+    def _value(self, x):
+        return self.f._value(x - self.shift)
+
+    def _gradient(self, x):
+        return self.f._gradient(x - self.shift)
+
+    def _prox(self, x, sigma):
+        return self.shift + self.f._prox(x - self.shift, sigma)
+
+    def _conj_value(self, x):
+        return self.f._conj_value(x) + inner(x, self.shift.expand_as(x), self.ndim)
+
+
+class _Sum(_Wrapper):
+    """f + g. It has a prox where both are separable on the same kind of ball, in no general case: solvers split it."""
+
+    parts = ("f", "g")
+
+    def __init__(self, f, g):
+        super().__init__(f)
+        self.g = g
+        self.convex, self.separable = f.convex and g.convex, f.separable and g.separable
+        if self.space is None and g.space is not None:
+            self.space, self.ndim = g.space, g.ndim
+
+    @property
+    def grad_lipschitz(self):
+        return self.f.grad_lipschitz + self.g.grad_lipschitz
+
+    @property
+    def has_prox(self):
+        return False
+
+    def _value(self, x):
+        return self.f(x) + self.g(x)
+
+    def _gradient(self, x):
+        return self.f._gradient(x) + self.g._gradient(x)
+
+    def _prox(self, x, sigma):
+        raise NotImplementedError(f"the prox of the sum {self!r} is not known; pass the terms apart, or write one Functional with a joint _prox.")
+
+    def __repr__(self):
+        return f"{self.f!r} + {self.g!r}"
+
+
+class _Composed(Functional):
+    """x -> f(op(x)); its gradient is op'(x)* grad f(op(x))."""
+
+    def __init__(self, f, op):
+        super().__init__(op.domain)
+        self.f, self.op, self.convex = f.on(op.range), op, f.convex and op.is_linear
+        self._lipschitz = None
+
+    @property
+    def grad_lipschitz(self):
+        if self._lipschitz is None:
+            self._lipschitz = 1.02 * self.f.grad_lipschitz * self.op.norm() ** 2 if self.f.smooth and self.op.is_linear else inf
+        return self._lipschitz
+
+    def _value(self, x):
+        return self.f(self.op._call(x))
+
+    def _gradient(self, x):
+        return self.op._derivative_adjoint(x, self.f._gradient(self.op._call(x)))
+
+    def __repr__(self):
+        return f"{self.f!r} @ {self.op!r}"
+
+
+class BregmanDistance(Functional):
+    """D_f^q(x, point) = f(x) - f(point) - <q, x - point>, q = `subgrad` in df(point) (the gradient where f is smooth)."""
+
+    def __init__(self, functional, point, subgrad=None):
+        super().__init__(functional.space)
+        self.ndim = functional.ndim
+        self.functional, self.point = functional, point.clone()
+        self.subgrad = functional.gradient(point) if subgrad is None else subgrad.clone()
+        self.separable = functional.separable
+
+    @property
+    def grad_lipschitz(self):
+        return self.functional.grad_lipschitz
+
+    @property
+    def has_prox(self):
+        return self.functional.has_prox
+
+    def _value(self, x):
+        f = self.functional
+        return f(x) - f(self.point) - inner(x - self.point, self.subgrad.expand_as(x), self.ndim)
+
+    def _gradient(self, x):
+        return self.functional._gradient(x) - self.subgrad
+
+    def _prox(self, x, sigma):
+        return self.functional._prox(x + sigma * self.subgrad, sigma)
+
+
+class MoreauEnvelope(_Wrapper):
+    """f_t(x) = min_u f(u) + |u - x|^2 / (2 t): smooth, with gradient (x - prox_{t f}(x)) / t."""
+
+    def __init__(self, f, t=1.0):
+        if not t > 0:
+            raise ValueError(f"MoreauEnvelope got t = {t}; it needs t > 0.")
+        super().__init__(f)
+        self.t = float(t)
+
+    @property
+    def grad_lipschitz(self):
+        return 1 / self.t
+
+    def _value(self, x):
+        p = self.f._prox(x, self.t)
+        return self.f(p) + inner(x - p, x - p, self.ndim) / (2 * self.t)
+
+    def _gradient(self, x):
+        return (x - self.f._prox(x, self.t)) / self.t
+
+    def _prox(self, x, sigma):
+        return x + sigma / (sigma + self.t) * (self.f._prox(x, sigma + self.t) - x)

@@ -1,0 +1,174 @@
+"""Indicators of convex sets: 0 inside, inf outside; their prox is the projection."""
+
+import torch
+
+from .functional import Functional
+from .space import inner
+
+__all__ = ["IndicatorBox", "IndicatorNonnegative", "IndicatorSimplex", "IndicatorL1Ball", "IndicatorL2Ball", "IndicatorLinfBall", "IndicatorAffine"]
+
+
+def _slack(x):
+    return 1e2 * torch.finfo(x.dtype).eps
+
+
+def project_simplex(x, radius):
+    """Projection of the last axis onto {u >= 0, sum u = radius}, exact, by sorting."""
+    u = x.sort(-1, descending=True).values
+    k = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=x.dtype)
+    shift = (u.cumsum(-1) - radius) / k
+    last = (u > shift).sum(-1, keepdim=True).clamp(min=1) - 1
+    return (x - shift.gather(-1, last)).clamp(min=0)
+
+
+def project_l1_ball(x, radius, ndim):
+    """Projection onto {|u|_1 <= radius} over the last `ndim` axes; radius a number or per sample (broadcasting against x)."""
+    flat = x.flatten(-ndim) if ndim else x.unsqueeze(-1)
+    if torch.is_tensor(radius) and radius.dim():
+        radius = radius.expand(*x.shape[:x.dim() - ndim], *(1,) * ndim).flatten(-ndim)
+    size = flat.abs()
+    shrunk = project_simplex(size, radius)
+    inside = size.sum(-1, keepdim=True) <= radius
+    sign = torch.where(size > 0, flat / size.clamp(min=torch.finfo(x.dtype).tiny), 0) if x.is_complex() else flat.sign()
+    return torch.where(inside, flat, sign * shrunk).reshape(x.shape)
+
+
+class _Set(Functional):
+    """0 on a set, inf off it (up to rounding)."""
+
+    def _inside(self, x):
+        raise NotImplementedError(f"{type(self).__name__} defines no _inside(x).")
+
+    def _value(self, x):
+        return torch.where(self._inside(x), 0.0, torch.inf).to(x.real.dtype if x.is_complex() else x.dtype)
+
+
+class IndicatorBox(_Set):
+    """lower <= x <= upper, coordinatewise; numbers or tensors."""
+
+    separable = True
+
+    def __init__(self, lower=0.0, upper=1.0, space=None):
+        if not torch.all(torch.as_tensor(lower) <= torch.as_tensor(upper)):
+            raise ValueError(f"IndicatorBox got lower = {lower} and upper = {upper}; it needs lower <= upper.")
+        super().__init__(space)
+        self.lower, self.upper = lower, upper
+
+    def _inside(self, x):
+        t = _slack(x)
+        good = (x >= self.lower - t) & (x <= self.upper + t)
+        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+
+    def _prox(self, x, sigma):
+        return x.clamp(self.lower, self.upper)
+
+    def _conj_value(self, x):
+        return self._sum(torch.where(x > 0, x * self.upper, torch.where(x < 0, x * self.lower, torch.zeros_like(x))))
+
+
+class IndicatorNonnegative(_Set):
+    """x >= 0, coordinatewise."""
+
+    separable = True
+
+    def _inside(self, x):
+        good = x >= -_slack(x)
+        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+
+    def _prox(self, x, sigma):
+        return x.clamp(min=0)
+
+    def _conj_value(self, x):
+        return self._sum(torch.where(x <= _slack(x), 0.0, torch.inf).to(x.dtype))
+
+
+class IndicatorSimplex(_Set):
+    """x >= 0 and sum x = radius on the last axis."""
+
+    def __init__(self, radius=1.0, space=None):
+        if not radius > 0:
+            raise ValueError(f"IndicatorSimplex got radius = {radius}; it needs a number > 0.")
+        super().__init__(space)
+        self.radius = float(radius)
+
+    def _inside(self, x):
+        good = (x >= -_slack(x)).all(-1) & ((x.sum(-1) - self.radius).abs() <= _slack(x) * x.shape[-1] * max(1.0, self.radius))
+        return good.flatten(1 - self.ndim).all(-1) if self.ndim > 1 else good
+
+    def _prox(self, x, sigma):
+        return project_simplex(x, self.radius)
+
+    def _conj_value(self, x):
+        top = self.radius * x.amax(-1)
+        return top.flatten(1 - self.ndim).sum(-1) if self.ndim > 1 else top
+
+
+class _Ball(_Set):
+    def __init__(self, radius=1.0, space=None):
+        if not radius >= 0:
+            raise ValueError(f"{type(self).__name__} got radius = {radius}; it needs a number >= 0.")
+        super().__init__(space)
+        self.radius = float(radius)
+
+
+class IndicatorL1Ball(_Ball):
+    """sum |x| <= radius over the element; projection by sorting."""
+
+    def _inside(self, x):
+        return self._sum(x.abs()) <= self.radius * (1 + 10 * _slack(x)) + _slack(x)
+
+    def _prox(self, x, sigma):
+        return project_l1_ball(x, self.radius, self.ndim)
+
+    def _conj_value(self, x):
+        return self.radius * x.abs().flatten(-self.ndim).amax(-1)
+
+
+class IndicatorL2Ball(_Ball):
+    """|x| <= radius, Euclidean over the element."""
+
+    def _inside(self, x):
+        return inner(x, x, self.ndim).sqrt() <= self.radius * (1 + _slack(x)) + _slack(x)
+
+    def _prox(self, x, sigma):
+        size = inner(x, x, self.ndim).sqrt()
+        return x * (self.radius / size.clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1).reshape(size.shape + (1,) * self.ndim)
+
+    def _conj_value(self, x):
+        return self.radius * inner(x, x, self.ndim).sqrt()
+
+
+class IndicatorLinfBall(_Ball):
+    """|x_i| <= radius for every coordinate (complex: moduli)."""
+
+    separable = True
+
+    def _inside(self, x):
+        good = x.abs() <= self.radius * (1 + _slack(x)) + _slack(x)
+        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+
+    def _prox(self, x, sigma):
+        if x.is_complex():
+            return x * (self.radius / x.abs().clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1)
+        return x.clamp(-self.radius, self.radius)
+
+    def _conj_value(self, x):
+        return self.radius * self._sum(x.abs())
+
+
+class IndicatorAffine(_Set):
+    """{x : A x = b}, A (m, n), b (m,); projection x - A^+ (A x - b)."""
+
+    def __init__(self, matrix, rhs):
+        if matrix.dim() != 2 or tuple(rhs.shape) != (matrix.shape[0],):
+            raise ValueError(f"IndicatorAffine got a matrix {tuple(matrix.shape)} and a right side {tuple(rhs.shape)}; it needs (m, n) and (m,).")
+        super().__init__(matrix.shape[1])
+        self.matrix, self.rhs, self.pinv = matrix, rhs, torch.linalg.pinv(matrix)
+        if torch.linalg.vector_norm(matrix @ (self.pinv @ rhs) - rhs) > 1e-4 * (1 + torch.linalg.vector_norm(rhs)):
+            raise ValueError("IndicatorAffine got a system A x = b without a solution; project b onto the range of A first.")
+
+    def _inside(self, x):
+        return (x @ self.matrix.mT - self.rhs).abs().amax(-1) <= 1e2 * _slack(x) * (1 + self.rhs.abs().max())
+
+    def _prox(self, x, sigma):
+        return x - (x @ self.matrix.mT - self.rhs) @ self.pinv.mT

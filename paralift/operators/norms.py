@@ -1,0 +1,207 @@
+"""Norms and their relatives."""
+
+import torch
+
+from .functional import Functional
+from .space import inner, sum_trailing
+
+__all__ = ["ZeroFunctional", "L1Norm", "L2Norm", "L2NormSquared", "GroupL1Norm", "SupNorm", "NuclearNorm", "Huber", "QuadraticForm"]
+
+
+def _tiny(x):
+    return torch.finfo(x.dtype).tiny
+
+
+def _over(value, ndim):
+    """A per-sample value shaped to broadcast against the element."""
+    return value.reshape(value.shape + (1,) * ndim)
+
+
+class ZeroFunctional(Functional):
+    """f = 0; prox(x) = x."""
+
+    separable = True
+    grad_lipschitz = 0.0
+
+    def _value(self, x):
+        return self._sum(torch.zeros_like(x.real if x.is_complex() else x))
+
+    def _gradient(self, x):
+        return torch.zeros_like(x)
+
+    def _prox(self, x, sigma):
+        return x
+
+    def _conj_value(self, x):
+        return torch.where(sum_trailing((x != 0).to(torch.float32), self.ndim) > 0, torch.inf, 0.0)
+
+
+class L1Norm(Functional):
+    """sum |x|; prox: soft thresholding (complex: of the modulus)."""
+
+    separable = True
+    positive_homogeneous = True
+
+    def _value(self, x):
+        return self._sum(x.abs())
+
+    def _prox(self, x, sigma):
+        if x.is_complex():
+            return x * (1 - sigma / x.abs().clamp(min=_tiny(x))).clamp(min=0)
+        if torch.is_tensor(sigma):
+            return x - torch.minimum(torch.maximum(x, -sigma), sigma)
+        return x - x.clamp(-sigma, sigma)
+
+    def _conj_value(self, x):
+        return torch.where(self._sum((x.abs() > 1 + 1e-6).to(torch.float32)) > 0, torch.inf, 0.0)
+
+
+class L2Norm(Functional):
+    """|x| = sqrt(sum |x|^2) over the element; prox shrinks its length by sigma."""
+
+    positive_homogeneous = True
+
+    def _value(self, x):
+        return inner(x, x, self.ndim).sqrt()
+
+    def _prox(self, x, sigma):
+        size = _over(self._value(x), self.ndim)
+        return x * (1 - sigma / size.clamp(min=_tiny(x))).clamp(min=0)
+
+    def _conj_value(self, x):
+        return torch.where(self._value(x) > 1 + 1e-6, torch.inf, 0.0)
+
+
+class L2NormSquared(Functional):
+    """|x|^2 = sum |x|^2; gradient 2 x, prox x / (1 + 2 sigma)."""
+
+    separable = True
+    grad_lipschitz = 2.0
+
+    def _value(self, x):
+        return inner(x, x, self.ndim)
+
+    def _gradient(self, x):
+        return 2 * x
+
+    def _prox(self, x, sigma):
+        return x / (1 + 2 * sigma)
+
+    def _conj_value(self, x):
+        return inner(x, x, self.ndim) / 4
+
+
+class GroupL1Norm(Functional):
+    """Sum over groups of the Euclidean norm along `axis` of the element (0 its first axis); prox shrinks each group."""
+
+    positive_homogeneous = True
+
+    def __init__(self, axis=0, space=None):
+        self.axis = axis
+        super().__init__(space)
+        if space is None:
+            self.ndim = 2
+
+    def _dim(self):
+        return self.axis - self.ndim if self.axis >= 0 else self.axis
+
+    def _size(self, x):
+        return (x * x.conj()).real.sum(self._dim(), keepdim=True).sqrt() if x.is_complex() else x.square().sum(self._dim(), keepdim=True).sqrt()
+
+    def _value(self, x):
+        return self._sum(self._size(x))
+
+    def _prox(self, x, sigma):
+        return x * (1 - sigma / self._size(x).clamp(min=_tiny(x))).clamp(min=0)
+
+    def _conj_value(self, x):
+        return torch.where(self._size(x).flatten(-self.ndim).amax(-1) > 1 + 1e-6, torch.inf, 0.0)
+
+
+class SupNorm(Functional):
+    """max |x|; prox by Moreau: x minus the projection onto the l1 ball of radius sigma."""
+
+    positive_homogeneous = True
+
+    def _value(self, x):
+        return x.abs().flatten(-self.ndim).amax(-1)
+
+    def _prox(self, x, sigma):
+        from .indicators import project_l1_ball
+
+        return x - project_l1_ball(x, sigma, self.ndim)
+
+    def _conj_value(self, x):
+        return torch.where(self._sum(x.abs()) > 1 + 1e-6, torch.inf, 0.0)
+
+
+class NuclearNorm(Functional):
+    """Sum of the singular values over the last two axes; prox: soft thresholding of them."""
+
+    positive_homogeneous = True
+    ndim = 2
+
+    def _value(self, x):
+        return sum_trailing(torch.linalg.svdvals(x).sum(-1), self.ndim - 2)
+
+    def _prox(self, x, sigma):
+        U, s, Vh = torch.linalg.svd(x, full_matrices=False)
+        return (U * (s - sigma).clamp(min=0).unsqueeze(-2)) @ Vh
+
+    def _conj_value(self, x):
+        return torch.where(torch.linalg.svdvals(x).amax(-1) > 1 + 1e-6, torch.inf, 0.0)
+
+
+class Huber(Functional):
+    """sum h(x), h(x) = |x|^2 / (2 delta) for |x| <= delta, |x| - delta/2 beyond: the Moreau envelope of the l1 norm."""
+
+    separable = True
+
+    def __init__(self, delta=1.0, space=None):
+        if not delta > 0:
+            raise ValueError(f"Huber got delta = {delta}; it needs delta > 0 (delta -> 0 is L1Norm).")
+        super().__init__(space)
+        self.delta = float(delta)
+
+    @property
+    def grad_lipschitz(self):
+        return 1 / self.delta
+
+    def _value(self, x):
+        a = x.abs()
+        return self._sum(torch.where(a <= self.delta, a.square() / (2 * self.delta), a - self.delta / 2))
+
+    def _gradient(self, x):
+        return x / x.abs().clamp(min=self.delta)
+
+    def _prox(self, x, sigma):
+        return x * (1 - sigma / torch.maximum(x.abs(), x.abs() * 0 + sigma + self.delta))
+
+    def _conj_value(self, x):
+        inside = self.delta / 2 * (x * x.conj()).real if x.is_complex() else self.delta / 2 * x * x
+        return self._sum(torch.where(x.abs() <= 1 + 1e-6, inside, torch.inf))
+
+
+class QuadraticForm(Functional):
+    """<x, Q x>/2 + <b, x> + c on vectors, Q symmetric positive semidefinite (n, n), b (n,); prox solves (I + sigma Q) u = x - sigma b."""
+
+    def __init__(self, matrix, vector=None, constant=0.0):
+        if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"QuadraticForm got a matrix of shape {tuple(matrix.shape)}; it needs a square one.")
+        if not torch.allclose(matrix, matrix.mT, rtol=1e-4, atol=1e-6):
+            raise ValueError("QuadraticForm got a matrix that is not symmetric; pass (Q + Q.T) / 2.")
+        super().__init__(matrix.shape[0])
+        self.values, self.vectors = torch.linalg.eigh(matrix)
+        if self.values[0] < -1e-5 * self.values[-1].abs():
+            raise ValueError(f"QuadraticForm got a matrix with the eigenvalue {self.values[0]:.3g}; a convex form needs none below 0.")
+        self.matrix, self.vector, self.constant = matrix, torch.zeros_like(matrix[0]) if vector is None else vector, constant
+        self.grad_lipschitz = float(self.values[-1])
+
+    def _value(self, x):
+        return inner(x, 0.5 * (x @ self.matrix) + self.vector, 1) + self.constant
+
+    def _gradient(self, x):
+        return x @ self.matrix + self.vector
+
+    def _prox(self, x, sigma):
+        return ((x - sigma * self.vector) @ self.vectors / (1 + sigma * self.values)) @ self.vectors.mT

@@ -1,0 +1,195 @@
+"""Operators, their algebra and their derivatives.
+
+A linear operator defines `_call` and `_adjoint`; a nonlinear one defines `_call` and may leave its derivative to a
+*local* vector-Jacobian product (torch.func on this operator alone).
+"""
+
+import torch
+
+from .space import Space
+
+__all__ = ["Operator", "LinearOperator"]
+
+
+def _number(a):
+    return isinstance(a, (int, float, complex)) or (torch.is_tensor(a) and a.dim() == 0)
+
+
+class Operator:
+    """Map between two spaces: `op(x)`, `op.derivative(x).adjoint(y)`, `op1 @ op2`, `a * op`, `op1 + op2`.
+
+    Leading axes of `x` beyond `domain.shape` are batch axes.
+    """
+
+    is_linear = False
+
+    def __init__(self, domain, range):
+        for name, space in (("domain", domain), ("range", range)):
+            if not isinstance(space, Space):
+                raise TypeError(f"{type(self).__name__} got {space!r} as {name}; it needs a Space.")
+        self.domain, self.range = domain, range
+
+    def _call(self, x):
+        raise NotImplementedError(f"{type(self).__name__} defines no _call(x); add it to the class.")
+
+    def _derivative(self, x, dx):
+        return torch.func.jvp(self._call, (x,), (dx,))[1]
+
+    def _derivative_adjoint(self, x, y):
+        return torch.func.vjp(self._call, x)[1](y)[0]
+
+    def __call__(self, x):
+        if not self.domain.fits(x):
+            raise ValueError(f"{type(self).__name__} got an input of shape {tuple(x.shape)}; its domain needs trailing axes {self.domain.shape}.")
+        return self._call(x)
+
+    def derivative(self, x):
+        """The derivative at `x`, a LinearOperator (the operator itself where it is linear)."""
+        return self if self.is_linear else _Derivative(self, x)
+
+    def __matmul__(self, other):
+        return _Composition(self, other) if isinstance(other, Operator) else NotImplemented
+
+    def __rmul__(self, a):
+        return _Scaled(self, a) if _number(a) else NotImplemented
+
+    def __mul__(self, other):
+        raise TypeError(f"{type(self).__name__} * {type(other).__name__} is ambiguous; write the scalar on the left (a * op), or op1 @ op2 to compose.")
+
+    def __add__(self, other):
+        return _Sum(self, other) if isinstance(other, Operator) else NotImplemented
+
+    def __neg__(self):
+        return -1 * self
+
+    def __sub__(self, other):
+        return self + (-1 * other)
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.domain.shape} -> {self.range.shape})"
+
+
+class LinearOperator(Operator):
+    """An operator with an adjoint: <A x, y> = <x, A* y>."""
+
+    is_linear = True
+
+    def _adjoint(self, y):
+        raise NotImplementedError(f"{type(self).__name__} defines no _adjoint(y); add it to the class.")
+
+    def _derivative(self, x, dx):
+        return self._call(dx)
+
+    def _derivative_adjoint(self, x, y):
+        return self._adjoint(y)
+
+    @property
+    def adjoint(self):
+        return _Adjoint(self)
+
+    def norm(self, iterations=100, tolerance=1e-6, seed=0):
+        """The operator norm, by power iteration on A*A (a lower bound that grows to the norm).
+
+        Stops once an iteration changes it by less than `tolerance`, relatively. Returns a float.
+        """
+        x = self.domain.randn(generator=torch.Generator(self.domain.device).manual_seed(seed))
+        last = 0.0
+        for _ in range(iterations):
+            x = x / torch.linalg.vector_norm(x).clamp(min=1e-30)
+            x = self._adjoint(self._call(x))
+            value = torch.linalg.vector_norm(x).sqrt().item()
+            if abs(value - last) <= tolerance * value:
+                break
+            last = value
+        return value
+
+
+class _Adjoint(LinearOperator):
+    def __init__(self, op):
+        super().__init__(op.range, op.domain)
+        self.op = op
+
+    def _call(self, y):
+        return self.op._adjoint(y)
+
+    def _adjoint(self, x):
+        return self.op._call(x)
+
+    @property
+    def adjoint(self):
+        return self.op
+
+
+class _Derivative(LinearOperator):
+    def __init__(self, op, x):
+        super().__init__(op.domain, op.range)
+        self.op, self.x = op, x
+
+    def _call(self, dx):
+        return self.op._derivative(self.x, dx)
+
+    def _adjoint(self, y):
+        return self.op._derivative_adjoint(self.x, y)
+
+
+
+class _Composition(LinearOperator):
+    def __init__(self, left, right):
+        if left.domain.shape != right.range.shape:
+            raise ValueError(f"{left!r} @ {right!r} does not fit: the right one ends in {right.range.shape}, the left one starts from {left.domain.shape}.")
+        super().__init__(right.domain, left.range)
+        self.left, self.right, self.is_linear = left, right, left.is_linear and right.is_linear
+
+    def _call(self, x):
+        return self.left._call(self.right._call(x))
+
+    def _adjoint(self, y):
+        return self.right._adjoint(self.left._adjoint(y))
+
+    def _derivative(self, x, dx):
+        return self.left._derivative(self.right._call(x), self.right._derivative(x, dx))
+
+    def _derivative_adjoint(self, x, y):
+        if self.is_linear:
+            return self._adjoint(y)
+        return self.right._derivative_adjoint(x, self.left._derivative_adjoint(self.right._call(x), y))
+
+
+class _Scaled(LinearOperator):
+    def __init__(self, op, a):
+        super().__init__(op.domain, op.range)
+        self.op, self.a, self.is_linear = op, a, op.is_linear
+
+    def _call(self, x):
+        return self.a * self.op._call(x)
+
+    def _adjoint(self, y):
+        a = self.a.conjugate() if isinstance(self.a, complex) else self.a.conj() if torch.is_tensor(self.a) else self.a
+        return a * self.op._adjoint(y)
+
+    def _derivative(self, x, dx):
+        return self.a * self.op._derivative(x, dx)
+
+    def _derivative_adjoint(self, x, y):
+        a = self.a.conjugate() if isinstance(self.a, complex) else self.a
+        return a * self.op._derivative_adjoint(x, y)
+
+
+class _Sum(LinearOperator):
+    def __init__(self, left, right):
+        if left.domain.shape != right.domain.shape or left.range.shape != right.range.shape:
+            raise ValueError(f"{left!r} + {right!r} does not fit; both operators need the same domain and range.")
+        super().__init__(left.domain, left.range)
+        self.left, self.right, self.is_linear = left, right, left.is_linear and right.is_linear
+
+    def _call(self, x):
+        return self.left._call(x) + self.right._call(x)
+
+    def _adjoint(self, y):
+        return self.left._adjoint(y) + self.right._adjoint(y)
+
+    def _derivative(self, x, dx):
+        return self.left._derivative(x, dx) + self.right._derivative(x, dx)
+
+    def _derivative_adjoint(self, x, y):
+        return self.left._derivative_adjoint(x, y) + self.right._derivative_adjoint(x, y)

@@ -1,0 +1,26 @@
+"""`SeparableSum`: a functional of several elements."""
+
+__all__ = ["SeparableSum"]
+
+
+class SeparableSum:
+    """f_1(x_1) + ... + f_k(x_k) on tuples of tensors; value, gradient and prox act part by part."""
+
+    def __init__(self, *functionals):
+        if not functionals:
+            raise ValueError("SeparableSum got no functionals; it needs at least one.")
+        self.functionals = functionals
+
+    def _parts(self, x):
+        if len(x) != len(self.functionals):
+            raise ValueError(f"SeparableSum got {len(x)} elements; its {len(self.functionals)} functionals need one each.")
+        return zip(self.functionals, x)
+
+    def __call__(self, x):
+        return sum(f(part) for f, part in self._parts(x))
+
+    def gradient(self, x):
+        return tuple(f.gradient(part) for f, part in self._parts(x))
+
+    def prox(self, x, sigma=1.0):
+        return tuple(f.prox(part, sigma) for f, part in self._parts(x))

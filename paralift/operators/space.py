@@ -1,0 +1,70 @@
+"""`Space`: what an element looks like on its trailing axes."""
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Space"]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Shape (trailing axes), dtype and device of an element; every leading axis of a tensor is a batch axis.
+
+    It owns no data: elements are plain tensors.
+    """
+
+    shape: tuple
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
+
+    def __post_init__(self):
+        shape = (self.shape,) if isinstance(self.shape, int) else tuple(int(n) for n in self.shape)
+        if any(n < 0 for n in shape):
+            raise ValueError(f"Space got the shape {shape}; every axis needs a length of at least 0.")
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "device", torch.device(self.device))
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    @property
+    def size(self):
+        return torch.Size(self.shape).numel()
+
+    def fits(self, x):
+        """Whether the trailing axes of `x` are those of the space."""
+        return self.ndim == 0 or (x.dim() >= self.ndim and tuple(x.shape[-self.ndim:]) == self.shape)
+
+    def __contains__(self, x):
+        return torch.is_tensor(x) and x.dtype == self.dtype and x.device.type == self.device.type and self.fits(x)
+
+    def zero(self, *batch):
+        return torch.zeros(*batch, *self.shape, dtype=self.dtype, device=self.device)
+
+    def randn(self, *batch, generator=None):
+        return torch.randn(*batch, *self.shape, dtype=self.dtype, device=self.device, generator=generator)
+
+    def element(self, x):
+        """`x` as a tensor of this space's dtype and device; raises ValueError where the shape differs."""
+        x = torch.as_tensor(x, dtype=self.dtype, device=self.device)
+        if not self.fits(x):
+            raise ValueError(f"An element of shape {tuple(x.shape)} was given; the space needs trailing axes {self.shape}.")
+        return x
+
+
+def sum_trailing(x, ndim):
+    """Sum over the last `ndim` axes; half precision accumulates in float32."""
+    wide = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else None
+    if ndim == 0:
+        return x
+    if ndim == x.dim():
+        return x.sum(dtype=wide)
+    return x.sum(dim=tuple(range(-ndim, 0)), dtype=wide)
+
+
+def inner(x, y, ndim=None):
+    """Re <x, y> over the last `ndim` axes (all by default)."""
+    product = (x * y.conj()).real if x.is_complex() or y.is_complex() else x * y
+    return sum_trailing(product, x.dim() if ndim is None else ndim)

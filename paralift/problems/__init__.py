@@ -1,0 +1,8 @@
+"""What is solved: the contract, composites and lifted training."""
+
+from .composite import Composite
+from .lifted import LiftedProblem
+from .lifted_training import LiftedTraining
+from .losses import CrossEntropy, FunctionalLoss, KullbackLeiblerLoss, Loss, PenaltyLoss, SquaredError
+from .problem import Linearisation, Problem
+from .stages import affine, chain, cut

@@ -1,0 +1,243 @@
+"""`LiftedTraining`: train a torch network by lifting it."""
+
+import copy
+import math
+import re
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..operators.functional import Functional
+from ..operators.penalties import Penalty
+from .lifted import LiftedProblem
+from .losses import loss_from
+from .stages import Stage, cut
+
+__all__ = ["LiftedTraining"]
+
+
+def _tensors(inputs, targets):
+    """(inputs, targets) as tensors, from tensors, arrays, a Dataset or a DataLoader."""
+    if isinstance(inputs, torch.utils.data.DataLoader):
+        inputs = inputs.dataset
+    if isinstance(inputs, torch.utils.data.Dataset):
+        if targets is not None:
+            raise ValueError("a Dataset and targets were given; a Dataset already holds its targets, so pass targets=None.")
+        pairs = [inputs[i] for i in range(len(inputs))]
+        inputs, targets = (torch.stack([torch.as_tensor(p[k]) for p in pairs]) if pairs else torch.empty(0) for k in (0, 1))
+    convert = lambda a, name: a if torch.is_tensor(a) else torch.as_tensor(np.asarray(a)) if isinstance(a, (np.ndarray, list, tuple)) else _refuse(a, name)  # noqa: E731
+    return convert(inputs, "inputs"), convert(targets, "targets")
+
+
+def _refuse(a, name):
+    raise TypeError(f"{name} of type {type(a).__name__} were given; pass a tensor, an array, or a torch Dataset or DataLoader.")
+
+
+class LiftedTraining(LiftedProblem):
+    """Train `network` by minimising the lifted objective E(theta, x) of its parameters and all its layers' outputs.
+
+    Parameters
+    ----------
+    network : torch.nn.Module, usually Sequential; it is copied, never changed. Result.network is the trained copy.
+    inputs, targets : tensors or arrays with samples on the first axis; or a Dataset/DataLoader and None.
+    loss : "cross_entropy", "squared_error", "huber", "kullback_leibler", "bregman" (the last layer's own penalty), a Functional, a Penalty or a Loss.
+    penalty : "bregman", "mac", "lifted", "fenchel", a Penalty class or a function potential -> Penalty.
+    weight_regulariser : Functional with a prox (an indicator is a constraint), for all weights but biases and normalisations;
+        or {name pattern: Functional}, patterns as in fnmatch.
+    activation_regulariser : {layer number l: Functional} added to the unknown x_l.
+    rho : weight of the penalties, a number or {l: number}.
+    frozen : name patterns of parameters that are not trained.
+    validation : (inputs, targets) for the history.
+
+    Raises ValueError/TypeError in a sentence where shapes, dtypes, labels or numbers do not fit, before any work.
+    Source: Wang & Benning, JMLR 24(232), 2023.
+    """
+
+    def __init__(self, network, inputs, targets=None, loss="cross_entropy", penalty="bregman", weight_regulariser=None,
+                 activation_regulariser=None, rho=1.0, frozen=(), validation=None):
+        inputs, targets = _tensors(inputs, targets)
+        self.network = copy.deepcopy(network) if isinstance(network, nn.Module) else network
+        stages, ends_in_activation = cut(self.network, penalty)
+        self.network.train()
+        if loss == "bregman" and ends_in_activation:                    # the last activation is tied to the target itself
+            last_penalty, stages[-1].penalty = stages[-1].penalty, None
+            self._last_penalty = last_penalty
+        else:
+            last_penalty = stages[0].penalty if loss == "bregman" else None
+            if loss == "bregman":
+                raise ValueError("loss='bregman' was given for a network that ends in no activation; end it in one (torch.nn.Softmax, ReLU, ...), or use loss='squared_error', which is the same for the identity.")
+            self._last_penalty = None
+            if ends_in_activation:
+                stages.append(Stage(len(stages) + 1, nn.Identity(), {}, None))
+        self._check_data(inputs, targets)
+        theta = {name: p for name, p in self.network.named_parameters()}
+        if not theta:
+            raise ValueError(f"{type(network).__name__} has no parameters; a network to train needs at least one layer with weights.")
+        first = next(iter(theta.values()))
+        if inputs.is_floating_point() and inputs.dtype != first.dtype:
+            raise TypeError(f"inputs of dtype {inputs.dtype} were given; the network's parameters are {first.dtype}: convert one with .to(...).")
+        inputs, targets = inputs.to(first.device), targets.to(first.device)
+        # one small forward pass finds the spaces and every shape error
+        with torch.no_grad():
+            x, point = inputs[: min(4, len(inputs))], {name: p.detach() for name, p in theta.items()}
+            for stage in stages:
+                try:
+                    z = stage.forward(x, point, seed=0)
+                except (RuntimeError, IndexError) as error:
+                    raise ValueError(f"stage {stage.index} ({type(stage.module).__name__}) refused an input of shape {tuple(x.shape)}: {str(error).splitlines()[0]} "
+                                     "Make the layer's size fit the data or the layer before.") from None
+                stage.space = tuple(z.shape[1:])
+                if stage.penalty is not None:
+                    stage.penalty = stage.penalty.on(stage.space)
+                    x = stage.penalty.activation(z)
+        if self._last_penalty is not None:
+            self._last_penalty = self._last_penalty.on(stages[-1].space)
+        loss = loss_from(loss, self._last_penalty)
+        if len(targets) == len(inputs):
+            probe = z[:1].expand(len(targets), *z.shape[1:])
+            loss.check(probe, targets)
+        rho = self._rho(rho, len(stages))
+        for stage in stages:
+            stage.theta = {name: inside for name, inside in stage.theta.items()}
+        names = [name for s in stages for name in s.theta]
+        matches = lambda pattern, name: re.fullmatch(pattern.replace(".", r"\.").replace("*", ".*"), name)  # noqa: E731
+        self.frozen = {name for name in names for pattern in ([frozen] if isinstance(frozen, str) else frozen) if matches(pattern, name)}
+        self.frozen |= {name for name, p in theta.items() if not p.requires_grad}
+        regularisers = {}
+        if weight_regulariser is not None:
+            table = weight_regulariser if isinstance(weight_regulariser, dict) else {"*": weight_regulariser}
+            for pattern, R in table.items():
+                if not isinstance(R, Functional) or not R.has_prox:
+                    raise TypeError(f"weight_regulariser {pattern!r}: {R!r} was given; it needs a Functional with a prox, for instance 1e-5 * L1Norm().")
+                hit = [n for n in names if matches(pattern, n) and (isinstance(weight_regulariser, dict) or theta[n].dim() > 1)]
+                if not hit:
+                    raise ValueError(f"weight_regulariser {pattern!r} matches no parameter; the network has {names}.")
+                regularisers.update({n: R.on(tuple(theta[n].shape)) for n in hit if n not in self.frozen})
+        extra = {}
+        for l, S in (activation_regulariser or {}).items():
+            if l not in range(1, len(stages)):
+                raise ValueError(f"activation_regulariser for layer {l} was given; the lifted layers are 1 to {len(stages) - 1}.")
+            if not isinstance(S, Functional) or not S.has_prox:
+                raise TypeError(f"activation_regulariser[{l}] = {S!r} was given; it needs a Functional with a prox.")
+            extra[l] = S.on(stages[l - 1].space)
+        super().__init__(stages, loss, inputs, targets, rho, regularisers, extra)
+        self.theta_names = [n for n in names if n not in self.frozen]
+        self._initial = {name: p.detach().clone() for name, p in theta.items()}
+        self._buffers = {name: b.clone() for name, b in self.network.named_buffers()}
+        self.validation = None if validation is None else _tensors(*validation)
+        if self.validation is not None:
+            self._check_data(*self.validation)
+            self.loss.check(z[:1].expand(len(self.validation[1]), *z.shape[1:]), self.validation[1])
+
+    @staticmethod
+    def _check_data(inputs, targets):
+        if len(inputs) == 0:
+            raise ValueError("no samples were given; training needs at least one.")
+        if targets is None or len(inputs) != len(targets):
+            raise ValueError(f"{len(inputs)} inputs and {0 if targets is None else len(targets)} targets were given; every input needs one target.")
+        if inputs.is_floating_point() and not torch.isfinite(inputs).all():
+            raise ValueError("the inputs hold NaN or inf; remove or repair those samples.")
+        if targets.is_floating_point() and not torch.isfinite(targets).all():
+            raise ValueError("the targets hold NaN or inf; remove or repair those samples.")
+
+    @staticmethod
+    def _rho(rho, depth):
+        table = {l: float(rho.get(l, 1.0) if isinstance(rho, dict) else rho) for l in range(1, depth)}
+        for l, value in table.items():
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"rho = {value} was given for layer {l}; a penalty weight needs a positive finite number.")
+        return table
+
+    # ---- points
+    def start(self):
+        """Initial parameters and the forward pass's activations: a consistent point, where every penalty but the loss is zero."""
+        return self.forward(self.start_theta())
+
+    def start_theta(self):
+        for name, b in self.network.named_buffers():
+            b.copy_(self._buffers[name])
+        return {name: p.clone() for name, p in self._initial.items()}
+
+    def buffers(self):
+        return {name: b.clone() for name, b in self.network.named_buffers()}
+
+    def set_buffers(self, buffers):
+        for name, b in self.network.named_buffers():
+            b.copy_(buffers[name])
+
+    def lipschitz(self, point, blocks=None):
+        return {k: v for k, v in super().lipschitz(point, blocks).items() if k not in self.frozen}
+
+    def linearise(self, point, blocks=None):
+        if self.frozen and blocks is None:
+            blocks = [name for name in point if name not in self.frozen]
+        return super().linearise(point, blocks)
+
+    def sweep_order(self):
+        order = (tuple(n for n in group if n not in self.frozen) for group in super().sweep_order())
+        return [group for group in order if group]
+
+    # ---- what the user sees
+    def predict(self, point, inputs, batch_size=4096):
+        """The forward network's output, in evaluation mode."""
+        self.network.eval()
+        try:
+            theta = {name: point[name] for name in self._initial}
+            with torch.no_grad():
+                return torch.cat([torch.func.functional_call(self.network, theta, (inputs[i:i + batch_size],)) for i in range(0, len(inputs), batch_size)])
+        finally:
+            self.network.train()
+
+    def metrics(self, point):
+        """Validation loss and accuracy of the *forward* network, and the penalty residual |x - sigma(z)| / |sigma(z)| where x is at hand."""
+        columns = {}
+        if self.validation is not None:
+            inputs, targets = self.validation
+            z = self.predict(point, inputs)
+            if self._last_penalty is None:
+                columns["validation_loss"] = float(self.loss.value(z, targets).mean())
+            if self.loss.classifies:
+                columns["accuracy"] = float((z.argmax(-1) == targets).float().mean())
+            if not self.loss.classifies:
+                columns["validation_error"] = float((z - targets).square().flatten(1).sum(1).mean())
+        if "x1" in point and len(point["x1"]) == self.samples:
+            residuals = self.penalty_residuals(point)
+            columns["penalty_residual"] = max(residuals.values())
+        return columns
+
+    def penalty_residuals(self, point):
+        """{l: |x_l - sigma(z_l)| / |sigma(z_l)|}: how far the lifted unknowns are from the forward network."""
+        residuals = {}
+        for stage in self.stages[:-1]:
+            p = stage.penalty.activation(stage.forward(self._input(stage, point), point, self.seed))
+            residuals[stage.index] = float((point[f"x{stage.index}"] - p).norm() / p.norm().clamp(min=1e-30))
+        return residuals
+
+    def finish(self, point):
+        """The trained network, an ordinary torch module in evaluation mode."""
+        network = copy.deepcopy(self.network)
+        with torch.no_grad():
+            for name, p in network.named_parameters():
+                p.copy_(point[name])
+        return network.eval()
+
+    def __repr__(self):
+        count = sum(p.numel() for n, p in self._initial.items() if n not in self.frozen)
+        unknowns = {s.index: self.samples * math.prod(s.space) for s in self.stages[:-1]}
+        size = self.inputs.element_size() if self.inputs.is_floating_point() else 4
+        lines = [f"LiftedTraining: {self.samples} samples, {len(self.stages)} stages, loss {type(self.loss).__name__}",
+                 f"  {'stage':>5}  {'operator':<34} {'output':<16} {'penalty':<34} {'parameters':>10} {'unknowns x':>12}"]
+        for s in self.stages:
+            modules = ", ".join(type(m).__name__ for m in s.module) if isinstance(s.module, nn.Sequential) else type(s.module).__name__
+            tie = f"{s.penalty!r}" if s.penalty is not None else "(loss)"
+            if s.index in self.extra:
+                tie += f" + {self.extra[s.index]!r}"
+            own = sum(self._initial[n].numel() for n in s.theta)
+            lines.append(f"  {s.index:>5}  {modules:<34.34} {s.space!s:<16} {tie.split(' on ')[0] + ')' * (' on ' in tie):<34.34} {own:>10,} {unknowns.get(s.index, 0):>12,}")
+        total = sum(unknowns.values())
+        lines.append(f"  trained parameters {count:,}; unknowns x {total:,}; memory: full problem {2 * (total + count) * size / 2**20:.1f} MiB, "
+                     f"a minibatch of 128 {2 * (total / max(self.samples, 1) * 128 + count) * size / 2**20:.1f} MiB")
+        for name, R in self.regularisers.items():
+            lines.append(f"  {name}: {R!r}")
+        return "\n".join(lines)

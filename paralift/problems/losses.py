@@ -1,0 +1,142 @@
+"""Losses of the last layer: value per sample, gradient in z, slope bound."""
+
+import torch
+
+from ..operators.functional import Functional
+from ..operators.penalties import LiftedBregman, Penalty
+from ..operators.space import sum_trailing
+
+__all__ = ["Loss", "CrossEntropy", "SquaredError", "FunctionalLoss", "PenaltyLoss", "loss_from"]
+
+
+class Loss:
+    """loss(z, y): `value` (n,), `gradient` (as z), `lipschitz` of the gradient in z. `check(z, y)` raises before the work starts."""
+
+    lipschitz = 1.0
+    classifies = False
+
+    def check(self, z, y):
+        if y.shape != z.shape:
+            raise ValueError(f"targets of shape {tuple(y.shape)} were given; the network's output has shape {tuple(z.shape)} and {type(self).__name__} needs the same.")
+        if not torch.isfinite(y).all():
+            raise ValueError("the targets hold NaN or inf; remove or repair those samples.")
+
+
+class CrossEntropy(Loss):
+    """-log softmax(z)_y = B(e_y, z), the Bregman distance of the softmax potential; classes on the last axis.
+
+    y: integer labels (n,); entries equal to `ignore_index` do not count. `label_smoothing` s mixes e_y with the uniform vector.
+    """
+
+    lipschitz = 0.5
+    classifies = True
+
+    def __init__(self, label_smoothing=0.0, ignore_index=-100):
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"CrossEntropy got label_smoothing = {label_smoothing}; it needs a number in [0, 1).")
+        self.label_smoothing, self.ignore_index = float(label_smoothing), ignore_index
+
+    def check(self, z, y):
+        if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+            raise TypeError(f"labels of dtype {y.dtype} were given; cross entropy needs integer class numbers: pass labels.long().")
+        if tuple(y.shape) != tuple(z.shape[:-1]):
+            raise ValueError(f"labels of shape {tuple(y.shape)} were given; an output of shape {tuple(z.shape)} needs labels of shape {tuple(z.shape[:-1])}.")
+        kept = y[y != self.ignore_index]
+        if kept.numel() == 0:
+            raise ValueError(f"every label equals ignore_index = {self.ignore_index}; at least one label must count.")
+        if kept.min() < 0 or kept.max() >= z.shape[-1]:
+            raise ValueError(f"labels from {kept.min()} to {kept.max()} were given; {z.shape[-1]} outputs need labels from 0 to {z.shape[-1] - 1}: widen the last layer or mend the labels.")
+
+    def _target(self, z, y):
+        one_hot = torch.zeros_like(z).scatter_(-1, y.clamp(min=0).unsqueeze(-1), 1 - self.label_smoothing)
+        return one_hot.add_(self.label_smoothing / z.shape[-1]) if self.label_smoothing else one_hot
+
+    def value(self, z, y):
+        v = torch.nn.functional.cross_entropy(z.flatten(0, -2), y.flatten(), reduction="none", label_smoothing=self.label_smoothing,
+                                              ignore_index=self.ignore_index).view(y.shape)
+        return sum_trailing(v, v.dim() - 1)
+
+    def gradient(self, z, y):
+        r = torch.softmax(z, -1)
+        if self.label_smoothing:
+            r.sub_(self._target(z, y))
+        else:
+            r.scatter_add_(-1, y.clamp(min=0).unsqueeze(-1), r.new_full((), -1.0).expand(*y.shape, 1))
+        return r if self.ignore_index < 0 and not (y < 0).any() else r * (y != self.ignore_index).unsqueeze(-1)
+
+
+class SquaredError(Loss):
+    """|z - y|^2 / 2, summed over a sample's axes."""
+
+    def value(self, z, y):
+        return sum_trailing(0.5 * (z - y).square(), z.dim() - 1)
+
+    def gradient(self, z, y):
+        return z - y
+
+
+class FunctionalLoss(Loss):
+    """f(z - y) of a functional with a gradient; functionals with their own data (Kullback-Leibler) take `difference=False`, g(z; y)."""
+
+    def __init__(self, functional):
+        self.functional, self.lipschitz = functional, functional.grad_lipschitz
+
+    def value(self, z, y):
+        return self.functional.on(tuple(z.shape[1:]))(z - y)
+
+    def gradient(self, z, y):
+        return self.functional.on(tuple(z.shape[1:]))._gradient(z - y)
+
+
+class KullbackLeiblerLoss(Loss):
+    """sum z - y + y log(y / z): Poisson data y >= 0, z > 0 (end the network with softplus)."""
+
+    lipschitz = float("inf")
+
+    def check(self, z, y):
+        super().check(z, y)
+        if (y < 0).any():
+            raise ValueError(f"targets down to {y.min()} were given; the Kullback-Leibler loss needs counts >= 0.")
+
+    def value(self, z, y):
+        inside = z - y + torch.xlogy(y, y) - torch.xlogy(y, z)
+        return sum_trailing(torch.where(z > 0, inside, torch.inf), z.dim() - 1)
+
+    def gradient(self, z, y):
+        return 1 - y / z
+
+
+class PenaltyLoss(Loss):
+    """P(y, z): the last layer is tied to the target by a penalty, as in Wang & Benning (2023); `gradient` needs no derivative of sigma."""
+
+    def __init__(self, penalty):
+        self.penalty, self.lipschitz = penalty, penalty.lipschitz_z
+
+    def check(self, z, y):
+        super().check(z, y)
+        if not torch.isfinite(self.value(z, y)).all():
+            raise ValueError(f"the targets lie outside the domain of {self.penalty.potential!r}; this activation cannot reach them: rescale the targets or change the last activation.")
+
+    def value(self, z, y):
+        return self.penalty(y, z)
+
+    def gradient(self, z, y):
+        return self.penalty.gradient_z(y, z)
+
+
+def loss_from(loss, last_penalty):
+    """A Loss from a name, a Functional, a Penalty or a Loss."""
+    from ..operators.norms import Huber
+
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, Penalty):
+        return PenaltyLoss(loss)
+    if isinstance(loss, Functional):
+        return FunctionalLoss(loss)
+    if loss == "bregman":
+        return PenaltyLoss(last_penalty if isinstance(last_penalty, LiftedBregman) else LiftedBregman(last_penalty.potential))
+    makers = {"cross_entropy": CrossEntropy, "squared_error": SquaredError, "huber": lambda: FunctionalLoss(Huber(1.0)), "kullback_leibler": KullbackLeiblerLoss}
+    if loss not in makers:
+        raise ValueError(f"loss={loss!r} was given; choose one of {sorted([*makers, 'bregman'])}, a Functional, a Penalty or a Loss.")
+    return makers[loss]()

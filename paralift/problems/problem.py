@@ -1,0 +1,77 @@
+"""The contract between problems and solvers.
+
+A problem is E(u) = F(u) + G(u) over named blocks u = {name: tensor}: F smooth, G a sum over blocks with a known prox. Solvers see these
+methods only; they know no network, no data set and no worker.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Problem", "Linearisation"]
+
+
+@dataclass
+class Linearisation:
+    """F at a point: `value` (a 0-d tensor) and `gradient` {name: tensor}."""
+
+    value: torch.Tensor
+    gradient: dict
+
+
+class Problem:
+    """min_u F(u) + G(u). Subclasses define the methods that raise here."""
+
+    samples = 0                 # how many samples F averages over; 0 where it is no average
+    smooth = True               # F has a gradient
+    has_prox = True             # G has a prox, block by block
+    convex = False
+
+    def start(self):
+        """A fresh starting point {name: tensor}."""
+        raise NotImplementedError(f"{type(self).__name__} defines no start(); a problem needs a starting point.")
+
+    def linearise(self, point, blocks=None):
+        """F and its gradient with respect to `blocks` (all by default) in one pass."""
+        raise NotImplementedError(f"{type(self).__name__} defines no linearise(point).")
+
+    def smooth_value(self, point):
+        return self.linearise(point, ()).value
+
+    def nonsmooth_value(self, point):
+        raise NotImplementedError(f"{type(self).__name__} defines no nonsmooth_value(point).")
+
+    def prox(self, point, steps):
+        """prox of G, block by block: {name: prox_{steps[name] G_name}(point[name])} for the blocks in `point`."""
+        raise NotImplementedError(f"{type(self).__name__} defines no prox(point, steps).")
+
+    def lipschitz(self, point, blocks=None):
+        """{name: bound on the Lipschitz constant of the block gradient, other blocks fixed}."""
+        raise NotImplementedError(f"{type(self).__name__} has no Lipschitz bounds; use step='backtracking'.")
+
+    def sweep_order(self):
+        """Groups of blocks in the order in which a coordinate method visits them."""
+        return [(name,) for name in self.start()]
+
+    # ---- what follows from the above
+    def value(self, point):
+        """E(point), a 0-d tensor."""
+        return self.smooth_value(point) + self.nonsmooth_value(point)
+
+    def gradient(self, point, blocks=None):
+        return self.linearise(point, blocks).gradient
+
+    def inner(self, a, b):
+        """Global sum over blocks of Re <a, b>."""
+        return sum(torch.sum((a[k] * b[k].conj()).real if a[k].is_complex() else a[k] * b[k]) for k in a)
+
+    def norm(self, a):
+        return self.inner(a, a).sqrt()
+
+    def metrics(self, point):
+        """What the history shows besides the objective: {column: number}."""
+        return {}
+
+    def finish(self, point):
+        """What the user takes away from the final point (a network, an image); the point itself by default."""
+        return None

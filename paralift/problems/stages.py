@@ -1,0 +1,216 @@
+"""A network cut into stages x_l = sigma_l(A_l(x_{l-1}; theta_l)): an operator with parameters, then a potential.
+
+Every stage's vector-Jacobian product is local: no graph spans two stages, and no activation with a potential is differentiated.
+"""
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from ..operators import potentials as P
+from ..operators.functional import Functional
+from ..operators.penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
+
+__all__ = ["Stage", "cut", "chain", "affine"]
+
+PENALTIES = {"bregman": LiftedBregman, "mac": MAC, "lifted": Lifted, "fenchel": Fenchel}
+NO_PROX = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanhshrink, nn.Hardshrink, nn.SELU, nn.Softsign, nn.LogSigmoid)
+
+
+def affine(inputs, outputs, bias=True):
+    """torch.nn.Linear, under the name it has in the mathematics."""
+    return nn.Linear(inputs, outputs, bias)
+
+
+class Activation(nn.Module):
+    """The activation of any potential as a torch module (the module's forward is prox_Psi)."""
+
+    def __init__(self, potential):
+        super().__init__()
+        self.potential = potential
+
+    def forward(self, z):
+        return P.activation(self.potential.on(tuple(z.shape[1:])), z)
+
+    def extra_repr(self):
+        return repr(self.potential)
+
+
+def chain(*parts):
+    """torch.nn.Sequential of modules and potentials: `chain(affine(784, 300), SoftThreshold(0.3), affine(300, 784))`."""
+    return nn.Sequential(*(Activation(part) if isinstance(part, Functional) else part for part in parts))
+
+
+def potential_of(module):
+    """The potential of an activation module; None where the module is no activation that we know as a proximal map."""
+    if isinstance(module, Activation):
+        return module.potential
+    if isinstance(module, nn.LeakyReLU):
+        return P.LeakyReLU(module.negative_slope) if 0 < module.negative_slope <= 1 else None
+    if isinstance(module, nn.ReLU6):
+        return P.ReLU6()
+    if isinstance(module, nn.Hardtanh):
+        return P.Clip(module.min_val, module.max_val)
+    if isinstance(module, nn.Softshrink):
+        return P.SoftThreshold(module.lambd)
+    if isinstance(module, nn.Softplus):
+        return P.Softplus(module.beta)
+    if isinstance(module, nn.Softmax) and module.dim in (-1, 1):
+        return P.Softmax()
+    simple = {nn.ReLU: P.ReLU, nn.Tanh: P.Tanh, nn.Sigmoid: P.Sigmoid}
+    return simple[type(module)]() if type(module) in simple else None
+
+
+@dataclass
+class Stage:
+    """A_l and sigma_l. `theta` maps the parameters' names in the network to their names inside `module`."""
+
+    index: int
+    module: nn.Module
+    theta: dict
+    penalty: Penalty | None = None
+    random: bool = False                        # holds Dropout: drawn once a subproblem
+    space: tuple = field(default=())
+
+    @property
+    def is_linear_layer(self):
+        return type(self.module) is nn.Linear
+
+    def _local(self, point):
+        return {inside: point[name] for name, inside in self.theta.items()}
+
+    def forward(self, x, point, seed=None, update_buffers=False):
+        """z = A(x; theta), no graph."""
+        if self.is_linear_layer:
+            names = {inside: name for name, inside in self.theta.items()}
+            return nn.functional.linear(x, point[names["weight"]], point[names["bias"]] if "bias" in names else None)
+        with torch.no_grad():
+            return self._call_module(self._local(point), x, seed, update_buffers)
+
+    def _call_module(self, local, x, seed, update_buffers):
+        norms = [] if update_buffers or not self.module.training else [m for m in self.module.modules() if getattr(m, "track_running_stats", False)]
+        for m in norms:
+            m.track_running_stats = False
+        saved = [(m, m.running_mean, m.running_var) for m in norms]
+        for m in norms:
+            m.running_mean = m.running_var = None
+        try:
+            if not self.random or seed is None:
+                return functional_call(self.module, local, (x,))
+            with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+                torch.manual_seed(seed + self.index)
+                return functional_call(self.module, local, (x,))
+        finally:
+            for m, mean, var in saved:
+                m.track_running_stats, m.running_mean, m.running_var = True, mean, var
+
+    def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True):
+        """z and the local map r -> (A'(x)* r, {name: J_theta* r})."""
+        if self.is_linear_layer:
+            names = {inside: name for name, inside in self.theta.items()}
+            W = point[names["weight"]]
+            z = nn.functional.linear(x, W, point[names["bias"]] if "bias" in names else None)
+
+            def pull_linear(r):
+                grads = {}
+                if wrt_theta:
+                    flat, rows = x.reshape(-1, x.shape[-1]), r.reshape(-1, r.shape[-1])
+                    grads = {name: rows.T @ flat if inside == "weight" else rows.sum(0) for inside, name in names.items()}
+                return (r @ W if wrt_input else None), grads
+
+            return z, pull_linear
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(wrt_input and x.is_floating_point())
+            local = {k: v.detach().requires_grad_(wrt_theta) for k, v in self._local(point).items()}
+            z = self._call_module(local, x, seed, update_buffers)
+        leaves = ([x] if x.requires_grad else []) + (list(local.values()) if wrt_theta else [])
+
+        def pull(r):
+            if not leaves or not z.requires_grad:
+                return None, {}
+            grads = list(torch.autograd.grad(z, leaves, r, retain_graph=True, allow_unused=True))
+            grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves)]
+            gx = grads.pop(0) if x.requires_grad else None
+            return gx, dict(zip(self.theta, grads)) if wrt_theta else {}
+
+        return z.detach(), pull
+
+    def input_norm_squared(self, x, point, seed=None, iterations=12):
+        """|A'(x)|^2 by power iteration (per sample the same operator for affine layers), with 10 % on top."""
+        if self.is_linear_layer:
+            W = point[next(name for name, inside in self.theta.items() if inside == "weight")]
+            v = torch.ones(W.shape[1], dtype=W.dtype, device=W.device)
+            for _ in range(iterations):
+                v = W.T @ (W @ (v / torch.linalg.vector_norm(v).clamp(min=1e-30)))
+            return 1.1 * torch.linalg.vector_norm(v)
+        x = x[:8]
+        f = lambda u: self._call_module(self._local(point), u, seed, False)  # noqa: E731
+        v = torch.ones_like(x) + 0.1 * torch.sin(torch.arange(x.numel(), dtype=x.dtype, device=x.device)).view_as(x)
+        for _ in range(iterations):
+            v = v / torch.linalg.vector_norm(v).clamp(min=1e-30)
+            _, Jv = torch.func.jvp(f, (x,), (v,))
+            v = torch.func.vjp(f, x)[1](Jv)[0]
+        return 1.1 * torch.linalg.vector_norm(v)
+
+
+def _bind(penalty, potential, label):
+    """The stage's penalty from a name, a class, a factory or an instance (an instance is taken as it is)."""
+    if isinstance(penalty, str):
+        if penalty not in PENALTIES:
+            raise ValueError(f"penalty={penalty!r} was given for {label}; choose one of {sorted(PENALTIES)}, or a Penalty class.")
+        return PENALTIES[penalty](potential)
+    if isinstance(penalty, Penalty):
+        return penalty
+    bound = penalty(potential) if callable(penalty) else None
+    if not isinstance(bound, Penalty):
+        raise TypeError(f"penalty={penalty!r} was given for {label}; it needs a name, a Penalty class, or a function potential -> Penalty.")
+    return bound
+
+
+def cut(network, penalty="bregman"):
+    """Stages of a `torch.nn.Sequential` (nested ones are opened): a stage ends at every activation. Returns (stages, ends_in_activation)."""
+    leaves = []
+
+    def open_up(module, prefix):
+        for name, child in module.named_children():
+            if type(child) is nn.Sequential:
+                open_up(child, f"{prefix}{name}.")
+            else:
+                leaves.append((f"{prefix}{name}", child))
+
+    if isinstance(network, nn.Sequential):
+        open_up(network, "")
+    elif isinstance(network, nn.Module):
+        leaves.append(("", network))
+    else:
+        raise TypeError(f"{type(network).__name__} was given as the network; it needs a torch.nn.Module, for instance torch.nn.Sequential(...) or paralift.networks.chain(...).")
+    stages, pending = [], []
+
+    def close(stage_penalty):
+        modules = [m for _, m in pending]
+        module = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+        theta = {}
+        for position, (name, m) in enumerate(pending):
+            for inside, _ in m.named_parameters():
+                theta[f"{name}.{inside}" if name else inside] = inside if len(modules) == 1 else f"{position}.{inside}"
+        random = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules())
+        stages.append(Stage(len(stages) + 1, module if modules else nn.Identity(), theta, stage_penalty, random))
+        pending.clear()
+
+    for name, module in leaves:
+        potential = potential_of(module)
+        label = f"layer {name} ({type(module).__name__})"
+        if potential is not None:
+            close(_bind(penalty, potential, label))
+        elif isinstance(module, NO_PROX) or isinstance(module, (nn.ELU, nn.CELU)):
+            warnings.warn(f"{label} is no proximal map: its stage gets the MAC penalty with a local derivative. Near potentials: Softplus, ReLU, LeakyReLU.", stacklevel=3)
+            close(MAC(None, activation=module))
+        else:
+            pending.append((name, module))
+    ends_in_activation = not pending
+    if pending:
+        close(None)
+    return stages, ends_in_activation

@@ -1,0 +1,7 @@
+"""How a problem is solved: the loop and the methods."""
+
+from .bcd import BCD
+from .isgm import ISGM
+from .pgd import PGD
+from .result import Result, Status
+from .solver import Solver

@@ -1,0 +1,97 @@
+"""The implicit stochastic gradient method."""
+
+import torch
+
+from .solver import Solver
+
+__all__ = ["ISGM"]
+
+
+class ISGM(Solver):
+    """For every minibatch S: approximately minimise E_S(theta, x) + |theta - theta_k|^2 / (2 tau) over theta and x_S, from the forward pass.
+
+    Parameters
+    ----------
+    epochs : passes over the samples (an iteration is a pass).
+    batch_size : samples in a minibatch.
+    step : tau; by default 1e-3 for the metric "adam", 0.1 otherwise.
+    sweeps : 1 is the explicit step (one backward sweep, the gradient of theta at the old theta; it costs one back-propagation);
+        more sweeps approach the implicit step, which stays stable at large tau.
+    metric : "adam", "momentum" (0.9) or "plain"; with several sweeps the increment of the implicit step is what the metric acts on.
+    schedule : "constant" or "linear" (tau falls to 2 % over the run).
+    seed : of the order of the samples and of dropout; the same seed gives the same run.
+
+    Sweep: x_l = argmin over x_l of the layer's penalty plus the next one's, linearised; theta_l by the majorised one-layer regression, which is an
+    n x n solve for linear layers. Sources: Toulis & Airoldi, Ann. Statist. 45(4), 2017; Wang & Benning, JMLR 24(232), 2023.
+    """
+
+    needs = (("samples", "it has no samples to draw minibatches from; use PGD or BCD."),)
+
+    def __init__(self, epochs=10, batch_size=128, step=None, sweeps=1, metric="adam", schedule="constant", seed=0, tolerance=0.0, max_seconds=float("inf")):
+        super().__init__(epochs, tolerance, max_seconds)
+        if metric not in ("adam", "momentum", "plain"):
+            raise ValueError(f"ISGM got metric={metric!r}; choose 'adam', 'momentum' or 'plain'.")
+        if schedule not in ("constant", "linear"):
+            raise ValueError(f"ISGM got schedule={schedule!r}; choose 'constant' or 'linear'.")
+        for name, value in (("batch_size", batch_size), ("sweeps", sweeps)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"ISGM got {name}={value!r}; it needs an integer >= 1.")
+        step = {"adam": 1e-3}.get(metric, 0.1) if step is None else step
+        if not step > 0:
+            raise ValueError(f"ISGM got step={step}; it needs a positive number.")
+        self.batch_size, self.tau, self.sweeps, self.metric, self.schedule, self.seed = batch_size, step, sweeps, metric, schedule, seed
+
+    def check(self, problem):
+        super().check(problem)
+        for method in ("implicit_step", "explicit_gradient", "start_theta"):
+            if not hasattr(problem, method):
+                raise TypeError(f"ISGM cannot solve {type(problem).__name__}: it needs a problem with parameters and samples, such as LiftedTraining; use PGD or BCD.")
+
+    def _optimizer(self, theta):
+        if self.metric == "adam":
+            return torch.optim.Adam(theta, lr=self.tau, fused=theta[0].device.type in ("cpu", "cuda"))
+        return torch.optim.SGD(theta, lr=self.tau, momentum=0.9 if self.metric == "momentum" else 0.0, foreach=True)
+
+    def start(self, problem):
+        return {"point": problem.start_theta(), "epoch": 0, "optimizer": None}
+
+    def step(self, problem, state):
+        theta = {name: v.clone() for name, v in state["point"].items()}
+        names = problem.theta_names
+        leaves = [theta[name] for name in names]
+        optimizer = self._optimizer(leaves)
+        if state["optimizer"] is not None:
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        epoch, n = state["epoch"], problem.samples
+        batches = max(1, n // self.batch_size)
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)).to(problem.inputs.device)
+        total = torch.zeros((), device=leaves[0].device)
+        for k in range(batches):
+            done = (epoch * batches + k) / (self.max_iterations * batches)
+            tau = self.tau * (max(0.02, 1 - done) if self.schedule == "linear" else 1.0)
+            sub = problem.restrict(order[k * self.batch_size:(k + 1) * self.batch_size], theta, tau, seed=self.seed * 7919 + epoch * batches + k)
+            loss, gradient = sub.explicit_gradient(theta) if self.sweeps == 1 else sub.implicit_step(theta, tau, self.sweeps)
+            for leaf, name in zip(leaves, names):
+                leaf.grad = gradient[name]
+            optimizer.param_groups[0]["lr"] = tau
+            optimizer.step()
+            if problem.regularisers and self.sweeps == 1:
+                self._prox(problem, theta, names, optimizer, tau)
+            total += loss
+        objective = float(total) / batches + float(sum(R(theta[name]) for name, R in problem.regularisers.items()))
+        for leaf in leaves:
+            leaf.grad = None
+        new = {"point": theta, "epoch": epoch + 1, "optimizer": dict(optimizer.state_dict()["state"])}
+        return new, {"objective": objective, **problem.metrics(theta)}
+
+    def _prox(self, problem, theta, names, optimizer, tau):
+        """prox of the regularisers in the metric: diagonal for Adam where they are separable, scalar otherwise."""
+        for name, R in problem.regularisers.items():
+            v = theta[name]
+            slot = optimizer.state[v] if self.metric == "adam" else None
+            sigma = tau
+            if slot and R.separable:
+                sigma = tau / (slot["exp_avg_sq"] / (1 - 0.999 ** float(slot["step"]))).sqrt().add_(1e-8)
+                sigma = sigma.clamp(max=1.0)
+            v.copy_(R._prox(v, sigma))

@@ -1,0 +1,130 @@
+"""What a solver returns, and how it is kept."""
+
+import csv
+import hashlib
+import io
+import os
+import tempfile
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import torch
+
+__all__ = ["Result", "Status", "save_checked", "load_checked"]
+
+_MAGIC = b"PARALIFT1\n"
+
+
+class Status(Enum):
+    """Why a solver stopped; the value says what to change."""
+
+    CONVERGED = "converged: the residual is below the tolerance."
+    MAX_ITERATIONS = "stopped at the iteration limit: raise max_iterations (epochs), or solve on with resume=result."
+    MAX_SECONDS = "stopped at the time limit: raise max_seconds, or solve on with resume=result."
+    CALLBACK = "stopped by a callback."
+    INTERRUPTED = "interrupted by the user: x is the last complete iterate; solve on with resume=result."
+    DIVERGED = "diverged to NaN or inf: x is the last finite iterate; lower the step, or use step='backtracking' or more sweeps."
+
+
+@dataclass
+class Result:
+    """Outcome of `solver.solve(problem)`: status, x, network, objective, residual, history and provenance."""
+
+    status: Status
+    x: dict
+    state: dict
+    history: dict
+    iterations: int
+    seconds: float
+    data_passes: float = 0.0
+    solution: object = None
+    provenance: dict = field(default_factory=dict)
+
+    @property
+    def success(self):
+        return self.status in (Status.CONVERGED, Status.MAX_ITERATIONS, Status.CALLBACK) and self.iterations > 0
+
+    @property
+    def network(self):
+        if not isinstance(self.solution, torch.nn.Module):
+            raise AttributeError("this result holds no network; its solution is result.solution, its blocks are result.x.")
+        return self.solution
+
+    @property
+    def objective(self):
+        return self.history["objective"][-1] if self.history.get("objective") else None
+
+    @property
+    def residual(self):
+        return self.history["residual"][-1] if self.history.get("residual") else None
+
+    def table(self):
+        """The history as text, a row an iteration (at most 20 rows, evenly spaced)."""
+        names = list(self.history)
+        n = len(next(iter(self.history.values()), ()))
+        rows = sorted({round(i * (n - 1) / max(1, min(n, 20) - 1)) for i in range(min(n, 20))})
+        lines = ["  ".join(f"{name:>16}" for name in names)]
+        lines += ["  ".join(f"{self.history[name][i]:>16.6g}" for name in names) for i in rows]
+        return "\n".join(lines)
+
+    def csv(self, path):
+        """Write the whole history to `path`."""
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.history)
+            writer.writerows(zip(*self.history.values()))
+
+    def plot(self, path=None):
+        """Draw the history; returns the figure, and saves it where a path is given."""
+        from ..plotting import plot_history
+
+        return plot_history(self, path)
+
+    def save(self, path):
+        """Write state and history atomically, with a checksum; `Result.load` reads them back."""
+        save_checked(path, {"status": self.status.name, "state": self.state, "history": self.history, "iterations": self.iterations,
+                            "seconds": self.seconds, "data_passes": self.data_passes, "provenance": self.provenance})
+
+    @classmethod
+    def load(cls, path, problem=None):
+        """Read a saved result; with the problem, `network` (or the solution) is rebuilt too."""
+        d = load_checked(path)
+        x = d["state"]["point"]
+        return cls(Status[d["status"]], x, d["state"], d["history"], d["iterations"], d["seconds"], d["data_passes"],
+                   None if problem is None else problem.finish(x), d["provenance"])
+
+    def __repr__(self):
+        last = "".join(f"\n  {k:<17}{v[-1]:.6g}" for k, v in self.history.items() if v and k not in ("iteration", "seconds", "data_passes"))
+        return (f"{self.provenance.get('solver', 'Result')}\n  {'status':<17}{self.status.name}: {self.status.value}\n  {'iterations':<17}{self.iterations}"
+                f"\n  {'data passes':<17}{self.data_passes:g}\n  {'seconds':<17}{self.seconds:.2f}{last}")
+
+
+def save_checked(path, content):
+    """torch.save with a SHA-256 header, written to a temporary file, synced, then renamed."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getvalue()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load_checked(path):
+    """Read what `save_checked` wrote; tensors and plain values only, no pickled code is run."""
+    raw = Path(path).read_bytes()
+    if not raw.startswith(_MAGIC):
+        raise ValueError(f"{path} is no PARALIFT file; pass a file written by result.save(...) or by checkpoint=....")
+    digest, _, data = raw[len(_MAGIC):].partition(b"\n")
+    if hashlib.sha256(data).hexdigest().encode() != digest:
+        raise ValueError(f"{path} is damaged: its checksum does not match its content; use an earlier checkpoint.")
+    return torch.load(io.BytesIO(data), weights_only=True)
