@@ -146,6 +146,8 @@ class NuclearNorm(Functional):
 
     def _prox(self, x, sigma):
         U, s, Vh = torch.linalg.svd(x, full_matrices=False)
+        if torch.is_tensor(sigma) and sigma.dim():
+            sigma = sigma.squeeze(-1)                  # (..., 1, 1) per sample -> (..., 1) per singular value
         return (U * (s - sigma).clamp(min=0).unsqueeze(-2)) @ Vh
 
     def _conj_value(self, x):

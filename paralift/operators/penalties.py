@@ -55,6 +55,10 @@ class Penalty:
     def _target(self, z):
         return z
 
+    def _smooth_value(self, x, z):
+        """P(x, z) - N(x), finite for every x."""
+        return self._value(x, z) - self.nonsmooth(x)
+
     def _gradient_x(self, x, z):
         return self.curvature * x - self._target(z)
 
@@ -92,6 +96,10 @@ class LiftedBregman(Penalty):
         p = self.activation(z)
         # E_z(x) - E_z(p) with the quadratic part factored: (x - p)((x + p)/2 - z) does not cancel
         return inner(x - p, 0.5 * (x + p) - z, n) + (psi(x) - psi(p))
+
+    def _smooth_value(self, x, z):
+        p = self.activation(z)
+        return inner(x - p, 0.5 * (x + p) - z, self.ndim) - self.potential(p)
 
     def _gradient_z(self, x, z):
         return self.activation(z) - x
@@ -142,7 +150,10 @@ class Lifted(Penalty):
     zero_at_consistency = False
 
     def _value(self, x, z):
-        return 0.5 * inner(x - z, x - z, self.ndim) + self.potential(x)
+        return self._smooth_value(x, z) + self.potential(x)
+
+    def _smooth_value(self, x, z):
+        return 0.5 * inner(x - z, x - z, self.ndim)
 
     def _gradient_z(self, x, z):
         return z - x
@@ -168,10 +179,11 @@ class Fenchel(Penalty):
         return activation(self.potential, z) if self._map is None else self._map(z)
 
     def _value(self, x, z):
-        p, F, n = self.activation(z), self.potential, self.ndim
-        if self._map is None:
-            return inner(x - p, 0.5 * (x + p) - z, n) + (F(x) - F(p))
-        return F(x) - F(p) - inner(x - p, z, n)
+        return self._smooth_value(x, z) + self.potential(x)
+
+    def _smooth_value(self, x, z):
+        p = self.activation(z)
+        return inner(x - p, 0.5 * self.curvature * (x + p) - z, self.ndim) - self.potential(p)
 
     def _gradient_z(self, x, z):
         return self.activation(z) - x

@@ -68,7 +68,7 @@ class LiftedProblem(Problem):
                 value = value + self.loss.value(z, self.targets).sum() / n
             else:
                 x, P, rho = point[own], stage.penalty, self.rho[l]
-                value = value + rho * (P(x, z) - P.nonsmooth(x)).sum() / n
+                value = value + rho * P._smooth_value(x, z).sum() / n
                 if wanted is None or own in wanted:
                     gradient[own] = P._gradient_x(x, z) * (rho / n)
             if need_theta or need_in:
@@ -203,6 +203,14 @@ class LiftedProblem(Problem):
 
     def implicit_step(self, theta, tau, sweeps):
         """(loss, {name: (theta - theta+) / tau}) with theta+ from `sweeps` PALM sweeps on E_S(theta, x) + |theta - theta_k|^2 / (2 tau)."""
+        loss, point = self._palm(theta, tau, sweeps)
+        return loss, {name: (theta[name] - point[name]) / tau for name in self.theta_names}
+
+    def implicit_energy(self, theta, tau, sweeps):
+        """E_S(theta, x) + |theta - theta_k|^2 / (2 tau) after `sweeps` sweeps from the forward pass; `self` comes from restrict(..., theta, tau)."""
+        return self.value(self._palm(theta, tau, sweeps)[1])
+
+    def _palm(self, theta, tau, sweeps):
         anchor, current = theta, dict(theta)
         xs, zs, pulls, ps = self._evaluate_all(theta)
         loss = self.loss.value(zs[-1], self.targets).sum() / self.samples
@@ -230,7 +238,7 @@ class LiftedProblem(Problem):
                     v = x_in - mu * gx
                     new = before.penalty._prox_x(v, z_own, mu * self.rho[l - 1])
                     point[f"x{l - 1}"] = self.extra[l - 1]._prox(new, mu) if l - 1 in self.extra else new
-        return loss, {name: (anchor[name] - point[name]) / tau for name in self.theta_names}
+        return loss, point
 
     def _theta_step(self, stage, point, anchor, x, z, r, own, tau):
         """theta_l: minimise the majorised regression rho_l P_l + |theta - anchor|^2 / (2 tau) [+ R]."""

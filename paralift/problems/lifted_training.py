@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from ..operators.functional import Functional
-from ..operators.penalties import Penalty
 from .lifted import LiftedProblem
 from .losses import loss_from
 from .stages import Stage, cut

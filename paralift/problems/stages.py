@@ -175,7 +175,7 @@ def cut(network, penalty="bregman"):
     leaves = []
 
     def open_up(module, prefix):
-        for name, child in module.named_children():
+        for name, child in module._modules.items():      # a module used twice counts twice
             if type(child) is nn.Sequential:
                 open_up(child, f"{prefix}{name}.")
             else:

@@ -1,0 +1,132 @@
+"""Every concrete functional is found by introspection; one without an entry here fails."""
+
+import inspect
+import math
+
+import pytest
+import torch
+
+import paralift as pl
+from paralift.operators import entropies, indicators, norms, potentials, total_variation
+
+torch.manual_seed(0)
+POSITIVE = torch.rand(6, 7, dtype=torch.float64) * 3 + 0.1
+MATRIX = torch.randn(7, 7, dtype=torch.float64)
+v = lambda *a: torch.tensor(a, dtype=torch.float64)
+
+# name: (instance, points or None, (element, value computed by hand))
+CASES = {
+    "ZeroFunctional": (pl.ZeroFunctional(), None, (v(1, 2), 0)),
+    "L1Norm": (pl.L1Norm(), None, (v(1, -2), 3)),
+    "L2Norm": (pl.L2Norm(), None, (v(3, -4), 5)),
+    "L2NormSquared": (pl.L2NormSquared(), None, (v(3, -4), 25)),
+    "GroupL1Norm": (pl.GroupL1Norm(), None, (v([3, 0], [4, 1]), 6)),
+    "SupNorm": (pl.SupNorm(), None, (v(3, -4), 4)),
+    "NuclearNorm": (pl.NuclearNorm(), None, (v([3, 0], [0, -4]), 7)),
+    "Huber": (pl.Huber(0.5), None, (v(0.25, -2), 0.0625 + 1.75)),
+    "QuadraticForm": (pl.QuadraticForm(MATRIX @ MATRIX.T, MATRIX[0]), None, (torch.zeros(7, dtype=torch.float64), 0)),
+    "NegativeEntropy": (pl.NegativeEntropy(), POSITIVE, (v(math.e, 1), math.e)),
+    "KullbackLeibler": (pl.KullbackLeibler(POSITIVE[0]), POSITIVE, (POSITIVE[0], 0)),
+    "IndicatorBox": (pl.IndicatorBox(-0.5, 2.0), None, (v(0, 3), math.inf)),
+    "IndicatorNonnegative": (pl.IndicatorNonnegative(), None, (v(0, -1), math.inf)),
+    "IndicatorSimplex": (pl.IndicatorSimplex(2.0), None, (v(0.5, 1.5), 0)),
+    "IndicatorL1Ball": (pl.IndicatorL1Ball(1.5), None, (v(1, -1), math.inf)),
+    "IndicatorL2Ball": (pl.IndicatorL2Ball(1.5), None, (v(1, -1), 0)),
+    "IndicatorLinfBall": (pl.IndicatorLinfBall(0.7), None, (v(1, 0), math.inf)),
+    "IndicatorAffine": (pl.IndicatorAffine(MATRIX[:3], MATRIX[:3, 0]), None, (torch.eye(7, dtype=torch.float64)[0], 0)),
+    "TotalVariation": (pl.TotalVariation(tolerance=1e-12, max_iterations=20000), None, (v([0, 3], [4, 0]), 5 + 3 + 4)),
+    "Identity": (pl.Identity(), None, (v(1, 2), 0)),
+    "ReLU": (pl.ReLU(), None, (v(1, 2), 0)),
+    "LeakyReLU": (pl.LeakyReLU(0.2), None, (v(1, -2), 8)),
+    "Clip": (pl.Clip(-0.5, 1.0), None, (v(0, 0.5), 0)),
+    "HardTanh": (pl.HardTanh(), None, (v(0, 2), math.inf)),
+    "ReLU6": (pl.ReLU6(), None, (v(0, 6), 0)),
+    "SoftThreshold": (pl.SoftThreshold(0.4), None, (v(1, -2), 1.2)),
+    "Tanh": (pl.Tanh(), None, (v(0, 1), math.log(2) - 0.5)),
+    "Sigmoid": (pl.Sigmoid(), None, (v(1, 0.5), -0.5 - math.log(2) - 0.125)),
+    "Softplus": (pl.Softplus(1.5), None, (v(0.0), math.pi**2 / 6 / 2.25)),
+    "Softmax": (pl.Softmax(), None, (v(0.5, 0.5), -math.log(2) - 0.25)),
+    "Sparsemax": (pl.Sparsemax(), None, (v(0.5, 0.5), 0)),
+}
+MODULES = (norms, indicators, entropies, potentials, total_variation)
+FOUND = sorted({n for m in MODULES for n, c in inspect.getmembers(m, inspect.isclass) if issubclass(c, pl.Functional) and c is not pl.Functional and not n.startswith("_")})
+POTENTIALS = [n for n, c in inspect.getmembers(potentials, inspect.isclass) if issubclass(c, pl.Functional) and c.__module__ == potentials.__name__]
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_functional(name):
+    assert name in CASES, f"{name} has no entry in CASES: add an instance and a value computed by hand"
+    f, points, (x, value) = CASES[name]
+    # the dual iteration of total variation is certified by its gap, so its prox is exact to the root of the tolerance
+    pl.testing.check_functional(f, points, tolerance=1e-5 if name == "TotalVariation" else 1e-6)
+    got = float(f(x))
+    assert got == value or abs(got - value) < 1e-9
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+@pytest.mark.parametrize("penalty", [pl.LiftedBregman, pl.MAC, pl.Lifted, pl.Fenchel])
+def test_penalty(name, penalty):
+    pl.testing.check_penalty(penalty(CASES[name][0]))
+
+
+@pytest.mark.parametrize("name", [n for n in POTENTIALS if hasattr(CASES[n][0], "_phi_conj")])
+def test_bregman_closed_form(name):
+    """B(x, z) = phi(x) + phi*(z) - <x, z> with the closed phi* to 1e-12."""
+    psi = CASES[name][0]
+    B, z = pl.LiftedBregman(psi), 2 * torch.randn(20, 5, dtype=torch.float64)
+    x = B.activation(z + torch.randn_like(z))
+    conj = psi._phi_conj(z)
+    conj = conj if conj.dim() == 1 else conj.sum(-1)
+    closed = 0.5 * x.square().sum(-1) + psi(x) + conj - (x * z).sum(-1)
+    assert (B(x, z) - closed).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name,torch_map", [("ReLU", torch.relu), ("Tanh", torch.tanh), ("Sigmoid", torch.sigmoid), ("Softmax", lambda z: torch.softmax(z, -1)),
+                                            ("ReLU6", torch.nn.functional.relu6), ("Softplus", lambda z: torch.nn.functional.softplus(z, 1.5)),
+                                            ("LeakyReLU", lambda z: torch.nn.functional.leaky_relu(z, 0.2))])
+def test_activation_is_the_prox(name, torch_map):
+    z = 3 * torch.randn(50, 5, dtype=torch.float64)
+    psi = CASES[name][0]
+    assert (psi._prox(z, 1.0 + 1e-12) - torch_map(z)).abs().max() < 1e-8
+    assert torch.equal(pl.LiftedBregman(psi).activation(z), torch_map(z))
+
+
+@pytest.mark.parametrize("f", [pl.L1Norm(), pl.Huber(0.5), pl.L2NormSquared(), pl.IndicatorNonnegative(), pl.SoftThreshold(0.3)])
+def test_dtype_is_kept(f):
+    for dtype in (torch.float32, torch.bfloat16):
+        assert f.prox(torch.randn(4, 3).to(dtype), 0.5).dtype == dtype
+
+
+def test_algebra():
+    x = torch.randn(4, 7, dtype=torch.float64)
+    shift = torch.randn(7, dtype=torch.float64)
+    for f in (0.7 * pl.L1Norm(), pl.L1Norm().translated(shift), pl.Huber(0.5).bregman(shift), pl.MoreauEnvelope(pl.L1Norm(), 0.5)):
+        pl.testing.check_functional(f)
+    assert torch.allclose(pl.MoreauEnvelope(pl.L1Norm(), 0.5)(x), pl.Huber(0.5)(x))
+    assert torch.allclose((pl.L1Norm() + pl.L2NormSquared())(x), x.abs().sum(-1) + x.square().sum(-1))
+    assert pl.L1Norm().on((4, 7))(x).dim() == 0
+    with pytest.raises(TypeError, match="on the left"):
+        pl.L1Norm() * 2
+    with pytest.raises(ValueError, match=">= 0"):
+        -1.0 * pl.L1Norm()
+
+
+def test_complex_proxes():
+    x = torch.randn(5, 7, dtype=torch.complex128)
+    for f in (pl.L1Norm(), pl.Huber(0.5), pl.IndicatorL2Ball(1.0), pl.IndicatorLinfBall(0.5), pl.IndicatorL1Ball(1.0)):
+        turn = torch.exp(torch.tensor(0.3j, dtype=torch.complex128))
+        assert torch.allclose(f.prox(turn * x, 0.4), turn * f.prox(x, 0.4))
+
+
+def test_a_wrong_potential_is_caught():
+    class Wrong(pl.Functional):
+        def _value(self, x):
+            return 2 * x.abs().sum(-1)
+
+        def _prox(self, x, sigma):
+            return x - x.clamp(-sigma, sigma)
+
+    with pytest.raises(pl.testing.CheckFailed):
+        pl.testing.check_functional(Wrong())
+    with pytest.raises(pl.testing.CheckFailed):
+        pl.testing.check_penalty(pl.LiftedBregman(Wrong()))

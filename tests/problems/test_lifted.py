@@ -1,0 +1,130 @@
+import pytest
+import torch
+from torch import nn
+
+import paralift as pl
+
+torch.manual_seed(0)
+X = torch.randn(12, 5, dtype=torch.float64)
+LABELS = torch.arange(12) % 3
+
+
+def mlp(activation, out=3):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(5, 6), activation, nn.Linear(6, 4), activation, nn.Linear(4, out)).double()
+
+
+@pytest.mark.parametrize("penalty", ["bregman", "mac", "lifted", "fenchel"])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.LeakyReLU(0.1), nn.Softplus(), nn.Softshrink(0.2), nn.Hardtanh()], ids=lambda a: type(a).__name__)
+def test_gradients(penalty, activation):
+    pl.testing.check_problem(pl.LiftedTraining(mlp(activation), X, LABELS, penalty=penalty, rho={1: 0.7, 2: 1.3}))
+
+
+@pytest.mark.parametrize("loss,targets", [("squared_error", torch.randn(12, 3, dtype=torch.float64)), ("huber", torch.randn(12, 3, dtype=torch.float64)),
+                                          (pl.CrossEntropy(label_smoothing=0.1), LABELS), (pl.CrossEntropy(ignore_index=-1), torch.where(LABELS == 0, -1, LABELS))])
+def test_losses(loss, targets):
+    pl.testing.check_problem(pl.LiftedTraining(mlp(nn.Tanh()), X, targets, loss=loss))
+
+
+def test_loss_of_the_last_activation_and_kullback_leibler():
+    target = torch.rand(12, 3, dtype=torch.float64)
+    net = lambda last: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3), last).double()
+    pl.testing.check_problem(pl.LiftedTraining(net(nn.Sigmoid()), X, target, loss="bregman"))
+    pl.testing.check_problem(pl.LiftedTraining(net(nn.Softplus()), X, target, loss="kullback_leibler"))
+
+
+def test_cross_entropy_is_the_bregman_distance_of_softmax():
+    z = torch.randn(12, 3, dtype=torch.float64)
+    y = nn.functional.one_hot(LABELS, 3).double()
+    assert torch.allclose(pl.LiftedBregman(pl.Softmax())(y, z), nn.functional.cross_entropy(z, LABELS, reduction="none"), atol=1e-12)
+
+
+def convolutional():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2), nn.Tanh(), nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 3)).double()
+
+
+def test_convolutions_and_normalisation():
+    pl.testing.check_problem(pl.LiftedTraining(convolutional(), torch.randn(6, 1, 8, 8, dtype=torch.float64), LABELS[:6]))
+
+
+def test_large_rho_tends_to_back_propagation():
+    """One sweep with a large weight is back-propagation: a check of the sweep, not a claim."""
+    for net, inputs in ((mlp(nn.Tanh()), X[:6]), (convolutional(), torch.randn(6, 1, 8, 8, dtype=torch.float64))):
+        problem = pl.LiftedTraining(net, inputs, LABELS[:6], penalty="bregman", rho=1e6)
+        _, gradient = problem.explicit_gradient(problem.start_theta())
+        nn.functional.cross_entropy(net.train()(inputs), LABELS[:6]).backward()
+        for name, p in net.named_parameters():
+            assert (gradient[name] - p.grad).norm() <= 1e-4 * p.grad.norm() + 1e-9, name
+
+
+def test_no_activation_is_differentiated():
+    """The gradient of a ReLU network never calls autograd's backward of an activation: no graph reaches one."""
+    from torch.profiler import ProfilerActivity, profile
+
+    problem = pl.LiftedTraining(mlp(nn.Tanh()), X, LABELS)
+    point = problem.start()
+    with profile(activities=[ProfilerActivity.CPU]) as trace:
+        problem.linearise(point)
+        problem.explicit_gradient(problem.start_theta())
+    names = {event.key for event in trace.key_averages()}
+    assert "aten::tanh" in names and not any("tanh_backward" in n or "Tanh" in n for n in names)
+
+
+def test_implicit_sweeps_lower_the_energy():
+    problem = pl.LiftedTraining(mlp(nn.ReLU()), X, LABELS)
+    theta = problem.start_theta()
+    sub = problem.restrict(slice(0, 12), theta, tau=10.0)
+    values = [float(sub.value(sub.forward(theta)))]
+    for sweeps in (1, 2, 4, 8, 16):
+        values.append(float(sub.implicit_energy(theta, 10.0, sweeps)))
+    assert all(b <= a + 1e-12 for a, b in zip(values, values[1:])) and values[-1] < 0.9 * values[0]
+
+
+def test_gelu_gets_mac_with_a_warning():
+    with pytest.warns(UserWarning, match="GELU.*no proximal map"):
+        problem = pl.LiftedTraining(nn.Sequential(nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3)).double(), X, LABELS)
+    pl.testing.check_problem(problem)
+
+
+def test_network_is_copied_and_buffers_move():
+    net = convolutional()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    problem = pl.LiftedTraining(net, torch.randn(6, 1, 8, 8, dtype=torch.float64), LABELS[:6])
+    result = pl.ISGM(epochs=2, batch_size=3, sweeps=2, metric="plain").solve(problem)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert int(result.network.state_dict()["1.num_batches_tracked"]) == 4          # once a minibatch, whatever the sweeps
+    assert not torch.equal(result.network[1].running_mean, net[1].running_mean)
+
+
+net = lambda: mlp(nn.ReLU())
+BAD = [
+    (lambda: pl.LiftedTraining(net(), X, LABELS + 1), ValueError, "labels from 1 to 3"),
+    (lambda: pl.LiftedTraining(net(), X, LABELS.double()), TypeError, "integer class numbers"),
+    (lambda: pl.LiftedTraining(net(), X[:5], LABELS), ValueError, "5 inputs and 12 targets"),
+    (lambda: pl.LiftedTraining(net(), X[:0], LABELS[:0]), ValueError, "no samples"),
+    (lambda: pl.LiftedTraining(net(), X / 0, LABELS), ValueError, "NaN or inf"),
+    (lambda: pl.LiftedTraining(net(), X.float(), LABELS), TypeError, "float32"),
+    (lambda: pl.LiftedTraining(net(), X[:, :4], LABELS), ValueError, "stage 1"),
+    (lambda: pl.LiftedTraining(net(), X, LABELS, loss="nonsense"), ValueError, "choose one of"),
+    (lambda: pl.LiftedTraining(net(), X, LABELS, penalty="nonsense"), ValueError, "choose one of"),
+    (lambda: pl.LiftedTraining(net(), X, LABELS, rho=-1), ValueError, "positive finite"),
+    (lambda: pl.LiftedTraining(net(), X, LABELS, weight_regulariser={"9.*": pl.L1Norm()}), ValueError, "matches no parameter"),
+    (lambda: pl.LiftedTraining(net(), X, LABELS, activation_regulariser={7: pl.L1Norm()}), ValueError, "lifted layers are 1 to 2"),
+    (lambda: pl.LiftedTraining("net", X, LABELS), TypeError, "torch.nn.Module"),
+    (lambda: pl.LiftedTraining(net(), {}, LABELS), TypeError, "pass a tensor"),
+    (lambda: pl.ISGM(step=-1), ValueError, "positive"),
+    (lambda: pl.ISGM(epocs=3), TypeError, "epocs"),
+    (lambda: pl.PGD(step=0), ValueError, "positive"),
+    (lambda: pl.ISGM().solve(pl.Composite(pl.L2NormSquared(), None, X)), TypeError, "use PGD or BCD"),
+    (lambda: pl.Composite(pl.L1Norm(), None, X), TypeError, "no gradient"),
+    (lambda: pl.Composite(pl.L2NormSquared(), pl.L1Norm() + pl.L2Norm(), X), TypeError, "no prox"),
+    (lambda: pl.LeakyReLU(1.5), ValueError, "0 < slope"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(BAD)))
+def test_bad_input(case):
+    call, error, text = BAD[case]
+    with pytest.raises(error, match=text):
+        call()

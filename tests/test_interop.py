@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+import torch
+
+import paralift as pl
+
+x = 2 * torch.randn(3, 7, dtype=torch.float64)
+
+
+def test_odl():
+    import odl
+
+    space = odl.rn(7)
+    f = pl.from_odl(odl.functionals.L1Norm(space))
+    assert torch.allclose(f(x), pl.L1Norm()(x)) and torch.allclose(f.prox(x, 0.3), pl.L1Norm().prox(x, 0.3))
+    M = np.random.default_rng(0).normal(size=(4, 7))
+    A = pl.from_odl(odl.MatrixOperator(M))
+    pl.testing.check_operator(A)
+    back = pl.to_odl(pl.L1Norm(pl.Space((7,), torch.float64)))
+    assert abs(back(back.domain.element(x[0].numpy())) - float(x[0].abs().sum())) < 1e-12
+    p = back.proximal(0.3)(back.domain.element(x[0].numpy()))
+    assert np.allclose(p.data, pl.L1Norm().prox(x[0], 0.3).numpy())
+    B = pl.to_odl(pl.MatrixOperator(torch.as_tensor(M)))
+    assert np.allclose(B(space.element(x[0].numpy())).data, M @ x[0].numpy())
+    assert np.allclose(B.adjoint(odl.rn(4).element(np.ones(4))).data, M.T @ np.ones(4))
+    with pytest.raises(TypeError, match="needs an ODL"):
+        pl.from_odl(3)
+
+
+def test_pyproximal_and_pylops():
+    import pyproximal
+
+    for theirs, ours in ((pyproximal.L1(), pl.L1Norm()), (pyproximal.Box(-0.5, 1.0), pl.IndicatorBox(-0.5, 1.0))):
+        f = pl.from_pyproximal(theirs, (7,))
+        assert torch.allclose(f.prox(x, 0.4), ours.prox(x, 0.4))
+        assert torch.allclose(f(ours.prox(x, 0.4)), ours(ours.prox(x, 0.4)))
+    nuclear = pl.from_pyproximal(pyproximal.Nuclear((4, 5)), (4, 5))
+    y = torch.randn(4, 5, dtype=torch.float64)
+    assert torch.allclose(nuclear.prox(y, 0.4), pl.NuclearNorm().prox(y, 0.4))
+    D = pl.to_pylops(pl.Gradient(pl.Space((4, 5), torch.float64)))
+    u, w = np.random.default_rng(0).normal(size=20), np.random.default_rng(1).normal(size=40)
+    assert abs(w @ D.matvec(u) - u @ D.rmatvec(w)) < 1e-12

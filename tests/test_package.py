@@ -1,0 +1,74 @@
+import ast
+import gzip
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import paralift as pl
+
+ROOT = Path(__file__).parent.parent
+ORDER = ["operators", "problems", "solvers"]
+
+
+def test_imports_flow_one_way():
+    for i, part in enumerate(ORDER):
+        for file in (ROOT / "paralift" / part).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.level >= 2 and node.module:
+                    assert node.module.split(".")[0] not in ORDER[i + 1:], f"{file.name} imports {node.module}"
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                assert not any(n.split(".")[0] in ("odl", "pyproximal", "pylops") or n.startswith("torch.distributed") for n in names), file.name
+
+
+def test_no_file_is_long():
+    for file in (ROOT / "paralift").rglob("*.py"):
+        assert len(file.read_text().splitlines()) <= 400, file.name
+
+
+def test_heavy_libraries_load_lazily():
+    code = "import sys, paralift; assert not {'odl', 'pyproximal', 'pylops', 'matplotlib', 'sklearn'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("script,arguments", [("train_digits.py", ["--epochs", "2"])])
+def test_examples(script, arguments, tmp_path):
+    subprocess.run([sys.executable, ROOT / "examples" / script, *arguments, "--output", tmp_path], check=True, capture_output=True)
+    assert list(tmp_path.glob("*.png"))
+
+
+def test_code_of_the_readme_runs():
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S))
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def write_idx(path, array):
+    path.write_bytes(gzip.compress(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()))
+
+
+def test_idx_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("PARALIFT_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = np.arange(3 * 784, dtype=np.uint8).reshape(3, 28, 28)
+    for name, array in zip(pl.data._FILES, (images, np.arange(3, dtype=np.uint8)) * 2):
+        write_idx(tmp_path / f"{name}.gz", array)
+    (x, y), _ = pl.data.mnist()
+    assert x.shape == (3, 784) and np.allclose(x.view(3, 28, 28) * 255, images) and y.tolist() == [0, 1, 2]
+    (tmp_path / f"{pl.data._FILES[0]}.gz").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="damaged"):
+        pl.data.mnist()
+    (tmp_path / f"{pl.data._FILES[0]}.gz").unlink()
+    monkeypatch.setattr(pl.data.urllib.request, "urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(FileNotFoundError, match="looked for in"):
+        pl.data.mnist()
+
+
+@pytest.mark.skipif("PARALIFT_DATA" not in os.environ, reason="PARALIFT_DATA is not set")
+def test_real_mnist():
+    (x, y), (xt, yt) = pl.data.mnist()
+    assert x.shape == (60000, 784) and len(yt) == 10000 and y.bincount().min() > 5000
