@@ -59,6 +59,10 @@ class Penalty:
         """P(x, z) - N(x), finite for every x."""
         return self._value(x, z) - self.nonsmooth(x)
 
+    def _gradient_z_at(self, x, z, p):
+        """gradient_z where p = sigma(z) is known already; may overwrite x."""
+        return self._gradient_z(x, z)
+
     def _gradient_x(self, x, z):
         return self.curvature * x - self._target(z)
 
@@ -103,6 +107,9 @@ class LiftedBregman(Penalty):
 
     def _gradient_z(self, x, z):
         return self.activation(z) - x
+
+    def _gradient_z_at(self, x, z, p):
+        return torch.sub(p, x, out=x) if x.dtype == p.dtype else p - x
 
 
 class MAC(Penalty):
@@ -187,3 +194,6 @@ class Fenchel(Penalty):
 
     def _gradient_z(self, x, z):
         return self.activation(z) - x
+
+    def _gradient_z_at(self, x, z, p):
+        return torch.sub(p, x, out=x) if x.dtype == p.dtype else p - x

@@ -30,7 +30,8 @@ class LiftedProblem(Problem):
     def restrict(self, samples, anchor=None, tau=math.inf, seed=0):
         """The same problem on some samples (an index tensor or slice), with |theta - anchor|^2 / (2 tau) added."""
         new = copy.copy(self)
-        new.inputs, new.targets, new.anchor, new.tau, new.seed = self.inputs[samples], self.targets[samples], anchor, tau, seed
+        take = (lambda a: a.index_select(0, samples)) if torch.is_tensor(samples) else (lambda a: a[samples])
+        new.inputs, new.targets, new.anchor, new.tau, new.seed = take(self.inputs), take(self.targets), anchor, tau, seed
         new.samples = len(new.inputs)
         return new
 
@@ -181,17 +182,17 @@ class LiftedProblem(Problem):
         of E_S in theta at the old theta and the forward x."""
         _, zs, pulls, ps = self._evaluate_all(theta)
         n = self.samples
-        r = self.loss.gradient(zs[-1], self.targets)
-        loss = self.loss.value(zs[-1], self.targets).sum() / n
-        gradient = {}
+        losses, r = self.loss.value_and_gradient(zs[-1], self.targets)
+        loss, gradient = losses.sum() / n, {}
         for stage in reversed(self.stages):
             l = stage.index
-            gx, own = pulls[l - 1](r.div_(n) if l == self.depth else r)
+            gx, own = pulls[l - 1](r, 1 / n)
             gradient.update(own)
             if l > 1:
                 before, rho = self.stages[l - 2], self.rho[l - 1]
-                x = self._backward_x(before, zs[l - 2], gx.mul_(n / rho))
-                r = before.penalty._gradient_z(x, zs[l - 2]).mul_(rho / n)
+                x = self._backward_x(before, zs[l - 2], gx if rho == 1 else gx / rho)
+                r = before.penalty._gradient_z_at(x, zs[l - 2], ps[l - 2])
+                r = r if rho == 1 else r * rho
         return loss, gradient
 
     def _backward_x(self, stage, z, g):

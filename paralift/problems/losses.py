@@ -15,6 +15,9 @@ class Loss:
     lipschitz = 1.0
     classifies = False
 
+    def value_and_gradient(self, z, y):
+        return self.value(z, y), self.gradient(z, y)
+
     def check(self, z, y):
         if y.shape != z.shape:
             raise ValueError(f"targets of shape {tuple(y.shape)} were given; the network's output has shape {tuple(z.shape)} and {type(self).__name__} needs the same.")
@@ -56,13 +59,22 @@ class CrossEntropy(Loss):
                                               ignore_index=self.ignore_index).view(y.shape)
         return sum_trailing(v, v.dim() - 1)
 
+    def value_and_gradient(self, z, y):
+        if self.label_smoothing or z.dim() > 2 or self.ignore_index >= 0:
+            return self.value(z, y), self.gradient(z, y)
+        logp, index = torch.log_softmax(z, -1), y.clamp(min=0).unsqueeze(-1)
+        kept = (y != self.ignore_index).to(z.dtype)
+        r = logp.exp()
+        r.scatter_add_(-1, index, r.new_full((), -1.0).expand(len(y), 1))
+        return -logp.gather(-1, index).squeeze(-1) * kept, r.mul_(kept.unsqueeze(-1))
+
     def gradient(self, z, y):
         r = torch.softmax(z, -1)
         if self.label_smoothing:
             r.sub_(self._target(z, y))
         else:
             r.scatter_add_(-1, y.clamp(min=0).unsqueeze(-1), r.new_full((), -1.0).expand(*y.shape, 1))
-        return r if self.ignore_index < 0 and not (y < 0).any() else r * (y != self.ignore_index).unsqueeze(-1)
+        return r.mul_((y != self.ignore_index).unsqueeze(-1))
 
 
 class SquaredError(Loss):

@@ -108,17 +108,19 @@ class Stage:
                 m.track_running_stats, m.running_mean, m.running_var = True, mean, var
 
     def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True):
-        """z and the local map r -> (A'(x)* r, {name: J_theta* r})."""
+        """z and the local map (r, scale) -> (A'(x)* r, {name: scale * J_theta* r})."""
         if self.is_linear_layer:
             names = {inside: name for name, inside in self.theta.items()}
             W = point[names["weight"]]
             z = nn.functional.linear(x, W, point[names["bias"]] if "bias" in names else None)
 
-            def pull_linear(r):
+            def pull_linear(r, scale=1.0):
                 grads = {}
                 if wrt_theta:
                     flat, rows = x.reshape(-1, x.shape[-1]), r.reshape(-1, r.shape[-1])
-                    grads = {name: rows.T @ flat if inside == "weight" else rows.sum(0) for inside, name in names.items()}
+                    grads = {names["weight"]: torch.addmm(W, rows.T, flat, beta=0, alpha=scale)}
+                    if "bias" in names:
+                        grads[names["bias"]] = rows.sum(0).mul_(scale)
                 return (r @ W if wrt_input else None), grads
 
             return z, pull_linear
@@ -128,12 +130,14 @@ class Stage:
             z = self._call_module(local, x, seed, update_buffers)
         leaves = ([x] if x.requires_grad else []) + (list(local.values()) if wrt_theta else [])
 
-        def pull(r):
+        def pull(r, scale=1.0):
             if not leaves or not z.requires_grad:
                 return None, {}
             grads = list(torch.autograd.grad(z, leaves, r, retain_graph=True, allow_unused=True))
             grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves)]
             gx = grads.pop(0) if x.requires_grad else None
+            if scale != 1 and grads:
+                torch._foreach_mul_(grads, scale)
             return gx, dict(zip(self.theta, grads)) if wrt_theta else {}
 
         return z.detach(), pull

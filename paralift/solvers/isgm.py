@@ -1,6 +1,7 @@
 """The implicit stochastic gradient method."""
 
 import torch
+from torch.optim.adam import adam
 
 from .solver import Solver
 
@@ -47,22 +48,29 @@ class ISGM(Solver):
             if not hasattr(problem, method):
                 raise TypeError(f"ISGM cannot solve {type(problem).__name__}: it needs a problem with parameters and samples, such as LiftedTraining; use PGD or BCD.")
 
-    def _optimizer(self, theta):
-        if self.metric == "adam":
-            return torch.optim.Adam(theta, lr=self.tau, fused=theta[0].device.type in ("cpu", "cuda"))
-        return torch.optim.SGD(theta, lr=self.tau, momentum=0.9 if self.metric == "momentum" else 0.0, foreach=True)
-
     def start(self, problem):
-        return {"point": problem.start_theta(), "epoch": 0, "optimizer": None}
+        theta = problem.start_theta()
+        zeros = lambda: [torch.zeros_like(theta[name]) for name in problem.theta_names]
+        metric = {"adam": {"first": zeros(), "second": zeros(), "steps": [torch.zeros(()) for _ in problem.theta_names]}, "momentum": {"first": zeros()}, "plain": {}}[self.metric]
+        return {"point": theta, "epoch": 0, "metric": metric}
+
+    def _update(self, leaves, gradients, metric, tau):
+        """theta <- theta - tau * metric(gradient), in place, by torch's own fused kernels."""
+        if self.metric == "adam":
+            adam(leaves, gradients, metric["first"], metric["second"], [], metric["steps"], fused=True, amsgrad=False,
+                 beta1=0.9, beta2=0.999, lr=tau, weight_decay=0.0, eps=1e-8, maximize=False)
+        elif self.metric == "momentum":
+            torch._foreach_mul_(metric["first"], 0.9)
+            torch._foreach_add_(metric["first"], gradients)
+            torch._foreach_add_(leaves, metric["first"], alpha=-tau)
+        else:
+            torch._foreach_add_(leaves, gradients, alpha=-tau)
 
     def step(self, problem, state):
         theta = {name: v.clone() for name, v in state["point"].items()}
         names = problem.theta_names
         leaves = [theta[name] for name in names]
-        optimizer = self._optimizer(leaves)
-        if state["optimizer"] is not None:
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        metric = {key: [v.clone() for v in values] for key, values in state["metric"].items()}
         epoch, n = state["epoch"], problem.samples
         batches = max(1, n // self.batch_size)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)).to(problem.inputs.device)
@@ -72,26 +80,20 @@ class ISGM(Solver):
             tau = self.tau * (max(0.02, 1 - done) if self.schedule == "linear" else 1.0)
             sub = problem.restrict(order[k * self.batch_size:(k + 1) * self.batch_size], theta, tau, seed=self.seed * 7919 + epoch * batches + k)
             loss, gradient = sub.explicit_gradient(theta) if self.sweeps == 1 else sub.implicit_step(theta, tau, self.sweeps)
-            for leaf, name in zip(leaves, names):
-                leaf.grad = gradient[name]
-            optimizer.param_groups[0]["lr"] = tau
-            optimizer.step()
+            self._update(leaves, [gradient[name] for name in names], metric, tau)
             if problem.regularisers and self.sweeps == 1:
-                self._prox(problem, theta, names, optimizer, tau)
+                self._prox(problem, theta, metric, tau)
             total += loss
         objective = float(total) / batches + float(sum(R(theta[name]) for name, R in problem.regularisers.items()))
-        for leaf in leaves:
-            leaf.grad = None
-        new = {"point": theta, "epoch": epoch + 1, "optimizer": dict(optimizer.state_dict()["state"])}
+        new = {"point": theta, "epoch": epoch + 1, "metric": metric}
         return new, {"objective": objective, **problem.metrics(theta)}
 
-    def _prox(self, problem, theta, names, optimizer, tau):
+    def _prox(self, problem, theta, metric, tau):
         """prox of the regularisers in the metric: diagonal for Adam where they are separable, scalar otherwise."""
         for name, R in problem.regularisers.items():
             v = theta[name]
-            slot = optimizer.state[v] if self.metric == "adam" else None
             sigma = tau
-            if slot and R.separable:
-                sigma = tau / (slot["exp_avg_sq"] / (1 - 0.999 ** float(slot["step"]))).sqrt().add_(1e-8)
-                sigma = sigma.clamp(max=1.0)
+            if self.metric == "adam" and R.separable:
+                i = problem.theta_names.index(name)
+                sigma = (tau / (metric["second"][i] / (1 - 0.999 ** metric["steps"][i])).sqrt().add_(1e-8)).clamp_(max=1.0)
             v.copy_(R._prox(v, sigma))
