@@ -106,4 +106,4 @@ print("\nE_S + |theta - theta_k|^2/(2 tau), tau = 1, after 0, 1, 3, 10 sweeps:",
       " ".join(f"{float(v):.4f}" for v in (sub.value(sub.forward(theta)), *(sub.implicit_energy(theta, 1.0, s) for s in (1, 3, 10)))))
 point = sub._palm(theta, 1.0, 3)[1]
 sub.seed = 0
-print("|x - sigma(z)| / |sigma(z)| after 3 sweeps, rho = 1:", {f"layer {l}": round(v, 4) for l, v in problem.restrict(torch.arange(batch)).penalty_residuals(point).items()})
+print("|x - sigma(z)| / |sigma(z)| after 3 sweeps, default rho:", {f"layer {l}": round(v, 4) for l, v in problem.restrict(torch.arange(batch)).penalty_residuals(point).items()})

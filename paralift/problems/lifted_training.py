@@ -45,7 +45,8 @@ class LiftedTraining(LiftedProblem):
     weight_regulariser : Functional with a prox (an indicator is a constraint), for all weights but biases and normalisations;
         or {name pattern: Functional}, patterns as in fnmatch.
     activation_regulariser : {layer number l: Functional} added to the unknown x_l.
-    rho : weight of the penalties, a number or {l: number}.
+    rho : weight of the penalties, a number or {l: number}. The sweep of ISGM descends where rho_l >= rho_{l+1} |A_{l+1}|^2; 2 is the smallest
+        weight at which one sweep kept the accuracy of back-propagation in our tests (doc/results.md).
     frozen : name patterns of parameters that are not trained.
     validation : (inputs, targets) for the history.
 
@@ -54,7 +55,7 @@ class LiftedTraining(LiftedProblem):
     """
 
     def __init__(self, network, inputs, targets=None, loss="cross_entropy", penalty="bregman", weight_regulariser=None,
-                 activation_regulariser=None, rho=1.0, frozen=(), validation=None):
+                 activation_regulariser=None, rho=2.0, frozen=(), validation=None):
         inputs, targets = _tensors(inputs, targets)
         self.network = copy.deepcopy(network) if isinstance(network, nn.Module) else network
         stages, ends_in_activation = cut(self.network, penalty)
@@ -142,7 +143,7 @@ class LiftedTraining(LiftedProblem):
 
     @staticmethod
     def _rho(rho, depth):
-        table = {l: float(rho.get(l, 1.0) if isinstance(rho, dict) else rho) for l in range(1, depth)}
+        table = {l: float(rho.get(l, 2.0) if isinstance(rho, dict) else rho) for l in range(1, depth)}
         for l, value in table.items():
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"rho = {value} was given for layer {l}; a penalty weight needs a positive finite number.")
