@@ -66,7 +66,8 @@ class LiftedTraining(LiftedProblem):
         else:
             last_penalty = stages[0].penalty if loss == "bregman" else None
             if loss == "bregman":
-                raise ValueError("loss='bregman' was given for a network that ends in no activation; end it in one (torch.nn.Softmax, ReLU, ...), or use loss='squared_error', which is the same for the identity.")
+                raise ValueError("loss='bregman' was given for a network that ends in no activation; end it in one (torch.nn.Softmax, ReLU, ...), "
+                                 "or use loss='squared_error', which is the same for the identity.")
             self._last_penalty = None
             if ends_in_activation:
                 stages.append(Stage(len(stages) + 1, nn.Identity(), {}, None))

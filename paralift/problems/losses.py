@@ -48,7 +48,8 @@ class CrossEntropy(Loss):
         if kept.numel() == 0:
             raise ValueError(f"every label equals ignore_index = {self.ignore_index}; at least one label must count.")
         if kept.min() < 0 or kept.max() >= z.shape[-1]:
-            raise ValueError(f"labels from {kept.min()} to {kept.max()} were given; {z.shape[-1]} outputs need labels from 0 to {z.shape[-1] - 1}: widen the last layer or mend the labels.")
+            raise ValueError(f"labels from {kept.min()} to {kept.max()} were given; "
+                             f"{z.shape[-1]} outputs need labels from 0 to {z.shape[-1] - 1}: widen the last layer or mend the labels.")
 
     def _target(self, z, y):
         one_hot = torch.zeros_like(z).scatter_(-1, y.clamp(min=0).unsqueeze(-1), 1 - self.label_smoothing)
@@ -127,7 +128,8 @@ class PenaltyLoss(Loss):
     def check(self, z, y):
         super().check(z, y)
         if not torch.isfinite(self.value(z, y)).all():
-            raise ValueError(f"the targets lie outside the domain of {self.penalty.potential!r}; this activation cannot reach them: rescale the targets or change the last activation.")
+            raise ValueError(f"the targets lie outside the domain of {self.penalty.potential!r}; "
+                             "this activation cannot reach them: rescale the targets or change the last activation.")
 
     def value(self, z, y):
         return self.penalty(y, z)

@@ -69,7 +69,8 @@ class Solver:
             iteration, passes, before = saved.iterations, saved.data_passes, saved.seconds
             if hasattr(problem, "set_buffers"):
                 problem.set_buffers(state["buffers"])
-        provenance = {"solver": repr(self), "paralift": _version(), "torch": str(torch.__version__), "python": platform.python_version(), "machine": platform.machine(), "threads": torch.get_num_threads()}
+        provenance = {"solver": repr(self), "paralift": _version(), "torch": str(torch.__version__), "python": platform.python_version(),
+                      "machine": platform.machine(), "threads": torch.get_num_threads()}
         show = sys.stderr.isatty() if progress is None else progress
         began = last_save = last_line = time.perf_counter()
         status = Status.MAX_ITERATIONS

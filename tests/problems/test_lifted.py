@@ -41,7 +41,8 @@ def test_cross_entropy_is_the_bregman_distance_of_softmax():
 
 def convolutional():
     torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2), nn.Tanh(), nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 3)).double()
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2), nn.Tanh(),
+                         nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 3)).double()
 
 
 def test_convolutions_and_normalisation():
