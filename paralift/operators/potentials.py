@@ -13,13 +13,19 @@ from .functional import Functional
 from .indicators import IndicatorBox, IndicatorNonnegative, IndicatorSimplex
 from .norms import L1Norm, ZeroFunctional
 
-__all__ = ["Identity", "ReLU", "LeakyReLU", "Clip", "HardTanh", "ReLU6", "SoftThreshold", "Tanh", "Sigmoid", "Softplus", "Softmax", "Sparsemax", "activation"]
+__all__ = ["Identity", "ReLU", "LeakyReLU", "Clip", "HardTanh", "ReLU6", "SoftThreshold", "Tanh", "Sigmoid", "Softplus", "Softmax", "Sparsemax", "activation", "activation_"]
 
 
 def activation(potential, z):
     """sigma(z) = prox_Psi(z), elementwise closed form where the potential has one."""
     special = getattr(potential, "_activation", None)
     return potential._prox(z, 1.0) if special is None else special(z)
+
+
+def activation_(potential, z):
+    """sigma(z), which may overwrite z."""
+    special = getattr(potential, "_activation_", None)
+    return activation(potential, z) if special is None else special(z)
 
 
 def _increasing_root(function, derivative, v, low, high, iterations=60):
@@ -48,6 +54,9 @@ class ReLU(IndicatorNonnegative):
 
     def _activation(self, z):
         return z.clamp(min=0)
+
+    def _activation_(self, z):
+        return z.clamp_(min=0)
 
     def _phi_conj(self, z):
         return 0.5 * z.clamp(min=0).square()
@@ -89,6 +98,9 @@ class Clip(IndicatorBox):
 
     def _activation(self, z):
         return z.clamp(self.lower, self.upper)
+
+    def _activation_(self, z):
+        return z.clamp_(self.lower, self.upper)
 
 
 class HardTanh(Clip):

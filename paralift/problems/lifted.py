@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from ..operators.potentials import activation
+from ..operators.potentials import activation_
 from .problem import Linearisation, Problem
 
 __all__ = ["LiftedProblem"]
@@ -144,7 +144,7 @@ class LiftedProblem(Problem):
         """|J_theta|^2 summed over the samples: |[X, 1]|^2 for a linear layer; the squared Frobenius bound through the residual elsewhere."""
         x = self._input(stage, point)
         if not stage.is_linear_layer:
-            z, pull = stage.evaluate(x, point, self.seed, wrt_input=False)
+            z, pull = stage.evaluate(x, point, self.seed, wrt_input=False, keep=True)
             r = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=torch.Generator(z.device).manual_seed(0))
             ratio = 0.0
             for _ in range(6):                                    # power iteration on J J* by pull and jvp
@@ -182,24 +182,22 @@ class LiftedProblem(Problem):
         of E_S in theta at the old theta and the forward x."""
         _, zs, pulls, ps = self._evaluate_all(theta)
         n = self.samples
-        losses, r = self.loss.value_and_gradient(zs[-1], self.targets)
-        loss, gradient = losses.sum() / n, {}
+        losses, r = self.loss.value_and_gradient(zs.pop(), self.targets)
+        loss, gradient, weight = losses.sum() / n, {}, 1.0           # r is the residual without its weight
         for stage in reversed(self.stages):
-            l = stage.index
-            gx, own = pulls[l - 1](r, 1 / n)
+            gx, own = pulls.pop()(r, weight / n)
             gradient.update(own)
-            if l > 1:
-                before, rho = self.stages[l - 2], self.rho[l - 1]
-                x = self._backward_x(before, zs[l - 2], gx if rho == 1 else gx / rho)
-                r = before.penalty._gradient_z_at(x, zs[l - 2], ps[l - 2])
-                r = r if rho == 1 else r * rho
+            if stage.index > 1:
+                before, rho, z = self.stages[stage.index - 2], self.rho[stage.index - 1], zs.pop()
+                x = self._backward_x(before, z, gx, weight / rho)
+                r, weight = before.penalty._gradient_z_at(x, z, ps.pop()), rho
         return loss, gradient
 
-    def _backward_x(self, stage, z, g):
-        """argmin_x P(x, z) + S(x)/rho + <g, x>: for penalties |x|^2/2 - <x, t(z)> + N(x) that is the activation's own prox of t(z) - g."""
+    def _backward_x(self, stage, z, g, ratio):
+        """argmin_x P(x, z) + S(x)/rho + <ratio g, x>: for penalties |x|^2/2 - <x, t(z)> + N(x) that is the activation's own prox of t(z) - ratio g."""
         P = stage.penalty
-        v = P._target(z) - g
-        x = activation(P.nonsmooth, v) if P.curvature == 1 else P.nonsmooth._prox(v, 1.0)
+        v = torch.sub(P._target(z), g, alpha=ratio)
+        x = activation_(P.nonsmooth, v) if P.curvature == 1 else P.nonsmooth._prox(v, 1.0)
         return self.extra[stage.index]._prox(x, 1 / self.rho[stage.index]) if stage.index in self.extra else x
 
     def implicit_step(self, theta, tau, sweeps):

@@ -107,8 +107,8 @@ class Stage:
             for m, mean, var in saved:
                 m.track_running_stats, m.running_mean, m.running_var = True, mean, var
 
-    def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True):
-        """z and the local map (r, scale) -> (A'(x)* r, {name: scale * J_theta* r})."""
+    def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False):
+        """z and the local map (r, scale) -> (A'(x)* r, {name: scale * J_theta* r}), which may be called once, often with `keep`."""
         if self.is_linear_layer:
             names = {inside: name for name, inside in self.theta.items()}
             W = point[names["weight"]]
@@ -133,7 +133,7 @@ class Stage:
         def pull(r, scale=1.0):
             if not leaves or not z.requires_grad:
                 return None, {}
-            grads = list(torch.autograd.grad(z, leaves, r, retain_graph=True, allow_unused=True))
+            grads = list(torch.autograd.grad(z, leaves, r, retain_graph=keep, allow_unused=True))
             grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves)]
             gx = grads.pop(0) if x.requires_grad else None
             if scale != 1 and grads:
