@@ -49,7 +49,10 @@ class Composite(Problem):
 
     def linearise(self, point, blocks=None):
         x = point["x"]
-        return Linearisation(self.smooth_part(x), {} if blocks == () else {"x": self.smooth_part._gradient(x)})
+        return Linearisation(self.smooth_part(x), {"x": self.smooth_part._gradient(x)})
+
+    def smooth_value(self, point, blocks=None):
+        return self.smooth_part(point["x"])
 
     def nonsmooth_value(self, point):
         return point["x"].new_zeros((), dtype=torch.float64) if self.nonsmooth_part is None else self.nonsmooth_part(point["x"])

@@ -1,6 +1,5 @@
 """The lifted problem: E(theta, x) over the parameters and every layer's output, for one set of samples."""
 
-import copy
 import math
 
 import torch
@@ -18,24 +17,25 @@ class LiftedProblem(Problem):
     `F` holds all but the potentials Psi_l, S_l and R, which have proxes. `anchor` and `tau` make it the subproblem of an implicit step.
     """
 
-    def __init__(self, stages, loss, inputs, targets, rho, regularisers, extra, anchor=None, tau=math.inf, seed=0):
+    def __init__(self, stages, loss, inputs, targets, rho, regularisers, extra, frozen=(), anchor=None, tau=math.inf, seed=0):
         self.stages, self.loss, self.inputs, self.targets = stages, loss, inputs, targets
-        self.rho, self.regularisers, self.extra = rho, regularisers, extra
+        self.rho, self.regularisers, self.extra, self.frozen = rho, regularisers, extra, set(frozen)
         self.anchor, self.tau, self.seed = anchor, tau, seed
         self.samples = len(inputs)
-        self.theta_names = [name for s in stages for name in s.theta]
-        self.depth = len(stages)
+        self.theta_names = [name for s in stages for name in s.theta if name not in frozen]        # trained
+        self.depth, self._trained, self._kept = len(stages), set(self.theta_names), {}
 
     # ---- subproblems
     def restrict(self, samples, anchor=None, tau=math.inf, seed=0):
         """The same problem on some samples (an index tensor or slice), with |theta - anchor|^2 / (2 tau) added."""
-        new = copy.copy(self)
         take = (lambda a: a.index_select(0, samples)) if torch.is_tensor(samples) else (lambda a: a[samples])
-        new.inputs, new.targets, new.anchor, new.tau, new.seed = take(self.inputs), take(self.targets), anchor, tau, seed
-        new.samples = len(new.inputs)
-        return new
+        return LiftedProblem(self.stages, self.loss, take(self.inputs), take(self.targets), self.rho, self.regularisers, self.extra, self.frozen, anchor, tau, seed)
 
     # ---- points
+    def start(self):
+        """The forward pass at the anchor: a consistent point, where every penalty but the loss is zero. Normalisation buffers move here, once."""
+        return self.forward(self.anchor, update_buffers=True)
+
     def forward(self, theta, update_buffers=False):
         """The forward pass: {"x1": ..}, a consistent point for the parameters `theta`."""
         point, x = dict(theta), self.inputs
@@ -55,35 +55,66 @@ class LiftedProblem(Problem):
         return r if rho == 1 else rho * r
 
     # ---- the contract
+    def _touched(self, blocks):
+        """(stage, its wanted parameters, x_{l-1} wanted, x_l wanted) of the stages whose term depends on `blocks` (None: all)."""
+        for stage in self.stages:
+            l, trained = stage.index, self._trained
+            theta = [name for name in stage.theta if (name in trained if blocks is None else name in blocks)]
+            need_in, need_out = (l > 1 and (blocks is None or f"x{l - 1}" in blocks)), (l < self.depth and (blocks is None or f"x{l}" in blocks))
+            if theta or need_in or need_out:
+                yield stage, theta, need_in, need_out
+
+    def _stage_value(self, stage, point, z):
+        """The sum over the samples of the stage's term in F."""
+        l = stage.index
+        return self.loss.value(z, self.targets).sum() if l == self.depth else self.rho[l] * stage.penalty._smooth_value(point[f"x{l}"], z).sum()
+
+    def _z(self, stage, point):
+        """z_l, kept until x_{l-1} or theta_l changes (torch counts the changes of every tensor)."""
+        if not stage.is_linear_layer:
+            return stage.forward(self._input(stage, point), point, self.seed)
+        parts = (self._input(stage, point), *(point[name] for name in stage.theta))
+        key = [(t, t._version) for t in parts]
+        old, z = self._kept.get(stage.index, ((), None))
+        if len(old) != len(key) or any(a is not b or i != j for (a, i), (b, j) in zip(old, key)):
+            z = stage.forward(parts[0], point, self.seed)
+            self._kept[stage.index] = (key, z)
+        return z
+
+    def smooth_value(self, point, blocks=None):
+        value = sum(self._stage_value(stage, point, self._z(stage, point)) for stage, *_ in self._touched(blocks)) / self.samples
+        return value + self._proximity(point) if self.anchor is not None else value
+
+    def _proximity(self, point):
+        return sum((point[name] - self.anchor[name]).square().sum() for name in self.theta_names) / (2 * self.tau)
+
     def linearise(self, point, blocks=None):
         n = self.samples
-        wanted = None if blocks is None else set(blocks)
         value, gradient = 0.0, {}
-        for stage in self.stages:
+
+        def add(name, g):
+            gradient[name] = gradient[name] + g if name in gradient else g
+
+        for stage, theta, need_in, need_out in self._touched(blocks):
             l = stage.index
-            x_in, own = self._input(stage, point), f"x{l}"
-            need_theta = [name for name in stage.theta if wanted is None or name in wanted]
-            need_in = l > 1 and (wanted is None or f"x{l - 1}" in wanted)
-            z, pull = stage.evaluate(x_in, point, self.seed, wrt_input=need_in, wrt_theta=bool(need_theta))
-            if l == self.depth:
-                value = value + self.loss.value(z, self.targets).sum() / n
+            if stage.is_linear_layer:
+                z, pull = self._z(stage, point), stage.pull_linear(self._input(stage, point), point, need_in, bool(theta))
             else:
-                x, P, rho = point[own], stage.penalty, self.rho[l]
-                value = value + rho * P._smooth_value(x, z).sum() / n
-                if wanted is None or own in wanted:
-                    gradient[own] = P._gradient_x(x, z) * (rho / n)
-            if need_theta or need_in:
-                gx, gtheta = pull(self._residual(stage, point, z))
-                gradient.update({name: gtheta[name] / n for name in need_theta})
+                z, pull = stage.evaluate(self._input(stage, point), point, self.seed, wrt_input=need_in, wrt_theta=bool(theta))
+            value = value + self._stage_value(stage, point, z)
+            if need_out:
+                add(f"x{l}", stage.penalty._gradient_x(point[f"x{l}"], z) * (self.rho[l] / n))
+            if theta or need_in:
+                gx, gtheta = pull(self._residual(stage, point, z), 1 / n)
+                for name in theta:
+                    add(name, gtheta[name])
                 if need_in:
-                    key = f"x{l - 1}"
-                    gradient[key] = gradient[key] + gx / n if key in gradient else gx / n
+                    add(f"x{l - 1}", gx / n)
+        value = value / n
         if self.anchor is not None:
-            for name in self.theta_names:
-                d = point[name] - self.anchor[name]
-                value = value + d.square().sum() / (2 * self.tau)
-                if name in gradient:
-                    gradient[name] = gradient[name] + d / self.tau
+            value = value + self._proximity(point)
+            for name in self._trained & gradient.keys():
+                gradient[name] = gradient[name] + (point[name] - self.anchor[name]) / self.tau
         return Linearisation(value, gradient)
 
     def nonsmooth_value(self, point):
@@ -118,11 +149,45 @@ class LiftedProblem(Problem):
         """Backwards through the network: x_{l}, then theta_l, as in a backward sweep."""
         order = []
         for stage in reversed(self.stages):
-            if stage.theta:
-                order.append(tuple(stage.theta))
+            theta = tuple(name for name in stage.theta if name in self._trained)
+            if theta:
+                order.append(theta)
             if stage.index > 1:
                 order.append((f"x{stage.index - 1}",))
         return order
+
+    def majoriser(self, point, blocks):
+        """(slope/n) [X, 1]^T [X, 1] for the parameters of a linear layer, with 1e-4 of its mean diagonal added: one Cholesky factor serves all rows of W."""
+        owners = [s for s in self.stages if not set(blocks).isdisjoint(s.theta)]
+        stage = owners[0] if len(owners) == 1 else None
+        if stage is None or not stage.is_linear_layer or set(stage.theta) != set(blocks) or any(name in self.regularisers for name in blocks):
+            return None
+        slope = self._slope(stage)
+        if not math.isfinite(slope):
+            return None
+        x = self._input(stage, point)
+        x = x.reshape(-1, x.shape[-1])
+        names = {inside: name for name, inside in stage.theta.items()}
+        M = x.T @ x
+        if "bias" in names:
+            s = x.sum(0, keepdim=True)
+            M = torch.cat([torch.cat([M, s.T], 1), torch.cat([s, s.new_full((1, 1), len(x))], 1)])
+        M *= slope / self.samples
+        M.diagonal().add_(1e-4 * M.diagonal().mean() + 1 / self.tau)
+        factor = torch.linalg.cholesky(M)
+
+        def solve(gradient):
+            g = gradient[names["weight"]]
+            if "bias" in names:
+                g = torch.cat([g, gradient[names["bias"]].unsqueeze(1)], 1)
+            step = torch.cholesky_solve(g.T, factor).T
+            return {names["weight"]: step[:, :x.shape[1]].contiguous(), **({names["bias"]: step[:, -1].contiguous()} if "bias" in names else {})}
+
+        return solve
+
+    def _slope(self, stage):
+        """Bound on the slope in z of the stage's residual."""
+        return self.loss.lipschitz if stage.index == self.depth else self.rho[stage.index] * stage.penalty.lipschitz_z
 
     def lipschitz(self, point, blocks=None):
         bounds, n = {}, self.samples
@@ -131,13 +196,14 @@ class LiftedProblem(Problem):
             own = 0.0 if l == self.depth else self.rho[l] * stage.penalty.curvature
             if l < self.depth and (blocks is None or f"x{l}" in blocks):
                 bounds[f"x{l}"] = bounds.get(f"x{l}", 0.0) + own / n
-            weight = self.loss.lipschitz if l == self.depth else self.rho[l] * stage.penalty.lipschitz_z
+            weight = self._slope(stage)
             if l > 1 and (blocks is None or f"x{l - 1}" in blocks):
                 norm = float(stage.input_norm_squared(self._input(stage, point), point, self.seed))
                 bounds[f"x{l - 1}"] = bounds.get(f"x{l - 1}", 0.0) + weight * norm / n
-            if stage.theta and (blocks is None or any(name in blocks for name in stage.theta)):
+            theta = [name for name in stage.theta if name in self._trained and (blocks is None or name in blocks)]
+            if theta:
                 bound = weight * self._theta_norm(stage, point) / n + 1 / self.tau
-                bounds.update({name: bound for name in stage.theta})
+                bounds.update({name: bound for name in theta})
         return bounds
 
     def _theta_norm(self, stage, point):
@@ -168,9 +234,8 @@ class LiftedProblem(Problem):
     def _evaluate_all(self, theta):
         """Forward pass that keeps every stage's local map: (inputs, z, pulls, activations)."""
         x, xs, zs, pulls, ps = self.inputs, [], [], [], []
-        trained = set(self.theta_names)
         for stage in self.stages:
-            z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=stage.index > 1, wrt_theta=any(n in trained for n in stage.theta))
+            z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=stage.index > 1, wrt_theta=not self._trained.isdisjoint(stage.theta))
             xs.append(x), zs.append(z), pulls.append(pull)
             if stage.penalty is not None and stage.index < self.depth:
                 x = stage.penalty.activation(z)
@@ -214,7 +279,6 @@ class LiftedProblem(Problem):
         xs, zs, pulls, ps = self._evaluate_all(theta)
         loss = self.loss.value(zs[-1], self.targets).sum() / self.samples
         point = {**current, **{f"x{l + 1}": p for l, p in enumerate(ps)}}
-        trained = set(self.theta_names)
         for sweep in range(sweeps):
             for stage in reversed(self.stages):
                 l = stage.index
@@ -225,13 +289,13 @@ class LiftedProblem(Problem):
                     z, pull = stage.evaluate(x_in, point, self.seed, wrt_input=l > 1, wrt_theta=True)
                 r = self._residual(stage, point, z)
                 gx, own = pull(r)
-                if any(name in trained for name in stage.theta):
+                if not self._trained.isdisjoint(stage.theta):
                     self._theta_step(stage, point, anchor, x_in, z, r, own, tau)
                     z_new, pull = stage.evaluate(x_in, point, self.seed, wrt_input=l > 1, wrt_theta=False)
                     gx = pull(self._residual(stage, point, z_new))[0] if l > 1 else None
                 if l > 1:
                     before = self.stages[l - 2]
-                    slope = self.loss.lipschitz if l == self.depth else self.rho[l] * stage.penalty.lipschitz_z
+                    slope = self._slope(stage)
                     mu = 1 / (slope * stage.input_norm_squared(x_in, point, self.seed, iterations=6)).clamp(min=1e-12)
                     z_own = before.forward(self._input(before, point), point, self.seed)
                     v = x_in - mu * gx
@@ -242,10 +306,9 @@ class LiftedProblem(Problem):
     def _theta_step(self, stage, point, anchor, x, z, r, own, tau):
         """theta_l: minimise the majorised regression rho_l P_l + |theta - anchor|^2 / (2 tau) [+ R]."""
         n, l = self.samples, stage.index
-        slope = self.loss.lipschitz if l == self.depth else self.rho[l] * stage.penalty.lipschitz_z
+        slope = self._slope(stage)
         names = {inside: name for name, inside in stage.theta.items()}
-        trained = set(self.theta_names)
-        if stage.is_linear_layer and x.dim() == 2 and not any(name in self.regularisers for name in stage.theta) and trained.issuperset(stage.theta) and math.isfinite(slope):
+        if stage.is_linear_layer and x.dim() == 2 and not any(name in self.regularisers for name in stage.theta) and self._trained.issuperset(stage.theta) and math.isfinite(slope):
             a = tau / n
             z_anchor = stage.forward(x, anchor)
             K = torch.addmm(torch.eye(len(x), dtype=x.dtype, device=x.device), x, x.T, alpha=a * slope)
@@ -258,7 +321,7 @@ class LiftedProblem(Problem):
             return
         bound = slope * self._theta_norm(stage, point) / n + 1 / tau if math.isfinite(slope) else 1 / tau
         for name in stage.theta:
-            if name in trained:
+            if name in self._trained:
                 g = own[name] / n + (point[name] - anchor[name]) / tau
                 v = point[name] - g / bound
                 point[name] = self.regularisers[name]._prox(v, 1 / bound) if name in self.regularisers else v

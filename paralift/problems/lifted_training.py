@@ -99,12 +99,10 @@ class LiftedTraining(LiftedProblem):
             probe = z[:1].expand(len(targets), *z.shape[1:])
             loss.check(probe, targets)
         rho = self._rho(rho, len(stages))
-        for stage in stages:
-            stage.theta = {name: inside for name, inside in stage.theta.items()}
         names = [name for s in stages for name in s.theta]
         matches = lambda pattern, name: re.fullmatch(pattern.replace(".", r"\.").replace("*", ".*"), name)  # noqa: E731
-        self.frozen = {name for name in names for pattern in ([frozen] if isinstance(frozen, str) else frozen) if matches(pattern, name)}
-        self.frozen |= {name for name, p in theta.items() if not p.requires_grad}
+        frozen = {name for name in names for pattern in ([frozen] if isinstance(frozen, str) else frozen) if matches(pattern, name)}
+        frozen |= {name for name, p in theta.items() if not p.requires_grad}
         regularisers = {}
         if weight_regulariser is not None:
             table = weight_regulariser if isinstance(weight_regulariser, dict) else {"*": weight_regulariser}
@@ -114,7 +112,7 @@ class LiftedTraining(LiftedProblem):
                 hit = [n for n in names if matches(pattern, n) and (isinstance(weight_regulariser, dict) or theta[n].dim() > 1)]
                 if not hit:
                     raise ValueError(f"weight_regulariser {pattern!r} matches no parameter; the network has {names}.")
-                regularisers.update({n: R.on(tuple(theta[n].shape)) for n in hit if n not in self.frozen})
+                regularisers.update({n: R.on(tuple(theta[n].shape)) for n in hit if n not in frozen})
         extra = {}
         for l, S in (activation_regulariser or {}).items():
             if l not in range(1, len(stages)):
@@ -122,8 +120,7 @@ class LiftedTraining(LiftedProblem):
             if not isinstance(S, Functional) or not S.has_prox:
                 raise TypeError(f"activation_regulariser[{l}] = {S!r} was given; it needs a Functional with a prox.")
             extra[l] = S.on(stages[l - 1].space)
-        super().__init__(stages, loss, inputs, targets, rho, regularisers, extra)
-        self.theta_names = [n for n in names if n not in self.frozen]
+        super().__init__(stages, loss, inputs, targets, rho, regularisers, extra, frozen)
         self._initial = {name: p.detach().clone() for name, p in theta.items()}
         self._buffers = {name: b.clone() for name, b in self.network.named_buffers()}
         self.validation = None if validation is None else _tensors(*validation)
@@ -166,18 +163,6 @@ class LiftedTraining(LiftedProblem):
     def set_buffers(self, buffers):
         for name, b in self.network.named_buffers():
             b.copy_(buffers[name])
-
-    def lipschitz(self, point, blocks=None):
-        return {k: v for k, v in super().lipschitz(point, blocks).items() if k not in self.frozen}
-
-    def linearise(self, point, blocks=None):
-        if self.frozen and blocks is None:
-            blocks = [name for name in point if name not in self.frozen]
-        return super().linearise(point, blocks)
-
-    def sweep_order(self):
-        order = (tuple(n for n in group if n not in self.frozen) for group in super().sweep_order())
-        return [group for group in order if group]
 
     # ---- what the user sees
     def predict(self, point, inputs, batch_size=4096):

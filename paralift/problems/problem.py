@@ -32,11 +32,12 @@ class Problem:
         raise NotImplementedError(f"{type(self).__name__} defines no start(); a problem needs a starting point.")
 
     def linearise(self, point, blocks=None):
-        """F and its gradient with respect to `blocks` (all by default) in one pass."""
+        """F and its gradient with respect to `blocks` (all by default) in one pass; with `blocks`, the value may leave out terms that do not depend on them."""
         raise NotImplementedError(f"{type(self).__name__} defines no linearise(point).")
 
-    def smooth_value(self, point):
-        return self.linearise(point, ()).value
+    def smooth_value(self, point, blocks=None):
+        """F(point); with `blocks`, the same terms as in `linearise(point, blocks).value`."""
+        return self.linearise(point, blocks).value
 
     def nonsmooth_value(self, point):
         raise NotImplementedError(f"{type(self).__name__} defines no nonsmooth_value(point).")
@@ -48,6 +49,10 @@ class Problem:
     def lipschitz(self, point, blocks=None):
         """{name: bound on the Lipschitz constant of the block gradient, other blocks fixed}."""
         raise NotImplementedError(f"{type(self).__name__} has no Lipschitz bounds; use step='backtracking'.")
+
+    def majoriser(self, point, blocks):
+        """M >= the Hessian of F in `blocks`, as a map {name: gradient} -> {name: M^-1 gradient}, where it is cheap and the blocks have no G; None elsewhere."""
+        return None
 
     def sweep_order(self):
         """Groups of blocks in the order in which a coordinate method visits them."""

@@ -107,23 +107,26 @@ class Stage:
             for m, mean, var in saved:
                 m.track_running_stats, m.running_mean, m.running_var = True, mean, var
 
+    def pull_linear(self, x, point, wrt_input=True, wrt_theta=True):
+        """The local map of a linear layer in closed form."""
+        names = {inside: name for name, inside in self.theta.items()}
+        W = point[names["weight"]]
+
+        def pull(r, scale=1.0):
+            grads = {}
+            if wrt_theta:
+                flat, rows = x.reshape(-1, x.shape[-1]), r.reshape(-1, r.shape[-1])
+                grads = {names["weight"]: torch.addmm(W, rows.T, flat, beta=0, alpha=scale)}
+                if "bias" in names:
+                    grads[names["bias"]] = rows.sum(0).mul_(scale)
+            return (r @ W if wrt_input else None), grads
+
+        return pull
+
     def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False):
         """z and the local map (r, scale) -> (A'(x)* r, {name: scale * J_theta* r}), which may be called once, often with `keep`."""
         if self.is_linear_layer:
-            names = {inside: name for name, inside in self.theta.items()}
-            W = point[names["weight"]]
-            z = nn.functional.linear(x, W, point[names["bias"]] if "bias" in names else None)
-
-            def pull_linear(r, scale=1.0):
-                grads = {}
-                if wrt_theta:
-                    flat, rows = x.reshape(-1, x.shape[-1]), r.reshape(-1, r.shape[-1])
-                    grads = {names["weight"]: torch.addmm(W, rows.T, flat, beta=0, alpha=scale)}
-                    if "bias" in names:
-                        grads[names["bias"]] = rows.sum(0).mul_(scale)
-                return (r @ W if wrt_input else None), grads
-
-            return z, pull_linear
+            return self.forward(x, point), self.pull_linear(x, point, wrt_input, wrt_theta)
         with torch.enable_grad():
             x = x.detach().requires_grad_(wrt_input and x.is_floating_point())
             local = {k: v.detach().requires_grad_(wrt_theta) for k, v in self._local(point).items()}
