@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from ..operators.potentials import activation
+from ..operators.operator import push_forward
 from .problem import Linearisation, Problem
 
 __all__ = ["LiftedProblem"]
@@ -152,7 +152,7 @@ class LiftedProblem(Problem):
                 size = math.sqrt(sum(float(v.square().sum()) for v in g.values())) or 1.0
                 direction = {inside: g[name] / size for name, inside in stage.theta.items()}
                 local = stage._local(point)
-                _, r = torch.func.jvp(lambda p: stage._call_module(p, x, self.seed, False), (local,), (direction,))
+                r = push_forward(lambda p: stage._call_module(p, x, self.seed, False), local, direction)
                 ratio = float(r.square().sum())
             return 1.2 * ratio
         flat = x.reshape(-1, x.shape[-1])
@@ -196,10 +196,9 @@ class LiftedProblem(Problem):
         return loss, gradient
 
     def _backward_x(self, stage, z, g):
-        """argmin_x P(x, z) + S(x)/rho + <g, x>: for penalties |x|^2/2 - <x, t(z)> + N(x) that is the activation's own prox of t(z) - g."""
+        """argmin_x P(x, z) + S(x)/rho + <g, x>: for penalties |x|^2/2 - <x, t(z)> + N(x) that is the activation at t(z) - g."""
         P = stage.penalty
-        v = P._target(z) - g
-        x = activation(P.nonsmooth, v) if P.curvature == 1 else P.nonsmooth._prox(v, 1.0)
+        x = P._minimiser(P._target(z) - g)
         return self.extra[stage.index]._prox(x, 1 / self.rho[stage.index]) if stage.index in self.extra else x
 
     def implicit_step(self, theta, tau, sweeps):
