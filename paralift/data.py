@@ -5,7 +5,6 @@ import hashlib
 import os
 import struct
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def _find(name, index):
                 return file
     try:
         return _download(name, index, places[-1])
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, EOFError) as error:
         raise FileNotFoundError(f"{name}: {_FILES[index]}(.gz) was looked for in {', '.join(map(str, places))}, and the download failed ({error}); "
                                 f"put the four IDX files into one of these folders, or set PARALIFT_DATA to the folder that holds {name}/.") from None
 

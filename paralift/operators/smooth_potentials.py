@@ -195,13 +195,10 @@ class SELUEnergy(Functional):
 
 
 class Softmax(Functional):
-    """Psi(x) = sum x log x - |x|^2 / 2 on the simplex: sigma = softmax, phi*(z) = logsumexp z, B(y, z) = KL(y | softmax z).
+    """Psi(x) = sum x log x - |x|^2 / 2 on the simplex, convex there: sigma = softmax, phi*(z) = logsumexp z, B(y, z) = KL(y | softmax z).
 
     `axis` is one of an element, without its batch axes: 0 is the channels of (C, H, W).
-    Psi alone is not convex, |.|^2/2 + Psi is; so prox(x, s) is unique for s <= 1 only, which is all that the penalties need.
     """
-
-    convex = False
 
     def __init__(self, axis=-1, space=None):
         if not isinstance(axis, int):
@@ -224,26 +221,23 @@ class Softmax(Functional):
         return torch.where(inside, (torch.xlogy(x, x) - 0.5 * x * x).sum(axis), inf)
 
     def _prox(self, x, sigma):
-        # (1 - s) u + s log u = x - m with sum u = 1: bisection on the multiplier m, a root in w = log u inside
-        if isinstance(sigma, (int, float)) and sigma == 1:
-            return torch.softmax(x, self._axis)
-        s = sigma
-        top = x.amax(self._axis, keepdim=True)
-
-        def primal(m):
-            v = x - m
-            low = torch.minimum(v / s, v) - 2
-            high = v / s
-            return torch.exp(_increasing_root(lambda w: (1 - s) * torch.exp(w) + s * w, lambda w: (1 - s) * torch.exp(w) + s, v, low - 1 / s, high + 1e-3, 30))
-
-        n = x.shape[self._axis]
-        low, high = top - 2, top + s * math.log(n) + 1e-3        # at m = top - 1 the largest entry alone reaches 1
-        for _ in range(60):
-            m = 0.5 * (low + high)
-            over = primal(m).sum(self._axis, keepdim=True) > 1
-            low, high = torch.where(over, m, low), torch.where(over, high, m)
-        u = primal(0.5 * (low + high))
-        return u / u.sum(self._axis, keepdim=True)
+        # u = e^w with a e^w + w = (x - m)/s, a = 1/s - 1. The sum of u is convex and decreasing in the multiplier m: Newton from the left,
+        # from an m where the sum is at least 1; the root w inside by Newton too, e^w + w being convex (concave for a < 0, which is s > 1)
+        axis, s = self._axis, torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        if not s.dim() and s == 1:
+            return torch.softmax(x, axis)
+        a = 1 / s - 1
+        log_a = a.clamp(min=1e-30).log()
+        m = torch.maximum(s * torch.logsumexp(x / s, axis, keepdim=True) - (1 - s).clamp(min=0), x.amax(axis, keepdim=True) + s - 1)
+        for _ in range(20):
+            t = (x - m) / s
+            w = torch.where(a > 0, torch.where(t + log_a > 1, (t + log_a).clamp(min=1).log(), t + log_a) - log_a, t)
+            for _ in range(10):
+                e = a * w.exp()
+                w = w - (e + w - t) / (e + 1)
+            u = w.exp()
+            m = m + s * (u.sum(axis, keepdim=True) - 1) / (u / (1 + a * u)).sum(axis, keepdim=True)
+        return u / u.sum(axis, keepdim=True)
 
     def _activation(self, z):
         return torch.softmax(z, self._axis)

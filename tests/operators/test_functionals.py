@@ -112,6 +112,15 @@ def test_selu_by_the_fenchel_penalty():
     assert (P(y, z) >= 0.5 * (y - x).square().sum(-1) / pl.SELUEnergy.slope - 1e-12).all()
 
 
+@pytest.mark.parametrize("s", [1e-12, 1e-3, 0.5, 1 - 1e-9, 1.5, 10.0])
+def test_softmax_prox_solves_its_equation(s):
+    """(1 - s) u + s log u - x is the same number where u > 0, for steps however small: a subproblem starts with such a step."""
+    x = 5 * torch.randn(50, 30, dtype=torch.float64)
+    u = pl.Softmax()._prox(x, s)
+    r = (1 - s) * u + s * u.clamp(min=1e-300).log() - x
+    assert ((r - (r * u).sum(-1, keepdim=True)).abs() * u).max() < 1e-9 * max(s, 1)
+
+
 def test_softmax_along_any_axis():
     """The same functional as along the last axis, of the turned element."""
     z = torch.randn(2, 4, 2, 3, dtype=torch.float64)
