@@ -223,9 +223,10 @@ class Softmax(Functional):
     def _prox(self, x, sigma):
         # u = e^w with a e^w + w = (x - m)/s, a = 1/s - 1. The sum of u is convex and decreasing in the multiplier m: Newton from the left,
         # from an m where the sum is at least 1; the root w inside by Newton too, e^w + w being convex (concave for a < 0, which is s > 1)
-        axis, s = self._axis, torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-        if not s.dim() and s == 1:
+        axis = self._axis
+        if isinstance(sigma, (int, float)) and sigma == 1:
             return torch.softmax(x, axis)
+        s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         a = 1 / s - 1
         log_a = a.clamp(min=1e-30).log()
         m = torch.maximum(s * torch.logsumexp(x / s, axis, keepdim=True) - (1 - s).clamp(min=0), x.amax(axis, keepdim=True) + s - 1)
