@@ -91,7 +91,8 @@ def compare(makers, x, y, xt, yt, epochs, seeds):
             for n in names if epoch % 2 else reversed(names):
                 times[n].append(seconds(runs[n].run)[0])
                 accuracies[n][epoch].append(accuracy(runs[n].network, xt, yt))
-    print(f"{'test accuracy (%), mean of ' + str(seeds) + ' seeds':<36}" + "".join(f"{'epoch ' + str(e + 1):>9}" for e in range(epochs)) + "   time per epoch / first row: median (range)")
+    print(f"{f'test accuracy (%), mean of {seeds} seeds':<36}" + "".join(f"{f'epoch {e + 1}':>9}" for e in range(epochs)) + "   time per epoch / first row: median (range)")
     for n in names:
         ratios = [a / b for a, b in zip(times[n], times[names[0]])]
-        print(f"{n:<36}" + "".join(f"{statistics.mean(a):9.2f}" for a in accuracies[n]) + f"   {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}); {statistics.median(times[n]):.2f} s")
+        print(f"{n:<36}" + "".join(f"{statistics.mean(a):9.2f}" for a in accuracies[n])
+              + f"   {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}); {statistics.median(times[n]):.2f} s")

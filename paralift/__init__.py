@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 from . import data, networks, plotting, testing
-from .interop import from_odl, from_pyproximal, to_odl, to_pylops
+from .interop import from_module, from_odl, from_pyproximal, to_odl, to_pylops
 from .operators import *  # noqa: F403
 from .problems import *  # noqa: F403
 from .solvers import *  # noqa: F403

@@ -5,7 +5,6 @@ import hashlib
 import os
 import struct
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -15,10 +14,11 @@ import torch
 __all__ = ["digits", "mnist", "fashion_mnist"]
 
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-_SOURCES = {
+_SOURCES = {          # address; md5 of the four unpacked files, for archives of the same data differ in their time stamps
     "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/", (
         "6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624", "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637")),
-    "fashion_mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", None),
+    "fashion_mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", (
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9", "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965")),
 }
 
 
@@ -70,7 +70,7 @@ def _find(name, index):
                 return file
     try:
         return _download(name, index, places[-1])
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, EOFError) as error:
         raise FileNotFoundError(f"{name}: {_FILES[index]}(.gz) was looked for in {', '.join(map(str, places))}, and the download failed ({error}); "
                                 f"put the four IDX files into one of these folders, or set PARALIFT_DATA to the folder that holds {name}/.") from None
 
@@ -79,7 +79,7 @@ def _download(name, index, folder):
     base, checksums = _SOURCES[name]
     with urllib.request.urlopen(f"{base}{_FILES[index]}.gz", timeout=20) as response:
         packed = response.read()
-    if checksums and hashlib.md5(gzip.decompress(packed)).hexdigest() != checksums[index]:
+    if hashlib.md5(gzip.decompress(packed)).hexdigest() != checksums[index]:
         raise ValueError(f"{name}: the downloaded {_FILES[index]}.gz has a wrong checksum; fetch it from another place.")
     folder.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=folder)

@@ -1,13 +1,14 @@
-"""Doors to ODL, pyproximal and pylops. They load on first use; nothing here is on a hot path."""
+"""Doors to ODL, pyproximal, pylops and torch modules. The libraries load on first use; nothing here is on a hot path."""
 
 import numpy as np
 import torch
 
 from .operators.functional import Functional
+from .operators.module import ModuleOperator
 from .operators.operator import LinearOperator, Operator
 from .operators.space import Space, inner
 
-__all__ = ["from_odl", "to_odl", "from_pyproximal", "to_pylops"]
+__all__ = ["from_odl", "to_odl", "from_pyproximal", "to_pylops", "from_module"]
 
 
 def _numpy(x):
@@ -112,7 +113,7 @@ def to_odl(obj):
         def adjoint(self):
             return Map(self.back, self.range, self.domain, True, self.f)
 
-    if isinstance(obj, Operator):
+    if isinstance(obj, Operator) and obj.is_linear:
         return Map(obj._call, space(obj.domain), space(obj.range), True, obj._adjoint)
     if not isinstance(obj, Functional) or obj.space is None:
         raise TypeError(f"to_odl got {obj!r}; it needs a linear operator, or a functional bound to a space: f.on(shape).")
@@ -179,3 +180,8 @@ def to_pylops(op):
             return _numpy(op._adjoint(torch.as_tensor(np.ascontiguousarray(y)).reshape(op.range.shape)).reshape(-1))
 
     return Wrapped()
+
+
+def from_module(module, input_shape):
+    """A torch module as an operator with parameters, `ModuleOperator`."""
+    return ModuleOperator(module, input_shape)

@@ -129,6 +129,7 @@ def check_penalty(penalty, points=None, tolerance=1e-6, seed=0):
     y = sigma(z + noise(z))
     # P - N is q/2 |x|^2 - <x, t(z)> + c(z): its difference quotient along x - y is exact at the midpoint
     N = penalty.nonsmooth
+    table.add("sigma(z) minimises P(., z)", (penalty._minimiser(penalty._target(z).clone()) - sigma(z)).abs().max(), tolerance)
     change = (penalty(x, z) - N(x)) - (penalty(y, z) - N(y))
     table.add("gradient_x is that of P - N", (change - inner(penalty.gradient_x(0.5 * (x + y), z), x - y, n)).abs().max() / (1 + change.abs().max()), 1e-6)
     for tau in (0.2, 1.0, 5.0):

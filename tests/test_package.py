@@ -1,5 +1,7 @@
 import ast
 import gzip
+import hashlib
+import io
 import os
 import re
 import struct
@@ -68,7 +70,25 @@ def test_idx_files(tmp_path, monkeypatch):
         pl.data.mnist()
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_a_wrong_download_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("PARALIFT_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    packed = gzip.compress(b"something else")
+    monkeypatch.setattr(pl.data.urllib.request, "urlopen", lambda *a, **k: io.BytesIO(packed))
+    with pytest.raises(ValueError, match="wrong checksum"):
+        getattr(pl.data, name)()
+    packed = packed[:-9]
+    with pytest.raises(FileNotFoundError, match="download failed"):
+        getattr(pl.data, name)()
+    assert not any(tmp_path.rglob("*.gz"))
+
+
 @pytest.mark.skipif("PARALIFT_DATA" not in os.environ, reason="PARALIFT_DATA is not set")
-def test_real_mnist():
-    (x, y), (xt, yt) = pl.data.mnist()
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_real_data(name):
+    (x, y), (xt, yt) = getattr(pl.data, name)()
     assert x.shape == (60000, 784) and len(yt) == 10000 and y.bincount().min() > 5000
+    for i, checksum in enumerate(pl.data._SOURCES[name][1]):
+        file = pl.data._find(name, i)
+        assert hashlib.md5(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()).hexdigest() == checksum

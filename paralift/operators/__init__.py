@@ -4,10 +4,13 @@ from .entropies import *  # noqa: F403
 from .functional import BregmanDistance, Functional, MoreauEnvelope
 from .indicators import *  # noqa: F403
 from .linear import *  # noqa: F403
+from .module import ModuleOperator
 from .norms import *  # noqa: F403
 from .operator import LinearOperator, Operator
 from .penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
 from .potentials import *  # noqa: F403
 from .separable_sum import SeparableSum
+from .smooth_potentials import *  # noqa: F403
 from .space import Space
+from .stacks import *  # noqa: F403
 from .total_variation import TotalVariation

@@ -1,13 +1,11 @@
-"""Linear operators: identity, matrix, diagonal, convolution, finite differences, stacks."""
-
-import math
+"""Linear operators: identity, matrix, diagonal, convolution, finite differences."""
 
 import torch
 
 from .operator import LinearOperator
 from .space import Space
 
-__all__ = ["IdentityOperator", "MatrixOperator", "DiagonalOperator", "Convolution", "Gradient", "VerticalStack"]
+__all__ = ["IdentityOperator", "MatrixOperator", "DiagonalOperator", "Convolution", "Gradient"]
 
 
 class IdentityOperator(LinearOperator):
@@ -56,20 +54,30 @@ class DiagonalOperator(LinearOperator):
 
 
 class Convolution(LinearOperator):
-    """Circular convolution with `kernel`, centred, over all axes of `space`, by FFT (real elements and kernels stay real)."""
+    """(k * x)_i = sum_j k_j x_{i - j + c}, c = (kernel lengths) // 2, over all axes of `space`, by FFT: `space` -> `space`.
 
-    def __init__(self, kernel, space):
-        if kernel.dim() != space.ndim or any(k > n for k, n in zip(kernel.shape, space.shape)):
+    `padding` says what x is past its ends: "circular" (periodic) or "zero". Raises ValueError where the kernel has other axes than the
+    space or longer ones, or is complex on a real space.
+    """
+
+    def __init__(self, kernel, space, padding="circular"):
+        if kernel.dim() != space.ndim or not space.ndim or any(k > n for k, n in zip(kernel.shape, space.shape)):
             raise ValueError(f"Convolution got a kernel of shape {tuple(kernel.shape)}; the space {space.shape} needs as many axes and no longer ones.")
+        if kernel.is_complex() and not space.dtype.is_complex:
+            raise ValueError(f"Convolution got a kernel of dtype {kernel.dtype}; it needs a real one on the space of dtype {space.dtype}.")
+        if padding not in ("circular", "zero"):
+            raise ValueError(f"Convolution got padding={padding!r}; choose 'circular' or 'zero'.")
         super().__init__(space, space)
-        padded = torch.zeros(space.shape, dtype=kernel.dtype, device=kernel.device)
-        padded[tuple(slice(0, k) for k in kernel.shape)] = kernel
-        self.axes = tuple(range(-space.ndim, 0))
-        self.transfer = torch.fft.fftn(torch.roll(padded, [-(k // 2) for k in kernel.shape], list(range(kernel.dim()))))
+        # k // 2 zeros after the end keep every wrapped term out of the part that is returned
+        self.sizes = [n + (k // 2 if padding == "zero" else 0) for n, k in zip(space.shape, kernel.shape)]
+        self.axes, self.inside = tuple(range(-space.ndim, 0)), (..., *(slice(n) for n in space.shape))
+        self.fft, self.ifft = (torch.fft.fftn, torch.fft.ifftn) if space.dtype.is_complex else (torch.fft.rfftn, torch.fft.irfftn)
+        padded = torch.zeros(self.sizes, dtype=space.dtype, device=space.device)
+        padded[tuple(slice(k) for k in kernel.shape)] = kernel.to(space.dtype)
+        self.transfer = self.fft(torch.roll(padded, [-(k // 2) for k in kernel.shape], self.axes))
 
     def _filter(self, x, transfer):
-        y = torch.fft.ifftn(transfer * torch.fft.fftn(x, dim=self.axes), dim=self.axes)
-        return y if self.domain.dtype.is_complex else y.real
+        return self.ifft(transfer * self.fft(x, self.sizes, self.axes), self.sizes, self.axes)[self.inside]
 
     def _call(self, x):
         return self._filter(x, self.transfer)
@@ -100,23 +108,3 @@ class Gradient(LinearOperator):
             out.narrow(axis, 1, n - 1).add_(p)
             out.narrow(axis, 0, n - 1).sub_(p)
         return out
-
-
-class VerticalStack(LinearOperator):
-    """x -> (A_1 x, ..., A_k x), flattened and joined on one axis."""
-
-    def __init__(self, *operators):
-        if not operators or any(op.domain.shape != operators[0].domain.shape for op in operators):
-            raise ValueError(f"VerticalStack got the domains {[op.domain.shape for op in operators]}; it needs at least one operator and equal domains.")
-        self.operators = operators
-        self.sizes = [math.prod(op.range.shape) for op in operators]
-        first = operators[0]
-        super().__init__(first.domain, Space((sum(self.sizes),), first.range.dtype, first.range.device))
-
-    def _call(self, x):
-        batch = x.shape[:x.dim() - self.domain.ndim]
-        return torch.cat([op._call(x).reshape(*batch, -1) for op in self.operators], -1)
-
-    def _adjoint(self, y):
-        parts = y.split(self.sizes, -1)
-        return sum(op._adjoint(p.reshape(*y.shape[:-1], *op.range.shape)) for op, p in zip(self.operators, parts))

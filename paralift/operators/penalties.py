@@ -8,7 +8,7 @@ import torch
 
 from .functional import Functional
 from .norms import ZeroFunctional
-from .potentials import activation
+from .potentials import activation, activation_
 from .space import inner, sum_trailing
 
 __all__ = ["Penalty", "LiftedBregman", "MAC", "Lifted", "Fenchel"]
@@ -65,6 +65,11 @@ class Penalty:
 
     def _gradient_x(self, x, z):
         return self.curvature * x - self._target(z)
+
+    def _minimiser(self, v):
+        """argmin_x q |x|^2/2 + N(x) - <v, x>: sigma(z) for v = t(z); may overwrite v."""
+        q = self.curvature
+        return activation_(self.nonsmooth, v) if q == 1 else self.nonsmooth._prox(v / q, 1 / q)
 
     def _prox_x(self, v, z, tau):
         scale = 1 + self.curvature * tau
@@ -147,6 +152,9 @@ class MAC(Penalty):
                 raise TypeError(f"MAC needs an activation that torch can differentiate; {self.potential!r} is not: use LiftedBregman, which does not differentiate it.")
             return torch.autograd.grad(s, z, s.detach() - x)[0]
 
+    def __repr__(self):
+        return super().__repr__() if self._map is None else f"MAC({self._map!r})"
+
 
 class Lifted(Penalty):
     """E_z(x) = |x - z|^2/2 + Psi(x); at x = sigma(z) the Moreau envelope of Psi remains, so it also penalises z itself.
@@ -184,6 +192,9 @@ class Fenchel(Penalty):
 
     def activation(self, z):
         return activation(self.potential, z) if self._map is None else self._map(z)
+
+    def _minimiser(self, v):
+        return self.activation(v)
 
     def _value(self, x, z):
         return self._smooth_value(x, z) + self.potential(x)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ..operators.potentials import activation_
+from ..operators.operator import push_forward
 from .problem import Linearisation, Problem
 
 __all__ = ["LiftedProblem"]
@@ -218,7 +218,7 @@ class LiftedProblem(Problem):
                 size = math.sqrt(sum(float(v.square().sum()) for v in g.values())) or 1.0
                 direction = {inside: g[name] / size for name, inside in stage.theta.items()}
                 local = stage._local(point)
-                _, r = torch.func.jvp(lambda p: stage._call_module(p, x, self.seed, False), (local,), (direction,))
+                r = push_forward(lambda p: stage._call_module(p, x, self.seed, False), local, direction)
                 ratio = float(r.square().sum())
             return 1.2 * ratio
         flat = x.reshape(-1, x.shape[-1])
@@ -259,10 +259,9 @@ class LiftedProblem(Problem):
         return loss, gradient
 
     def _backward_x(self, stage, z, g, ratio):
-        """argmin_x P(x, z) + S(x)/rho + <ratio g, x>: for penalties |x|^2/2 - <x, t(z)> + N(x) that is the activation's own prox of t(z) - ratio g."""
+        """argmin_x P(x, z) + S(x)/rho + <ratio g, x>: for penalties |x|^2/2 - <x, t(z)> + N(x) that is the activation at t(z) - ratio g."""
         P = stage.penalty
-        v = torch.sub(P._target(z), g, alpha=ratio)
-        x = activation_(P.nonsmooth, v) if P.curvature == 1 else P.nonsmooth._prox(v, 1.0)
+        x = P._minimiser(torch.sub(P._target(z), g, alpha=ratio))
         return self.extra[stage.index]._prox(x, 1 / self.rho[stage.index]) if stage.index in self.extra else x
 
     def implicit_step(self, theta, tau, sweeps):
@@ -305,8 +304,7 @@ class LiftedProblem(Problem):
 
     def _theta_step(self, stage, point, anchor, x, z, r, own, tau):
         """theta_l: minimise the majorised regression rho_l P_l + |theta - anchor|^2 / (2 tau) [+ R]."""
-        n, l = self.samples, stage.index
-        slope = self._slope(stage)
+        n, slope = self.samples, self._slope(stage)
         names = {inside: name for name, inside in stage.theta.items()}
         if stage.is_linear_layer and x.dim() == 2 and not any(name in self.regularisers for name in stage.theta) and self._trained.issuperset(stage.theta) and math.isfinite(slope):
             a = tau / n

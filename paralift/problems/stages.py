@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
-from ..operators import potentials as P
+from .. import operators as P
 from ..operators.functional import Functional
+from ..operators.module import call_module, is_random
+from ..operators.operator import push_forward
 from ..operators.penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
 
 __all__ = ["Stage", "cut", "chain", "affine"]
 
 PENALTIES = {"bregman": LiftedBregman, "mac": MAC, "lifted": Lifted, "fenchel": Fenchel}
-NO_PROX = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanhshrink, nn.Hardshrink, nn.SELU, nn.Softsign, nn.LogSigmoid)
+NO_PROX = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanhshrink, nn.Hardshrink, nn.SELU, nn.Softsign, nn.LogSigmoid, nn.ELU, nn.CELU, nn.LeakyReLU)
 
 
 def affine(inputs, outputs, bias=True):
@@ -49,7 +50,11 @@ def potential_of(module):
     if isinstance(module, Activation):
         return module.potential
     if isinstance(module, nn.LeakyReLU):
-        return P.LeakyReLU(module.negative_slope) if 0 < module.negative_slope <= 1 else None
+        return P.ReLU() if module.negative_slope == 0 else P.LeakyReLU(module.negative_slope) if 0 < module.negative_slope <= 1 else None
+    if isinstance(module, nn.ELU):
+        return P.ELU(module.alpha) if 0 < module.alpha <= 1 else None
+    if isinstance(module, nn.CELU):
+        return P.CELU(module.alpha) if module.alpha > 0 else None
     if isinstance(module, nn.ReLU6):
         return P.ReLU6()
     if isinstance(module, nn.Hardtanh):
@@ -58,8 +63,10 @@ def potential_of(module):
         return P.SoftThreshold(module.lambd)
     if isinstance(module, nn.Softplus):
         return P.Softplus(module.beta)
-    if isinstance(module, nn.Softmax) and module.dim in (-1, 1):
-        return P.Softmax()
+    if isinstance(module, nn.Softmax) and module.dim not in (None, 0):
+        return P.Softmax(module.dim - 1 if module.dim > 0 else module.dim)
+    if isinstance(module, nn.Softmax2d):
+        return P.Softmax(-3)
     simple = {nn.ReLU: P.ReLU, nn.Tanh: P.Tanh, nn.Sigmoid: P.Sigmoid}
     return simple[type(module)]() if type(module) in simple else None
 
@@ -91,21 +98,7 @@ class Stage:
             return self._call_module(self._local(point), x, seed, update_buffers)
 
     def _call_module(self, local, x, seed, update_buffers):
-        norms = [] if update_buffers or not self.module.training else [m for m in self.module.modules() if getattr(m, "track_running_stats", False)]
-        for m in norms:
-            m.track_running_stats = False
-        saved = [(m, m.running_mean, m.running_var) for m in norms]
-        for m in norms:
-            m.running_mean = m.running_var = None
-        try:
-            if not self.random or seed is None:
-                return functional_call(self.module, local, (x,))
-            with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-                torch.manual_seed(seed + self.index)
-                return functional_call(self.module, local, (x,))
-        finally:
-            for m, mean, var in saved:
-                m.track_running_stats, m.running_mean, m.running_var = True, mean, var
+        return call_module(self.module, local, x, 10007 * seed + self.index if self.random and seed is not None else None, update_buffers)
 
     def pull_linear(self, x, point, wrt_input=True, wrt_theta=True):
         """The local map of a linear layer in closed form."""
@@ -158,8 +151,7 @@ class Stage:
         v = torch.ones_like(x) + 0.1 * torch.sin(torch.arange(x.numel(), dtype=x.dtype, device=x.device)).view_as(x)
         for _ in range(iterations):
             v = v / torch.linalg.vector_norm(v).clamp(min=1e-30)
-            _, Jv = torch.func.jvp(f, (x,), (v,))
-            v = torch.func.vjp(f, x)[1](Jv)[0]
+            v = torch.func.vjp(f, x)[1](push_forward(f, x, v))[0]
         return 1.1 * torch.linalg.vector_norm(v)
 
 
@@ -178,7 +170,11 @@ def _bind(penalty, potential, label):
 
 
 def cut(network, penalty="bregman"):
-    """Stages of a `torch.nn.Sequential` (nested ones are opened): a stage ends at every activation. Returns (stages, ends_in_activation)."""
+    """Stages of a `torch.nn.Sequential` (nested ones are opened): a stage ends at every activation. Returns (stages, ends_in_activation).
+
+    Modules that work in place are told not to: their input is an unknown. Activations without a potential get MAC, and one warning for all;
+    SELU, of slope above 1, gets Fenchel.
+    """
     leaves = []
 
     def open_up(module, prefix):
@@ -194,17 +190,19 @@ def cut(network, penalty="bregman"):
         leaves.append(("", network))
     else:
         raise TypeError(f"{type(network).__name__} was given as the network; it needs a torch.nn.Module, for instance torch.nn.Sequential(...) or paralift.networks.chain(...).")
-    stages, pending = [], []
+    for m in network.modules():
+        if getattr(m, "inplace", False):
+            m.inplace = False
+    stages, pending, by_mac = [], [], []
 
     def close(stage_penalty):
         modules = [m for _, m in pending]
-        module = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+        module = modules[0] if len(modules) == 1 else nn.Sequential(*modules) if modules else nn.Identity()
         theta = {}
         for position, (name, m) in enumerate(pending):
             for inside, _ in m.named_parameters():
                 theta[f"{name}.{inside}" if name else inside] = inside if len(modules) == 1 else f"{position}.{inside}"
-        random = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules())
-        stages.append(Stage(len(stages) + 1, module if modules else nn.Identity(), theta, stage_penalty, random))
+        stages.append(Stage(len(stages) + 1, module, theta, stage_penalty, is_random(module)))
         pending.clear()
 
     for name, module in leaves:
@@ -212,11 +210,16 @@ def cut(network, penalty="bregman"):
         label = f"layer {name} ({type(module).__name__})"
         if potential is not None:
             close(_bind(penalty, potential, label))
-        elif isinstance(module, NO_PROX) or isinstance(module, (nn.ELU, nn.CELU)):
-            warnings.warn(f"{label} is no proximal map: its stage gets the MAC penalty with a local derivative. Near potentials: Softplus, ReLU, LeakyReLU.", stacklevel=3)
+        elif isinstance(module, nn.SELU) and penalty in ("bregman", "fenchel", LiftedBregman, Fenchel):
+            close(Fenchel(P.SELUEnergy(), activation=module, slope=P.SELUEnergy.slope))
+        elif isinstance(module, NO_PROX):
+            by_mac.append(label)
             close(MAC(None, activation=module))
         else:
             pending.append((name, module))
+    if by_mac and penalty not in ("mac", MAC):
+        warnings.warn(f"{', '.join(by_mac)}: no proximal map that we know, so these stages get the MAC penalty with a local derivative. "
+                      "Near potentials: Softplus, ELU, ReLU, LeakyReLU.", stacklevel=3)
     ends_in_activation = not pending
     if pending:
         close(None)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import paralift as pl
-from paralift.operators import entropies, indicators, norms, potentials, total_variation
+from paralift.operators import entropies, indicators, norms, potentials, smooth_potentials, total_variation
 
 torch.manual_seed(0)
 POSITIVE = torch.rand(6, 7, dtype=torch.float64) * 3 + 0.1
@@ -46,11 +46,14 @@ CASES = {
     "Sigmoid": (pl.Sigmoid(), None, (v(1, 0.5), -0.5 - math.log(2) - 0.125)),
     "Softplus": (pl.Softplus(1.5), None, (v(0.0), math.pi**2 / 6 / 2.25)),
     "Softmax": (pl.Softmax(), None, (v(0.5, 0.5), -math.log(2) - 0.25)),
+    "ELU": (pl.ELU(0.7), None, (v(2, -0.7), 0.7 - 0.245)),
+    "CELU": (pl.CELU(2.5), None, (v(2, -2.5), 3.125)),
+    "SELUEnergy": (pl.SELUEnergy(), None, (v(2, -pl.SELUEnergy.slope), 2 / pl.SELUEnergy.scale + pl.SELUEnergy.slope)),
     "Sparsemax": (pl.Sparsemax(), None, (v(0.5, 0.5), 0)),
 }
-MODULES = (norms, indicators, entropies, potentials, total_variation)
+MODULES = (norms, indicators, entropies, potentials, smooth_potentials, total_variation)
 FOUND = sorted({n for m in MODULES for n, c in inspect.getmembers(m, inspect.isclass) if issubclass(c, pl.Functional) and c is not pl.Functional and not n.startswith("_")})
-POTENTIALS = [n for n, c in inspect.getmembers(potentials, inspect.isclass) if issubclass(c, pl.Functional) and c.__module__ == potentials.__name__]
+POTENTIALS = [n for n in FOUND if any(getattr(m, n).__module__ == m.__name__ for m in (potentials, smooth_potentials) if hasattr(m, n)) and n != "SELUEnergy"]
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -83,12 +86,60 @@ def test_bregman_closed_form(name):
 
 @pytest.mark.parametrize("name,torch_map", [("ReLU", torch.relu), ("Tanh", torch.tanh), ("Sigmoid", torch.sigmoid), ("Softmax", lambda z: torch.softmax(z, -1)),
                                             ("ReLU6", torch.nn.functional.relu6), ("Softplus", lambda z: torch.nn.functional.softplus(z, 1.5)),
+                                            ("ELU", lambda z: torch.nn.functional.elu(z, 0.7)), ("CELU", lambda z: torch.nn.functional.celu(z, 2.5)),
                                             ("LeakyReLU", lambda z: torch.nn.functional.leaky_relu(z, 0.2))])
 def test_activation_is_the_prox(name, torch_map):
     z = 3 * torch.randn(50, 5, dtype=torch.float64)
     psi = CASES[name][0]
     assert (psi._prox(z, 1.0 + 1e-12) - torch_map(z)).abs().max() < 1e-8
     assert torch.equal(pl.LiftedBregman(psi).activation(z), torch_map(z))
+
+
+def test_boundary_values():
+    """Finite at the end of the range, infinite past it."""
+    for f, end in ((pl.ELU(0.7), 0.7), (pl.CELU(2.5), 2.5), (pl.SELUEnergy(), pl.SELUEnergy.slope)):
+        assert torch.isfinite(f(v(-end))) and f(v(-end - 1e-6)) == math.inf and f(v(0.0)) == 0
+
+
+def test_selu_by_the_fenchel_penalty():
+    selu = torch.nn.SELU()
+    P = pl.Fenchel(pl.SELUEnergy(), activation=selu, slope=pl.SELUEnergy.slope)
+    pl.testing.check_penalty(P)
+    z = 3 * torch.randn(200, 1, dtype=torch.float64)
+    x = selu(z)
+    assert (P.potential._gradient(x) - z).abs().max() < 1e-9                      # sigma inverts F'
+    y = selu(z + torch.randn_like(z))
+    assert (P(y, z) >= 0.5 * (y - x).square().sum(-1) / pl.SELUEnergy.slope - 1e-12).all()
+
+
+@pytest.mark.parametrize("s", [1e-12, 1e-3, 0.5, 1 - 1e-9, 1.5, 10.0])
+def test_softmax_prox_solves_its_equation(s):
+    """(1 - s) u + s log u - x is the same number where u > 0, for steps however small: a subproblem starts with such a step."""
+    x = 5 * torch.randn(50, 30, dtype=torch.float64)
+    u = pl.Softmax()._prox(x, s)
+    r = (1 - s) * u + s * u.clamp(min=1e-300).log() - x
+    assert ((r - (r * u).sum(-1, keepdim=True)).abs() * u).max() < 1e-9 * max(s, 1)
+
+
+def test_softmax_along_any_axis():
+    """The same functional as along the last axis, of the turned element."""
+    z = torch.randn(2, 4, 2, 3, dtype=torch.float64)
+    for axis in (-1, 1, -3, 0):
+        psi, d = pl.Softmax(axis).on((4, 2, 3)), axis + 1 if axis >= 0 else axis
+        turn = lambda t: t.transpose(d, -1)
+        B, last = pl.LiftedBregman(psi), pl.LiftedBregman(pl.Softmax().on(tuple(turn(z).shape[1:])))
+        x = torch.softmax(z + 1, d)
+        assert torch.equal(B.activation(z), torch.softmax(z, d)) and torch.allclose(B(x, z), last(turn(x), turn(z)))
+    assert torch.allclose(turn(psi._prox(z, 0.6)), last.potential._prox(turn(z), 0.6))
+    with pytest.raises(ValueError, match="no such axis"):
+        pl.Softmax(3).on((4, 2))
+
+
+@pytest.mark.parametrize("call,text", [(lambda: pl.ELU(1.5), "0 < alpha <= 1"), (lambda: pl.ELU(0), "0 < alpha"), (lambda: pl.CELU(-1), "alpha > 0"),
+                                       (lambda: pl.Softmax(None), "needs an integer"), (lambda: pl.Softplus(0), "beta > 0")])
+def test_bad_parameters(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()
 
 
 @pytest.mark.parametrize("f", [pl.L1Norm(), pl.Huber(0.5), pl.L2NormSquared(), pl.IndicatorNonnegative(), pl.SoftThreshold(0.3)])

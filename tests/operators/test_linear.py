@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import paralift as pl
-from paralift.operators import linear
+from paralift.operators import linear, stacks
 
 S = pl.Space((5, 6), torch.float64)
 M = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -16,9 +16,13 @@ CASES = {
     "DiagonalOperator": pl.DiagonalOperator(M),
     "Convolution": pl.Convolution(M[:3, :3], S),
     "Gradient": pl.Gradient(S),
+    "ZeroPaddedConvolution": pl.Convolution(M[:4, :3], S, padding="zero"),
+    "HorizontalStack": pl.HorizontalStack(pl.Gradient(S).adjoint, pl.IdentityOperator(S)),
+    "DiagonalStack": pl.DiagonalStack(pl.Gradient(S), pl.MatrixOperator(M)),
     "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
 }
-FOUND = [n for n, c in inspect.getmembers(linear, inspect.isclass) if issubclass(c, pl.LinearOperator) and c.__module__ == linear.__name__]
+FOUND = ["ZeroPaddedConvolution"] + [n for m in (linear, stacks) for n, c in inspect.getmembers(m, inspect.isclass)
+                                     if issubclass(c, pl.LinearOperator) and c.__module__ == m.__name__]
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -46,6 +50,37 @@ def test_convolution_known_value():
     assert torch.allclose(pl.Convolution(kernel, pl.Space((4,), torch.float64))(x), torch.roll(x, 1))
 
 
+@pytest.mark.parametrize("padding", ["zero", "circular"])
+@pytest.mark.parametrize("shape,lengths", [((7,), (4,)), ((6, 5), (3, 4)), ((4, 5, 6), (3, 1, 2)), ((3,), (3,))])
+def test_convolution_against_the_sum(padding, shape, lengths):
+    """Real and complex kernels in one, two and three dimensions, batch axes in front, against the sum written out by torch's own convolution."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, *shape, dtype=torch.float64, generator=g)
+    kernel = torch.randn(lengths, dtype=torch.float64, generator=g)
+    d = len(shape)
+    pads = [p for k in reversed(lengths) for p in (k - 1 - k // 2, k // 2)]
+    padded = torch.nn.functional.pad(x.reshape(6, 1, *shape), pads, mode="constant" if padding == "zero" else "circular")
+    expected = getattr(torch.nn.functional, f"conv{d}d")(padded, kernel.flip(tuple(range(d)))[None, None]).view_as(x)
+    op = pl.Convolution(kernel, pl.Space(shape, torch.float64), padding=padding)
+    assert torch.allclose(op(x), expected)
+    pl.testing.check_operator(op)
+    complex_op = pl.Convolution(torch.complex(kernel, kernel.flip(0)), pl.Space(shape, torch.complex128), padding=padding)
+    pl.testing.check_operator(complex_op)
+    assert torch.allclose(complex_op(x + 0j).real, expected)
+
+
+def test_stacks_are_adjoint_to_each_other_and_split():
+    A, B = pl.MatrixOperator(M), pl.MatrixOperator(M[:, :5])
+    row, column = pl.HorizontalStack(A, B), pl.VerticalStack(A.adjoint, B.adjoint)
+    a, b, y = torch.randn(3, 7, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    assert torch.allclose(row(row.domain.join(a, b)), A(a) + B(b)) and torch.equal(row.adjoint(y), column(y))
+    diagonal = pl.DiagonalStack(pl.Gradient(S), A)
+    u = torch.randn(3, 5, 6, dtype=torch.float64)
+    p, q = diagonal.range.split(diagonal(diagonal.domain.join(u, a)))
+    assert torch.equal(p, pl.Gradient(S)(u)) and torch.equal(q, A(a))
+    pl.testing.check_operator(row @ pl.DiagonalStack(pl.IdentityOperator(A.domain), pl.DiagonalOperator(M[0, :5])))
+
+
 def test_nonlinear_operator_has_a_local_derivative():
     class Square(pl.Operator):
         def _call(self, x):
@@ -63,3 +98,27 @@ def test_errors_are_sentences():
         pl.MatrixOperator(M) * 2
     with pytest.raises(ValueError, match="trailing axes"):
         pl.MatrixOperator(M)(torch.zeros(3, dtype=torch.float64))
+
+
+R = pl.Space((4,), torch.float64)
+BAD = [
+    (lambda: pl.Convolution(M, pl.Space((3, 3), torch.float64)), "no longer ones"),
+    (lambda: pl.Convolution(M[0], S), "as many axes"),
+    (lambda: pl.Convolution(M[:3, :3], S, padding="same"), "'circular' or 'zero'"),
+    (lambda: pl.Convolution(M[:3, :3] + 0j, S), "a real one"),
+    (lambda: pl.HorizontalStack(), "at least one"),
+    (lambda: pl.HorizontalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:3])), "ranges .* equal"),
+    (lambda: pl.VerticalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:, :3])), "domains .* equal"),
+    (lambda: pl.DiagonalStack(pl.from_module(torch.nn.Linear(3, 3), 3)), "linear ones"),
+    (lambda: pl.DiagonalStack(pl.IdentityOperator(S), pl.IdentityOperator(pl.Space((2,)))), "one dtype"),
+    (lambda: pl.ProductSpace(S, R).join(M), "trailing axes"),
+    (lambda: pl.ProductSpace(S, R).split(M), "last axis of 34"),
+    (lambda: pl.HorizontalStack(pl.MatrixOperator(M), pl.MatrixOperator(M))(M), "trailing axes"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(BAD)))
+def test_bad_input(case):
+    call, text = BAD[case]
+    with pytest.raises(ValueError, match=text):
+        call()

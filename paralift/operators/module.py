@@ -1,0 +1,99 @@
+"""A torch module as an operator with parameters."""
+
+import torch
+from torch import nn
+from torch.func import functional_call, vjp
+
+from .operator import Operator, push_forward
+from .space import Space
+
+__all__ = ["ModuleOperator", "call_module", "is_random"]
+
+
+def is_random(module):
+    """Whether `module` draws random numbers while it trains (Dropout, RReLU, dropout inside an attention or a recurrent layer)."""
+    return any(isinstance(m, (nn.modules.dropout._DropoutNd, nn.RReLU)) or getattr(m, "dropout", 0) not in (0, None, False) for m in module.modules())
+
+
+def call_module(module, parameters, x, seed=None, update_buffers=False):
+    """module(x) with `parameters` {name: tensor}; buffers (running statistics) keep their values unless told, `seed` draws what is random."""
+    state = parameters
+    if module.training and not update_buffers:
+        state = {**parameters, **{name: b.clone() for name, b in module.named_buffers()}}
+    if seed is None:
+        return functional_call(module, state, (x,))
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return functional_call(module, state, (x,))
+
+
+class ModuleOperator(Operator):
+    """x -> module(x; theta): `op(x)`, `op.derivative(x)` with its adjoint, `op.parameter_derivative(x)`; all local, by torch.func.
+
+    Parameters
+    ----------
+    module : torch.nn.Module with one input and one output, whose first axis is the batch; used as it is, in its own mode and never changed:
+        batch normalisation keeps its running statistics, dropout draws the same mask in every call.
+    input_shape : shape of an element without batch axes, or a Space (for integer inputs: Space(shape, torch.int64)).
+
+    Any number of batch axes, in front; batch normalisation in training mode couples them. Raises ValueError where the module refuses the shape.
+    """
+
+    def __init__(self, module, input_shape):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"ModuleOperator got {type(module).__name__}; it needs a torch.nn.Module.")
+        self.module, self.random = module, is_random(module)
+        first = next(module.parameters(), torch.empty(0))
+        domain = input_shape if isinstance(input_shape, Space) else Space(input_shape, first.dtype, first.device)
+        with torch.no_grad():
+            try:
+                z = call_module(module, self.parameters, domain.zero(2), 0)
+            except (RuntimeError, IndexError, ValueError) as error:
+                raise ValueError(f"{type(module).__name__} refused an input of shape {(2, *domain.shape)}, dtype {domain.dtype}: {str(error).splitlines()[0]} "
+                                 "Make input_shape fit the module, without batch axes.") from None
+        super().__init__(domain, Space(tuple(z.shape[1:]), z.dtype, z.device))
+
+    @property
+    def parameters(self):
+        """{name: tensor}, without a graph."""
+        return {name: p.detach() for name, p in self.module.named_parameters()}
+
+    def _apply(self, parameters, x):
+        batch = x.shape[:x.dim() - self.domain.ndim]
+        z = call_module(self.module, parameters, x.reshape(-1, *self.domain.shape), 0 if self.random and self.module.training else None)
+        return z.reshape(*batch, *z.shape[1:])
+
+    def _call(self, x):
+        return self._apply(self.parameters, x)
+
+    def derivative(self, x):
+        if not x.is_floating_point() and not x.is_complex():
+            raise TypeError(f"the derivative of {self!r} at an input of dtype {x.dtype} was asked for; integer inputs have none: use parameter_derivative(x).")
+        return super().derivative(x)
+
+    def parameter_derivative(self, x):
+        """J = d module(x; theta) / d theta: `J({name: dtheta})` -> tensor (names left out count as zero), `J.adjoint(r)` -> {name: tensor}, summed over the batch."""
+        return _ParameterDerivative(self, x)
+
+    def __repr__(self):
+        return f"ModuleOperator({type(self.module).__name__}, {self.domain.shape} -> {self.range.shape})"
+
+
+class _ParameterDerivative:
+    def __init__(self, op, x):
+        if not op.domain.fits(x):
+            raise ValueError(f"{op!r} got an input of shape {tuple(x.shape)}; its domain needs trailing axes {op.domain.shape}.")
+        self.op, self.x, self.theta = op, x, op.parameters
+
+    def _map(self, theta):
+        return self.op._apply(theta, self.x)
+
+    def __call__(self, direction):
+        wrong = [name for name, d in direction.items() if name not in self.theta or d.shape != self.theta[name].shape]
+        if wrong:
+            raise ValueError(f"parameter_derivative got directions for {wrong}; the parameters are { {name: tuple(p.shape) for name, p in self.theta.items()} }.")
+        full = {name: direction[name] if name in direction else torch.zeros_like(p) for name, p in self.theta.items()}
+        return push_forward(self._map, self.theta, full)
+
+    def adjoint(self, r):
+        return vjp(self._map, self.theta)[1](r)[0]
