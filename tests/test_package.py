@@ -44,9 +44,21 @@ def test_examples(script, arguments, tmp_path):
     assert list(tmp_path.glob("*.png"))
 
 
-def test_code_of_the_readme_runs():
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S))
-    exec(compile(code, "README.md", "exec"), {})
+PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("doc/**/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
+    """The python blocks of a page run top to bottom in one namespace; a traceback shows the page and its line."""
+    monkeypatch.chdir(tmp_path)
+    text, namespace = (ROOT / page).read_text(), {"__name__": "page"}
+    for block in re.finditer(r"^```python\n(.*?)^```", text, re.S | re.M):
+        exec(compile("\n" * text.count("\n", 0, block.start(1)) + block[1], ROOT / page, "exec"), namespace)
+
+
+def test_links_of_the_pages_resolve():
+    run = subprocess.run([sys.executable, ROOT / "doc" / "check_links.py"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def write_idx(path, array):
