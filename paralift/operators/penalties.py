@@ -23,6 +23,7 @@ class Penalty:
 
     zero_at_consistency = True     # P(sigma(z), z) = 0
     lipschitz_z = 1.0              # of z -> gradient_z(x, z); 1 where sigma is a proximal map
+    majorised = True               # lipschitz_z is a bound; False: an estimate, so that descent must be checked
     curvature = 1.0                # q
 
     def __init__(self, potential):
@@ -122,6 +123,8 @@ class MAC(Penalty):
 
     `activation` may replace the potential by any differentiable map (GELU, SiLU). Source: Carreira-Perpinan & Wang, AISTATS 2014.
     """
+
+    majorised = False              # the slope 1 is Gauss and Newton's
 
     def __init__(self, potential=None, activation=None):
         super().__init__(ZeroFunctional() if potential is None else potential)

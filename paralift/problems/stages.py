@@ -18,7 +18,8 @@ from ..operators.penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
 __all__ = ["Stage", "cut", "chain", "affine"]
 
 PENALTIES = {"bregman": LiftedBregman, "mac": MAC, "lifted": Lifted, "fenchel": Fenchel}
-NO_PROX = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanhshrink, nn.Hardshrink, nn.SELU, nn.Softsign, nn.LogSigmoid, nn.ELU, nn.CELU, nn.LeakyReLU)
+NO_PROX = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanhshrink, nn.Hardshrink, nn.Hardsigmoid, nn.RReLU, nn.Threshold, nn.Softmin, nn.SELU, nn.Softsign,
+           nn.LogSigmoid, nn.ELU, nn.CELU, nn.LeakyReLU)
 
 
 def affine(inputs, outputs, bias=True):
@@ -156,13 +157,14 @@ class Stage:
 
 
 def _bind(penalty, potential, label):
-    """The stage's penalty from a name, a class, a factory or an instance (an instance is taken as it is)."""
+    """The stage's penalty from a name, a class or a factory."""
     if isinstance(penalty, str):
         if penalty not in PENALTIES:
             raise ValueError(f"penalty={penalty!r} was given for {label}; choose one of {sorted(PENALTIES)}, or a Penalty class.")
         return PENALTIES[penalty](potential)
     if isinstance(penalty, Penalty):
-        return penalty
+        raise TypeError(f"penalty={penalty!r} was given, which is bound to its own potential; every layer needs its own: pass the class {type(penalty).__name__}, "
+                        "or a function potential -> Penalty.")
     bound = penalty(potential) if callable(penalty) else None
     if not isinstance(bound, Penalty):
         raise TypeError(f"penalty={penalty!r} was given for {label}; it needs a name, a Penalty class, or a function potential -> Penalty.")

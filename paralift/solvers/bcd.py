@@ -1,5 +1,7 @@
 """Block coordinate descent: PALM sweeps over the blocks."""
 
+from math import isfinite
+
 import torch
 
 from .solver import Solver
@@ -42,7 +44,7 @@ class BCD(Solver):
                 point.update({k: torch.sub(point[k], change[k], alpha=self.step_factor) for k in group})
                 continue
             bounds = problem.lipschitz(point, group)
-            tau = {k: self.step_factor / max(float(bounds[k]), 1e-12) for k in group}
+            tau = {k: self.step_factor / max(float(bounds[k]), 1e-12) if isfinite(bounds[k]) else 1.0 for k in group}
             for _ in range(40):
                 new = problem.prox({k: torch.sub(point[k], lin.gradient[k], alpha=tau[k]) for k in group}, tau)
                 d = {k: new[k] - point[k] for k in group}

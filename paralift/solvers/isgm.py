@@ -14,22 +14,25 @@ class ISGM(Solver):
     Parameters
     ----------
     epochs : passes over the samples (an iteration is a pass).
-    batch_size : samples in a minibatch.
+    batch_size : samples in a minibatch; what is left over at the end of a pass is other samples in every pass.
     step : tau; by default 1e-3 for the metric "adam", 0.1 otherwise.
     sweeps : 1 is the explicit step (one backward sweep, the gradient of theta at the old theta; it costs one back-propagation);
         more sweeps approach the implicit step, which stays stable at large tau.
-    metric : "adam", "momentum" (0.9) or "plain"; with several sweeps the increment of the implicit step is what the metric acts on.
+    inner : a solver, in place of the sweeps: every minibatch's problem goes to `inner.solve(subproblem)`, for instance `inner=PGD(10)`.
+    metric : "adam", "momentum" (0.9) or "plain"; after several sweeps or an inner solver the metric acts on the increment of the implicit step.
+        Regularisers are part of the implicit step for "plain", and a prox in the metric after it otherwise.
     schedule : "constant" or "linear" (tau falls to 2 % over the run).
     seed : of the order of the samples and of dropout; the same seed gives the same run.
 
+    The history's "objective" is the mean over the pass of the loss before each step, plus R.
     Sweep: x_l = argmin over x_l of the layer's penalty plus the next one's, linearised; theta_l by the majorised one-layer regression, which is an
     n x n solve for linear layers. Sources: Toulis & Airoldi, Ann. Statist. 45(4), 2017; Wang & Benning, JMLR 24(232), 2023.
     """
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD or BCD."),)
 
-    def __init__(self, epochs=10, batch_size=128, step=None, sweeps=1, metric="adam", schedule="constant", seed=0, tolerance=0.0, max_seconds=float("inf")):
-        super().__init__(epochs, tolerance, max_seconds)
+    def __init__(self, epochs=10, batch_size=128, step=None, sweeps=1, metric="adam", inner=None, schedule="constant", seed=0, max_seconds=float("inf")):
+        super().__init__(epochs, 0.0, max_seconds)
         if metric not in ("adam", "momentum", "plain"):
             raise ValueError(f"ISGM got metric={metric!r}; choose 'adam', 'momentum' or 'plain'.")
         if schedule not in ("constant", "linear"):
@@ -40,6 +43,9 @@ class ISGM(Solver):
         step = {"adam": 1e-3}.get(metric, 0.1) if step is None else step
         if not step > 0:
             raise ValueError(f"ISGM got step={step}; it needs a positive number.")
+        if inner is not None and (sweeps != 1 or not isinstance(inner, Solver)):
+            raise ValueError(f"ISGM got inner={inner!r} and sweeps={sweeps}; inner needs a solver such as PGD(10) or BCD(3), and takes the place of the sweeps.")
+        self.inner = inner
         self.batch_size, self.tau, self.sweeps, self.metric, self.schedule, self.seed = batch_size, step, sweeps, metric, schedule, seed
 
     def check(self, problem):
@@ -66,6 +72,11 @@ class ISGM(Solver):
         else:
             torch._foreach_add_(leaves, gradients, alpha=-tau)
 
+    def _inner_step(self, sub, theta, tau):
+        """(loss, (theta - theta+) / tau) with theta+ from the inner solver."""
+        x = self.inner.solve(sub, progress=False).x
+        return sub.loss_at(theta), {name: (theta[name] - x[name]) / tau for name in sub.theta_names}
+
     def step(self, problem, state):
         theta = {name: v.clone() for name, v in state["point"].items()}
         names = problem.theta_names
@@ -74,14 +85,19 @@ class ISGM(Solver):
         epoch, n = state["epoch"], problem.samples
         batches = max(1, n // self.batch_size)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)).to(problem.inputs.device)
+        explicit = self.sweeps == 1 and self.inner is None
         total = torch.zeros((), device=leaves[0].device)
         for k in range(batches):
             done = (epoch * batches + k) / (self.max_iterations * batches)
             tau = self.tau * (max(0.02, 1 - done) if self.schedule == "linear" else 1.0)
             sub = problem.restrict(order[k * self.batch_size:(k + 1) * self.batch_size], theta, tau, seed=self.seed * 7919 + epoch * batches + k)
-            loss, gradient = sub.explicit_gradient(theta) if self.sweeps == 1 else sub.implicit_step(theta, tau, self.sweeps)
+            if explicit:
+                loss, gradient = sub.explicit_gradient(theta)
+            else:
+                sub.regularisers = problem.regularisers if self.metric == "plain" else {}
+                loss, gradient = sub.implicit_step(theta, tau, self.sweeps) if self.inner is None else self._inner_step(sub, theta, tau)
             self._update(leaves, [gradient[name] for name in names], metric, tau)
-            if problem.regularisers and self.sweeps == 1:
+            if problem.regularisers and (explicit or self.metric != "plain"):
                 self._prox(problem, theta, metric, tau)
             total += loss
         objective = float(total) / batches + float(sum(R(theta[name]) for name, R in problem.regularisers.items()))
