@@ -5,7 +5,6 @@ import math
 
 import torch
 
-from ..operators.potentials import activation
 from .problem import Linearisation, Problem
 
 __all__ = ["LiftedProblem"]
@@ -15,7 +14,7 @@ class LiftedProblem(Problem):
     """E(theta, x) = (1/n) sum_i [ loss(z_L, y) + sum_{l<L} rho_l P_l(x_l, z_l) + S_l(x_l) ] + R(theta) [+ |theta - anchor|^2 / (2 tau)].
 
     Blocks: the network's parameters under their own names, and "x1" .. "x{L-1}" with the samples on the first axis.
-    `F` holds all but the potentials Psi_l, S_l and R, which have proxes. `anchor` and `tau` make it the subproblem of an implicit step.
+    `F` holds all but the potentials Psi_l, S_l and R, which have proxes (the penalty of stage l holds S_l / rho_l: `Penalty.plus`). `anchor` and `tau` make it the subproblem of an implicit step.
     """
 
     def __init__(self, stages, loss, inputs, targets, rho, regularisers, extra, anchor=None, tau=math.inf, seed=0):
@@ -91,8 +90,6 @@ class LiftedProblem(Problem):
         for stage in self.stages[:-1]:
             x = point[f"x{stage.index}"]
             value = value + self.rho[stage.index] * stage.penalty.nonsmooth(x).sum() / self.samples
-            if stage.index in self.extra:
-                value = value + self.extra[stage.index](x).sum() / self.samples
         for name, R in self.regularisers.items():
             value = value + R(point[name])
         return value
@@ -104,15 +101,9 @@ class LiftedProblem(Problem):
                 v = self.regularisers[name]._prox(v, steps[name])
             elif name[0] == "x" and name[1:].isdigit():
                 l = int(name[1:])
-                v = self._potential_prox(self.stages[l - 1], v, steps[name] / self.samples)
+                v = self.stages[l - 1].penalty.nonsmooth._prox(v, self.rho[l] * steps[name] / self.samples)
             new[name] = v
         return new
-
-    def _potential_prox(self, stage, v, tau):
-        """prox of tau (rho Psi + S): exact where one of them is absent, or where both proxes compose (a separable S that is a multiple of L1 or
-        an indicator, after Psi); checked when the problem is built."""
-        v = stage.penalty.nonsmooth._prox(v, tau * self.rho[stage.index])
-        return self.extra[stage.index]._prox(v, tau) if stage.index in self.extra else v
 
     def sweep_order(self):
         """Backwards through the network: x_{l}, then theta_l, as in a backward sweep."""
@@ -179,28 +170,24 @@ class LiftedProblem(Problem):
 
     def explicit_gradient(self, theta):
         """(loss, {name: gradient}): one backward sweep x_l = argmin rho_l P_l(x_l, z_l) + S_l(x_l) + <rho_{l+1} A*_{l+1} r_{l+1}, x_l>, then the gradient
-        of E_S in theta at the old theta and the forward x."""
+        of E_S in theta at the old theta and the forward x. The loss holds the S_l at the forward x too."""
         _, zs, pulls, ps = self._evaluate_all(theta)
         n = self.samples
         losses, r = self.loss.value_and_gradient(zs[-1], self.targets)
-        loss, gradient = losses.sum() / n, {}
+        loss, gradient = losses.sum() / n + self._activations_value(ps), {}
         for stage in reversed(self.stages):
             l = stage.index
             gx, own = pulls[l - 1](r, 1 / n)
             gradient.update(own)
             if l > 1:
                 before, rho = self.stages[l - 2], self.rho[l - 1]
-                x = self._backward_x(before, zs[l - 2], gx if rho == 1 else gx / rho)
+                x = before.penalty._sweep_x(zs[l - 2], ps[l - 2], gx if rho == 1 else gx / rho)
                 r = before.penalty._gradient_z_at(x, zs[l - 2], ps[l - 2])
                 r = r if rho == 1 else r * rho
         return loss, gradient
 
-    def _backward_x(self, stage, z, g):
-        """argmin_x P(x, z) + S(x)/rho + <g, x>: for penalties |x|^2/2 - <x, t(z)> + N(x) that is the activation's own prox of t(z) - g."""
-        P = stage.penalty
-        v = P._target(z) - g
-        x = activation(P.nonsmooth, v) if P.curvature == 1 else P.nonsmooth._prox(v, 1.0)
-        return self.extra[stage.index]._prox(x, 1 / self.rho[stage.index]) if stage.index in self.extra else x
+    def _activations_value(self, ps):
+        return sum(S(ps[l - 1]).sum() for l, S in self.extra.items()) / self.samples
 
     def implicit_step(self, theta, tau, sweeps):
         """(loss, {name: (theta - theta+) / tau}) with theta+ from `sweeps` PALM sweeps on E_S(theta, x) + |theta - theta_k|^2 / (2 tau)."""
@@ -214,7 +201,7 @@ class LiftedProblem(Problem):
     def _palm(self, theta, tau, sweeps):
         anchor, current = theta, dict(theta)
         xs, zs, pulls, ps = self._evaluate_all(theta)
-        loss = self.loss.value(zs[-1], self.targets).sum() / self.samples
+        loss = self.loss.value(zs[-1], self.targets).sum() / self.samples + self._activations_value(ps)
         point = {**current, **{f"x{l + 1}": p for l, p in enumerate(ps)}}
         trained = set(self.theta_names)
         for sweep in range(sweeps):
@@ -237,8 +224,7 @@ class LiftedProblem(Problem):
                     mu = 1 / (slope * stage.input_norm_squared(x_in, point, self.seed, iterations=6)).clamp(min=1e-12)
                     z_own = before.forward(self._input(before, point), point, self.seed)
                     v = x_in - mu * gx
-                    new = before.penalty._prox_x(v, z_own, mu * self.rho[l - 1])
-                    point[f"x{l - 1}"] = self.extra[l - 1]._prox(new, mu) if l - 1 in self.extra else new
+                    point[f"x{l - 1}"] = before.penalty._prox_x(v, z_own, mu * self.rho[l - 1])
         return loss, point
 
     def _theta_step(self, stage, point, anchor, x, z, r, own, tau):
