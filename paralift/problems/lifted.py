@@ -14,7 +14,8 @@ class LiftedProblem(Problem):
     """E(theta, x) = (1/n) sum_i [ loss(z_L, y) + sum_{l<L} rho_l P_l(x_l, z_l) + S_l(x_l) ] + R(theta) [+ |theta - anchor|^2 / (2 tau)].
 
     Blocks: the network's parameters under their own names, and "x1" .. "x{L-1}" with the samples on the first axis.
-    `F` holds all but the potentials Psi_l, S_l and R, which have proxes (the penalty of stage l holds S_l / rho_l: `Penalty.plus`). `anchor` and `tau` make it the subproblem of an implicit step.
+    `F` holds all but the potentials Psi_l, S_l and R, which have proxes (the penalty of stage l holds S_l / rho_l: `Penalty.plus`).
+    `anchor` and `tau` make it the subproblem of an implicit step.
     """
 
     def __init__(self, stages, loss, inputs, targets, rho, regularisers, extra, anchor=None, tau=math.inf, seed=0):

@@ -6,7 +6,8 @@ import paralift as pl
 L1 = 0.1 * pl.L1Norm()
 COMPOSE = [(pl.ReLU(), L1), (pl.SoftThreshold(0.3), L1), (pl.Identity(), L1), (pl.Clip(-0.5, 1.0), L1), (pl.LeakyReLU(0.2), L1), (pl.Tanh(), 1e-3 * pl.L1Norm()),
            (pl.Identity(), pl.IndicatorL2Ball(1.0)), (pl.Tanh(), pl.IndicatorBox(0.0, 0.5)), (pl.ReLU(), 0.2 * pl.L2Norm()), (pl.LeakyReLU(0.2), pl.IndicatorBox(-1.0, 0.5))]
-REFUSED = [(pl.Sigmoid(), 1e-4 * pl.L1Norm()), (pl.LeakyReLU(0.2), pl.L2NormSquared()), (pl.Clip(-0.5, 1.0), pl.L2Norm()), (pl.Softmax(), L1), (pl.Clip(-0.5, 1.0), pl.IndicatorL2Ball(1.0))]
+REFUSED = [(pl.Sigmoid(), 1e-4 * pl.L1Norm()), (pl.LeakyReLU(0.2), pl.L2NormSquared()), (pl.Clip(-0.5, 1.0), pl.L2Norm()),
+           (pl.Softmax(), L1), (pl.Clip(-0.5, 1.0), pl.IndicatorL2Ball(1.0))]
 
 
 @pytest.mark.parametrize("f,g", COMPOSE, ids=repr)
