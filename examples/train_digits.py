@@ -22,6 +22,10 @@ print(problem)
 result = pl.ISGM(epochs=arguments.epochs, batch_size=32, seed=0).solve(problem)
 print(result)
 result.plot(output / "digits_convergence.png")
-predicted = result.network(test_images[:30]).argmax(1)
-pl.plotting.plot_predictions(test_images[:30].view(-1, 8, 8), predicted, test_labels[:30], output / "digits_predictions.png")
+with torch.no_grad():
+    predicted = result.network(test_images).argmax(1)
+wrong = (predicted != test_labels).nonzero().flatten()
+shown = torch.cat([torch.arange(20), wrong[wrong >= 20][:10]])
+pl.plotting.plot_predictions(test_images[shown].view(-1, 8, 8), predicted[shown], test_labels[shown], output / "digits_predictions.png",
+                             title=f"Predicted class; framed: wrong. The first 20 test images, then others among the {len(wrong)} misclassified")
 print(f"figures: {output / 'digits_convergence.png'}, {output / 'digits_predictions.png'}")

@@ -3,6 +3,7 @@
 from .entropies import *  # noqa: F403
 from .functional import BregmanDistance, Functional, MoreauEnvelope
 from .indicators import *  # noqa: F403
+from .joint_prox import JointProx
 from .linear import *  # noqa: F403
 from .module import ModuleOperator
 from .norms import *  # noqa: F403

@@ -1,12 +1,15 @@
 """Penalties P(x, z) that tie a lifted unknown x to its layer's output z.
 
 A penalty is bound to a potential Psi (activation sigma = prox_Psi). A new one is a class with `_value`, `_gradient_z` and `_prox_x`;
-all of ours have the form P(x, z) = q |x|^2 / 2 - <x, t(z)> + c(z) + N(x), from which the last two follow.
+all of ours have the form P(x, z) = q |x|^2 / 2 - <x, t(z)> + c(z) + N(x), from which what else a problem asks for follows.
 """
+
+import copy
 
 import torch
 
 from .functional import Functional
+from .joint_prox import JointProx
 from .norms import ZeroFunctional
 from .potentials import activation, activation_
 from .space import inner, sum_trailing
@@ -17,14 +20,15 @@ __all__ = ["Penalty", "LiftedBregman", "MAC", "Lifted", "Fenchel"]
 class Penalty:
     """P(x, z) of a potential: `penalty(x, z)`, `.gradient_z(x, z)`, `.gradient_x(x, z)`, `.prox_x(v, z, tau)`, `.activation(z)`.
 
-    `gradient_x` is the gradient of P(., z) - N, with N = `nonsmooth` (the potential by default); `prox_x(v, z, tau)` minimises
-    |x - v|^2/2 + tau P(x, z). Values have the batch's shape.
+    A subclass defines `_value` (of the batch's shape, or with axes left to sum), `_gradient_z` and `_prox_x`, the minimiser of |x - v|^2/2 + tau P(x, z).
+    `gradient_x` is the gradient of P(., z) - N, where N = `nonsmooth` has a prox: the potential where P is infinite off its domain, 0 otherwise.
+    It is differentiated by torch, in x alone, unless the subclass gives `_gradient_x`. ISGM needs neither; PGD and BCD do.
     """
 
     zero_at_consistency = True     # P(sigma(z), z) = 0
     lipschitz_z = 1.0              # of z -> gradient_z(x, z); 1 where sigma is a proximal map
     majorised = True               # lipschitz_z is a bound; False: an estimate, so that descent must be checked
-    curvature = 1.0                # q
+    curvature = 1.0                # of x -> gradient_x(x, z)
 
     def __init__(self, potential):
         if not isinstance(potential, Functional):
@@ -37,11 +41,16 @@ class Penalty:
 
     @property
     def nonsmooth(self):
-        return self.potential
+        if not hasattr(self, "_finite"):
+            z = 3 * torch.randn(2, *(self.potential.space.shape if self.potential.space else (4,) * self.ndim), generator=torch.Generator().manual_seed(0))
+            self._finite = bool(torch.isfinite(self(-z, z)).all())
+        return ZeroFunctional(self.potential.space) if self._finite else self.potential
 
     def on(self, space):
         """A copy whose potential is bound to `space`."""
-        return type(self)(self.potential.on(space))
+        new = copy.copy(self)
+        new.potential = self.potential.on(space)
+        return new
 
     def activation(self, z):
         return activation(self.potential, z)
@@ -53,28 +62,37 @@ class Penalty:
     def _gradient_z(self, x, z):
         raise NotImplementedError(f"{type(self).__name__} defines no _gradient_z(x, z); add it to the class.")
 
-    def _target(self, z):
-        return z
+    def _prox_x(self, v, z, tau):
+        raise NotImplementedError(f"{type(self).__name__} defines no _prox_x(v, z, tau); add it to the class.")
+
+    # ---- what follows
+    def _into_domain(self, x, z):
+        """x, moved to where P is finite (an extrapolated x need not be there)."""
+        off = ~torch.isfinite(self(x, z))
+        return torch.where(off.reshape(off.shape + (1,) * self.ndim), self.nonsmooth._prox(x, 1e-6), x) if off.any() else x
 
     def _smooth_value(self, x, z):
-        """P(x, z) - N(x), finite for every x."""
-        return self._value(x, z) - self.nonsmooth(x)
+        """P(x, z) - N(x), continued by its tangent off the domain."""
+        q = self._into_domain(x, z)
+        value = self(q, z) - self.nonsmooth(q)
+        return value if q is x else value + inner(self._gradient_x(q, z), x - q, self.ndim)
+
+    def _gradient_x(self, x, z):
+        with torch.enable_grad():
+            q = self._into_domain(x, z).detach().requires_grad_()
+            return torch.autograd.grad((self(q, z.detach()) - self.nonsmooth(q)).sum(), q)[0]
 
     def _gradient_z_at(self, x, z, p):
         """gradient_z where p = sigma(z) is known already; may overwrite x."""
         return self._gradient_z(x, z)
 
-    def _gradient_x(self, x, z):
-        return self.curvature * x - self._target(z)
+    def _sweep_x(self, z, p, g, ratio=1.0):
+        """x of a backward sweep, which lowers P(x, z) + ratio <g, x> from p = sigma(z): its minimiser where that exists, or a proximal step (here, of length 8)."""
+        return self._prox_x(torch.sub(p, g, alpha=8 * ratio), z, 8.0)
 
-    def _minimiser(self, v):
-        """argmin_x q |x|^2/2 + N(x) - <v, x>: sigma(z) for v = t(z); may overwrite v."""
-        q = self.curvature
-        return activation_(self.nonsmooth, v) if q == 1 else self.nonsmooth._prox(v / q, 1 / q)
-
-    def _prox_x(self, v, z, tau):
-        scale = 1 + self.curvature * tau
-        return self.nonsmooth._prox((v + tau * self._target(z)) / scale, tau / scale)
+    def plus(self, S):
+        """P(x, z) + S(x) as a penalty; ValueError where its prox in x is not known."""
+        raise ValueError(f"the prox of {self!r} + {S!r} is not known; use LiftedBregman, MAC or Lifted, or put the term into the penalty's own _value and _prox_x.")
 
     # ---- public calls
     def __call__(self, x, z):
@@ -95,7 +113,57 @@ class Penalty:
         return f"{type(self).__name__}({self.potential!r})"
 
 
-class LiftedBregman(Penalty):
+class _Quadratic(Penalty):
+    """q |x|^2 / 2 - <x, t(z)> + c(z) + N(x), with q = `curvature`, t = `_target`, N = `nonsmooth`; `_smooth_value` is finite for every x."""
+
+    regulariser = None             # S of plus(S)
+
+    @property
+    def nonsmooth(self):
+        return self._own_nonsmooth() if self.regulariser is None else self._joint
+
+    def _own_nonsmooth(self):
+        return self.potential
+
+    def plus(self, S):
+        if self.curvature != 1 or type(self)._prox_x is not _Quadratic._prox_x:
+            super().plus(S)
+        new = copy.copy(self)
+        new.regulariser, new._joint, new.zero_at_consistency = S, JointProx(self.nonsmooth, S), False
+        return new
+
+    def on(self, space):
+        new = super().on(space)
+        if self.regulariser is not None:
+            new.regulariser, new._joint = self.regulariser.on(space), self._joint.on(space)
+        return new
+
+    def __call__(self, x, z):
+        return super().__call__(x, z) + (0 if self.regulariser is None else self.regulariser(x))
+
+    def _target(self, z):
+        return z
+
+    def _gradient_x(self, x, z):
+        return self.curvature * x - self._target(z)
+
+    def _prox_x(self, v, z, tau):
+        scale = 1 + self.curvature * tau
+        return self.nonsmooth._prox((v + tau * self._target(z)) / scale, tau / scale)
+
+    def _minimiser(self, v):
+        """argmin_x q |x|^2/2 + N(x) - <v, x>: sigma(z) for v = t(z); may overwrite v."""
+        q = self.curvature
+        return activation_(self.nonsmooth, v) if q == 1 else self.nonsmooth._prox(v / q, 1 / q)
+
+    def _sweep_x(self, z, p, g, ratio=1.0):
+        return self._minimiser(torch.sub(self._target(z), g, alpha=ratio))
+
+    def __repr__(self):
+        return super().__repr__() + ("" if self.regulariser is None else f" + {self.regulariser!r}")
+
+
+class LiftedBregman(_Quadratic):
     """B(x, z) = phi(x) + phi*(z) - <x, z>, phi = |.|^2/2 + Psi; dB/dz = sigma(z) - x needs no derivative of the activation.
 
     B >= |x - sigma(z)|^2 / 2, zero exactly at x = sigma(z), convex in x and in z. Source: Wang & Benning, JMLR 24(232), 2023.
@@ -118,7 +186,7 @@ class LiftedBregman(Penalty):
         return torch.sub(p, x, out=x) if x.dtype == p.dtype else p - x
 
 
-class MAC(Penalty):
+class MAC(_Quadratic):
     """|x - sigma(z)|^2 / 2 (method of auxiliary coordinates): nonconvex in z, and the only penalty that differentiates sigma, locally.
 
     `activation` may replace the potential by any differentiable map (GELU, SiLU). Source: Carreira-Perpinan & Wang, AISTATS 2014.
@@ -130,12 +198,8 @@ class MAC(Penalty):
         super().__init__(ZeroFunctional() if potential is None else potential)
         self._map = activation
 
-    @property
-    def nonsmooth(self):
+    def _own_nonsmooth(self):
         return ZeroFunctional(self.potential.space)
-
-    def on(self, space):
-        return MAC(self.potential.on(space), self._map)
 
     def activation(self, z):
         return activation(self.potential, z) if self._map is None else self._map(z)
@@ -159,7 +223,7 @@ class MAC(Penalty):
         return super().__repr__() if self._map is None else f"MAC({self._map!r})"
 
 
-class Lifted(Penalty):
+class Lifted(_Quadratic):
     """E_z(x) = |x - z|^2/2 + Psi(x); at x = sigma(z) the Moreau envelope of Psi remains, so it also penalises z itself.
 
     Source: Askari, Negiar, Sambharya, El Ghaoui, arXiv 1805.01532.
@@ -177,7 +241,7 @@ class Lifted(Penalty):
         return z - x
 
 
-class Fenchel(Penalty):
+class Fenchel(_Quadratic):
     """F(x) + F*(z) - <x, z> with sigma = grad F*, for activations whose slope may exceed 1.
 
     `F` has a value and a prox and sigma solves z in dF(sigma); without `activation` F = |.|^2/2 + Psi is taken from the potential, which
@@ -190,14 +254,11 @@ class Fenchel(Penalty):
         self._map, self.lipschitz_z = activation, float(slope)
         self.curvature = 1.0 if activation is None else 0.0
 
-    def on(self, space):
-        return Fenchel(self.potential.on(space), self._map, self.lipschitz_z)
-
     def activation(self, z):
         return activation(self.potential, z) if self._map is None else self._map(z)
 
     def _minimiser(self, v):
-        return self.activation(v)
+        return super()._minimiser(v) if self._map is None else self._map(v)
 
     def _value(self, x, z):
         return self._smooth_value(x, z) + self.potential(x)

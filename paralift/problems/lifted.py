@@ -15,7 +15,8 @@ class LiftedProblem(Sweeps, Problem):
     """E(theta, x) = (1/n) sum_i [ loss(z_L, y) + sum_{l<L} rho_l P_l(x_l, z_l) + S_l(x_l) ] + R(theta) [+ |theta - anchor|^2 / (2 tau)].
 
     Blocks: the network's parameters under their own names, and "x1" .. "x{L-1}" with the samples on the first axis.
-    `F` holds all but the potentials Psi_l, S_l and R, which have proxes. `anchor` and `tau` make it the subproblem of an implicit step.
+    `F` holds all but the potentials Psi_l, S_l and R, which have proxes (the penalty of stage l holds S_l / rho_l: `Penalty.plus`).
+    `anchor` and `tau` make it the subproblem of an implicit step.
     """
 
     def __init__(self, stages, loss, inputs, targets, rho, regularisers, extra, frozen=(), anchor=None, tau=math.inf, seed=0):
@@ -128,8 +129,6 @@ class LiftedProblem(Sweeps, Problem):
         for stage in self.stages[:-1]:
             x = point[f"x{stage.index}"]
             value = value + self.rho[stage.index] * stage.penalty.nonsmooth(x).sum() / self.samples
-            if stage.index in self.extra:
-                value = value + self.extra[stage.index](x).sum() / self.samples
         for name, R in self.regularisers.items():
             value = value + R(point[name])
         return value
@@ -141,15 +140,9 @@ class LiftedProblem(Sweeps, Problem):
                 v = self.regularisers[name]._prox(v, steps[name])
             elif name[0] == "x" and name[1:].isdigit():
                 l = int(name[1:])
-                v = self._potential_prox(self.stages[l - 1], v, steps[name] / self.samples)
+                v = self.stages[l - 1].penalty.nonsmooth._prox(v, self.rho[l] * steps[name] / self.samples)
             new[name] = v
         return new
-
-    def _potential_prox(self, stage, v, tau):
-        """prox of tau (rho Psi + S): exact where one of them is absent, or where both proxes compose (a separable S that is a multiple of L1 or
-        an indicator, after Psi); checked when the problem is built."""
-        v = stage.penalty.nonsmooth._prox(v, tau * self.rho[stage.index])
-        return self.extra[stage.index]._prox(v, tau) if stage.index in self.extra else v
 
     def sweep_order(self):
         """Backwards through the network: x_{l}, then theta_l, as in a backward sweep."""
@@ -208,12 +201,12 @@ class LiftedProblem(Sweeps, Problem):
                 bounds[f"x{l - 1}"] = bounds.get(f"x{l - 1}", 0.0) + weight * norm / n
             theta = [name for name in stage.theta if name in self._trained and (blocks is None or name in blocks)]
             if theta:
-                bound = weight * self._theta_norm(stage, point) / n + 1 / self.tau
-                bounds.update({name: bound for name in theta})
+                bound = weight * self._theta_norm(stage, point) / n
+                bounds.update({name: bounds.get(name, 1 / self.tau) + bound for name in theta})
         return bounds
 
     def _theta_norm(self, stage, point):
-        """|J_theta|^2 summed over the samples: |[X, 1]|^2 for a linear layer; the squared Frobenius bound through the residual elsewhere."""
+        """|J_theta|^2 summed over the samples: for a linear layer |[X, 1]|^2; by power iteration in both cases, with 10 to 20 % added."""
         x = self._input(stage, point)
         if not stage.is_linear_layer:
             z, pull = stage.evaluate(x, point, self.seed, wrt_input=False, keep=True)

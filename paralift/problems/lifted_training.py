@@ -119,7 +119,11 @@ class LiftedTraining(LiftedProblem):
                 raise ValueError(f"activation_regulariser for layer {l} was given; the lifted layers are 1 to {len(stages) - 1}.")
             if not isinstance(S, Functional) or not S.has_prox:
                 raise TypeError(f"activation_regulariser[{l}] = {S!r} was given; it needs a Functional with a prox.")
-            extra[l] = S.on(stages[l - 1].space)
+            extra[l], stage = S.on(stages[l - 1].space), stages[l - 1]
+            try:
+                stage.penalty = stage.penalty.plus((1 / rho[l]) * extra[l])
+            except ValueError as error:
+                raise ValueError(f"activation_regulariser[{l}] = {S!r} was given: {error}") from None
         super().__init__(stages, loss, inputs, targets, rho, regularisers, extra, frozen)
         self._initial = {name: p.detach().clone() for name, p in theta.items()}
         self._buffers = {name: b.clone() for name, b in self.network.named_buffers()}
@@ -217,8 +221,6 @@ class LiftedTraining(LiftedProblem):
         for s in self.stages:
             modules = ", ".join(type(m).__name__ for m in s.module) if isinstance(s.module, nn.Sequential) else type(s.module).__name__
             tie = f"{s.penalty!r}" if s.penalty is not None else "(loss)"
-            if s.index in self.extra:
-                tie += f" + {self.extra[s.index]!r}"
             own = sum(self._initial[n].numel() for n in s.theta)
             lines.append(f"  {s.index:>5}  {modules:<34.34} {s.space!s:<16} {tie.split(' on ')[0] + ')' * (' on ' in tie):<34.34} {own:>10,} {unknowns.get(s.index, 0):>12,}")
         total = sum(unknowns.values())

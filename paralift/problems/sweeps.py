@@ -23,33 +23,23 @@ class Sweeps:
 
     def explicit_gradient(self, theta):
         """(loss, {name: gradient}): one backward sweep x_l = argmin rho_l P_l(x_l, z_l) + S_l(x_l) + <rho_{l+1} A*_{l+1} r_{l+1}, x_l>, then the gradient
-        of E_S in theta at the old theta and the forward x."""
+        of E_S in theta at the old theta and the forward x. The loss holds the S_l at the forward x too."""
         _, zs, pulls, ps = self._evaluate_all(theta)
         n = self.samples
         losses, r = self.loss.value_and_gradient(zs.pop(), self.targets)
-        loss, gradient, weight = losses.sum() / n, {}, 1.0           # r is the residual without its weight
+        loss, gradient, weight = losses.sum() / n + self._activations_value(ps), {}, 1.0           # r is the residual without its weight
         for stage in reversed(self.stages):
             gx, own = pulls.pop()(r, weight / n)
-            gradient.update(own)
+            for name, g in own.items():
+                gradient[name] = gradient[name] + g if name in gradient else g         # shared by two stages
             if stage.index > 1:
-                before, rho, z = self.stages[stage.index - 2], self.rho[stage.index - 1], zs.pop()
-                x = self._backward_x(before, z, gx, weight / rho)
-                r, weight = before.penalty._gradient_z_at(x, z, ps.pop()), rho
+                penalty, rho, z, p = self.stages[stage.index - 2].penalty, self.rho[stage.index - 1], zs.pop(), ps.pop()
+                x = penalty._sweep_x(z, p, gx, weight / rho)
+                r, weight = penalty._gradient_z_at(x, z, p), rho
         return loss, gradient
 
-    def _backward_x(self, stage, z, g, ratio):
-        """argmin_x P(x, z) + S(x)/rho + <ratio g, x>: for penalties |x|^2/2 - <x, t(z)> + N(x) that is the activation at t(z) - ratio g."""
-        P = stage.penalty
-        x = P._minimiser(torch.sub(P._target(z), g, alpha=ratio))
-        return self.extra[stage.index]._prox(x, 1 / self.rho[stage.index]) if stage.index in self.extra else x
-
-    def _x_prox(self, stage, v, z, mu):
-        """prox_{mu (rho P(., z) + S)}(v) = prox_{mu/(1 + q mu rho) (rho N + S)}((v + mu rho t(z)) / (1 + q mu rho))."""
-        P, weight = stage.penalty, mu * self.rho[stage.index]
-        if stage.index not in self.extra:
-            return P._prox_x(v, z, weight)
-        scale = 1 + P.curvature * weight
-        return self._potential_prox(stage, (v + weight * P._target(z)) / scale, mu / scale)
+    def _activations_value(self, ps):
+        return sum(S(ps[l - 1]).sum() for l, S in self.extra.items()) / self.samples
 
     def implicit_step(self, theta, tau, sweeps):
         """(loss, {name: (theta - theta+) / tau}) with theta+ from `sweeps` PALM sweeps on E_S(theta, x) + |theta - theta_k|^2 / (2 tau)."""
@@ -63,7 +53,7 @@ class Sweeps:
     def _palm(self, theta, tau, sweeps):
         anchor, current = theta, dict(theta)
         xs, zs, pulls, ps = self._evaluate_all(theta)
-        loss = self.loss.value(zs[-1], self.targets).sum() / self.samples
+        loss = self.loss.value(zs[-1], self.targets).sum() / self.samples + self._activations_value(ps)
         point = {**current, **{f"x{l + 1}": p for l, p in enumerate(ps)}}
         for sweep in range(sweeps):
             for stage in reversed(self.stages):
@@ -84,7 +74,7 @@ class Sweeps:
                     slope = self._slope(stage)
                     mu = 1 / (slope * stage.input_norm_squared(x_in, point, self.seed, iterations=6)).clamp(min=1e-12)
                     z_own = before.forward(self._input(before, point), point, self.seed)
-                    point[f"x{l - 1}"] = self._x_prox(before, x_in - mu * gx, z_own, mu)
+                    point[f"x{l - 1}"] = before.penalty._prox_x(x_in - mu * gx, z_own, mu * self.rho[l - 1])
         return loss, point
 
     def _theta_step(self, stage, point, anchor, x, z, r, own, tau):
