@@ -30,6 +30,7 @@ class Functional:
     separable = False          # a sum over coordinates: the prox takes a sigma per coordinate
     positive_homogeneous = False
     grad_lipschitz = inf       # of the gradient; finite only for smooth functionals
+    strong_convexity = 0.0     # c such that f - c |.|^2 / 2 is convex
     ndim = 1
     space = None
 
@@ -50,10 +51,17 @@ class Functional:
     def _conj_value(self, x):
         raise NotImplementedError(f"the value of {type(self).__name__}'s conjugate is not known; give the class a _conj_value(x).")
 
+    def _polar(self, x):
+        raise NotImplementedError(f"the dual norm of {type(self).__name__} is not known; give the class a _polar(x).")
+
     # ---- attributes a solver may assume
     @property
     def smooth(self):
         return self.grad_lipschitz < inf
+
+    @property
+    def differentiable(self):
+        return type(self)._gradient is not Functional._gradient
 
     @property
     def has_prox(self):
@@ -139,9 +147,23 @@ class _Wrapper(Functional):
     def has_prox(self):
         return self.f.has_prox
 
+    @property
+    def differentiable(self):
+        return self.f.differentiable
+
+    @property
+    def strong_convexity(self):
+        return self.f.strong_convexity
+
 
 class _Conjugate(_Wrapper):
     """f*(y) = sup_x <x, y> - f(x); prox by Moreau: prox_{s f*}(x) = x - s prox_{f/s}(x/s)."""
+
+    differentiable = False
+
+    @property
+    def strong_convexity(self):
+        return 1 / self.f.grad_lipschitz if self.f.convex and self.f.grad_lipschitz > 0 else 0.0
 
     def _value(self, x):
         return self.f._conj_value(x)
@@ -169,6 +191,10 @@ class _Scaled(_Wrapper):
     def grad_lipschitz(self):
         return self.a * self.f.grad_lipschitz if self.a else 0.0
 
+    @property
+    def strong_convexity(self):
+        return self.a * self.f.strong_convexity
+
     def _value(self, x):
         return self.a * self.f._value(x)
 
@@ -180,6 +206,9 @@ class _Scaled(_Wrapper):
 
     def _conj_value(self, x):
         return self.a * self.f._conj_value(x / self.a)
+
+    def _polar(self, x):
+        return self.f._polar(x) / self.a
 
     def __repr__(self):
         return f"{self.a:g} * {self.f!r}"
@@ -229,6 +258,14 @@ class _Sum(_Wrapper):
     def has_prox(self):
         return False
 
+    @property
+    def differentiable(self):
+        return self.f.differentiable and self.g.differentiable
+
+    @property
+    def strong_convexity(self):
+        return self.f.strong_convexity + self.g.strong_convexity
+
     def _value(self, x):
         return self.f(x) + self.g(x)
 
@@ -243,12 +280,12 @@ class _Sum(_Wrapper):
 
 
 class _Composed(Functional):
-    """x -> f(op(x)); its gradient is op'(x)* grad f(op(x))."""
+    """x -> f(op(x)); its gradient is op'(x)* grad f(op(x)). op(x) is kept, so value and gradient at one x apply op once."""
 
     def __init__(self, f, op):
         super().__init__(op.domain)
         self.f, self.op, self.convex = f.on(op.range), op, f.convex and op.is_linear
-        self._lipschitz = None
+        self._lipschitz = self._seen = None
 
     @property
     def grad_lipschitz(self):
@@ -256,11 +293,26 @@ class _Composed(Functional):
             self._lipschitz = 1.02 * self.f.grad_lipschitz * self.op.norm() ** 2 if self.f.smooth and self.op.is_linear else inf
         return self._lipschitz
 
+    @property
+    def differentiable(self):
+        return self.f.differentiable
+
+    def _image(self, x):
+        if x.requires_grad or x.is_inference():
+            return self.op._call(x)
+        seen = self._seen
+        if seen is None or seen[0] is not x or seen[1] != x._version:
+            self._seen = seen = (x, x._version, self.op._call(x))
+        return seen[2]
+
     def _value(self, x):
-        return self.f(self.op._call(x))
+        return self.f(self._image(x))
 
     def _gradient(self, x):
-        return self.op._derivative_adjoint(x, self.f._gradient(self.op._call(x)))
+        return self.op._derivative_adjoint(x, self.f._gradient(self._image(x)))
+
+    def __getstate__(self):
+        return {**vars(self), "_seen": None}
 
     def __repr__(self):
         return f"{self.f!r} @ {self.op!r}"
@@ -283,6 +335,14 @@ class BregmanDistance(Functional):
     @property
     def has_prox(self):
         return self.functional.has_prox
+
+    @property
+    def differentiable(self):
+        return self.functional.differentiable
+
+    @property
+    def strong_convexity(self):
+        return self.functional.strong_convexity
 
     def _value(self, x):
         f = self.functional
@@ -307,6 +367,12 @@ class MoreauEnvelope(_Wrapper):
     @property
     def grad_lipschitz(self):
         return 1 / self.t
+
+    differentiable = True
+
+    @property
+    def strong_convexity(self):
+        return self.f.strong_convexity / (1 + self.t * self.f.strong_convexity)
 
     def _value(self, x):
         p = self.f._prox(x, self.t)

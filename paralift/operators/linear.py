@@ -34,7 +34,7 @@ class MatrixOperator(LinearOperator):
         super().__init__(Space((n,), matrix.dtype, matrix.device), Space((m,), matrix.dtype, matrix.device))
 
     def _call(self, x):
-        return x @ self.matrix.mT
+        return torch.mv(self.matrix, x) if x.dim() == 1 else x @ self.matrix.mT
 
     def _adjoint(self, y):
         return y @ (self.matrix.conj() if self.matrix.is_complex() else self.matrix)
@@ -82,6 +82,7 @@ class Gradient(LinearOperator):
     """Forward differences along every axis, zero past the end: `space.shape` -> (d, *space.shape); |Gradient|^2 < 4 d."""
 
     def __init__(self, space):
+        space = space if isinstance(space, Space) else Space(space)
         self.d = space.ndim
         super().__init__(space, Space((self.d, *space.shape), space.dtype, space.device))
 

@@ -17,6 +17,11 @@ def _over(value, ndim):
     return value.reshape(value.shape + (1,) * ndim)
 
 
+def _unit_ball(polar):
+    """The conjugate of a norm: 0 where the dual norm is at most 1, inf beyond."""
+    return torch.where(polar > 1 + 1e-6, torch.inf, 0.0)
+
+
 class ZeroFunctional(Functional):
     """f = 0; prox(x) = x."""
 
@@ -53,7 +58,10 @@ class L1Norm(Functional):
         return x - x.clamp(-sigma, sigma)
 
     def _conj_value(self, x):
-        return torch.where(self._sum((x.abs() > 1 + 1e-6).to(torch.float32)) > 0, torch.inf, 0.0)
+        return _unit_ball(self._polar(x))
+
+    def _polar(self, x):
+        return x.abs().flatten(-self.ndim).amax(-1)
 
 
 class L2Norm(Functional):
@@ -69,7 +77,10 @@ class L2Norm(Functional):
         return x * (1 - sigma / size.clamp(min=_tiny(x))).clamp(min=0)
 
     def _conj_value(self, x):
-        return torch.where(self._value(x) > 1 + 1e-6, torch.inf, 0.0)
+        return _unit_ball(self._polar(x))
+
+    def _polar(self, x):
+        return self._value(x)
 
 
 class L2NormSquared(Functional):
@@ -77,6 +88,7 @@ class L2NormSquared(Functional):
 
     separable = True
     grad_lipschitz = 2.0
+    strong_convexity = 2.0
 
     def _value(self, x):
         return inner(x, x, self.ndim)
@@ -115,7 +127,10 @@ class GroupL1Norm(Functional):
         return x * (1 - sigma / self._size(x).clamp(min=_tiny(x))).clamp(min=0)
 
     def _conj_value(self, x):
-        return torch.where(self._size(x).flatten(-self.ndim).amax(-1) > 1 + 1e-6, torch.inf, 0.0)
+        return _unit_ball(self._polar(x))
+
+    def _polar(self, x):
+        return self._size(x).flatten(-self.ndim).amax(-1)
 
 
 class SupNorm(Functional):
@@ -132,7 +147,10 @@ class SupNorm(Functional):
         return x - project_l1_ball(x, sigma, self.ndim)
 
     def _conj_value(self, x):
-        return torch.where(self._sum(x.abs()) > 1 + 1e-6, torch.inf, 0.0)
+        return _unit_ball(self._polar(x))
+
+    def _polar(self, x):
+        return self._sum(x.abs())
 
 
 class NuclearNorm(Functional):
@@ -151,7 +169,11 @@ class NuclearNorm(Functional):
         return (U * (s - sigma).clamp(min=0).unsqueeze(-2)) @ Vh
 
     def _conj_value(self, x):
-        return torch.where(torch.linalg.svdvals(x).amax(-1) > 1 + 1e-6, torch.inf, 0.0)
+        return _unit_ball(self._polar(x))
+
+    def _polar(self, x):
+        top = torch.linalg.svdvals(x).amax(-1)
+        return top.flatten(2 - self.ndim).amax(-1) if self.ndim > 2 else top
 
 
 class Huber(Functional):
@@ -197,7 +219,7 @@ class QuadraticForm(Functional):
         if self.values[0] < -1e-5 * self.values[-1].abs():
             raise ValueError(f"QuadraticForm got a matrix with the eigenvalue {self.values[0]:.3g}; a convex form needs none below 0.")
         self.matrix, self.vector, self.constant = matrix, torch.zeros_like(matrix[0]) if vector is None else vector, constant
-        self.grad_lipschitz = float(self.values[-1])
+        self.grad_lipschitz, self.strong_convexity = float(self.values[-1]), max(float(self.values[0]), 0.0)
 
     def _value(self, x):
         return inner(x, 0.5 * (x @ self.matrix) + self.vector, 1) + self.constant

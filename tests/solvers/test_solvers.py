@@ -89,7 +89,7 @@ def test_l1_makes_weights_sparse_and_indicators_hold():
 
 
 def test_divergence_ends_with_the_last_finite_iterate():
-    problem = pl.Composite(50 * pl.L2NormSquared((3,)), None, torch.ones(3, dtype=torch.float64))
+    problem = pl.Composite(50 * pl.L2NormSquared((3,)), start=torch.ones(3, dtype=torch.float64))
     result = pl.PGD(1000, step=10.0).solve(problem)
     assert result.status is pl.Status.DIVERGED and torch.isfinite(result.x["x"]).all() and not result.success
     with pytest.raises(RuntimeError, match="DIVERGED"):
