@@ -20,7 +20,7 @@ def network_problem(**kw):
 
 
 @pytest.mark.parametrize("solver", [pl.PGD(3000), pl.PGD(3000, acceleration="nesterov"), pl.PGD(3000, acceleration="heavy_ball"), pl.PGD(3000, step="backtracking"), pl.BCD(3000)],
-                         ids=lambda s: f"{type(s).__name__}-{getattr(s, 'acceleration', '')}-{getattr(s, 'step_rule', '')}")
+                         ids=lambda s: f"{type(s).__name__}-{getattr(s, 'acceleration', '')}-{getattr(s, 'step_size', '')}")
 def test_lasso_reaches_scikit_learns_optimum(solver):
     from sklearn.linear_model import Lasso
 
