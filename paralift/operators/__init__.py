@@ -3,6 +3,7 @@
 from .entropies import *  # noqa: F403
 from .functional import BregmanDistance, Functional, MoreauEnvelope
 from .indicators import *  # noqa: F403
+from .kernels import BurgKernel, EntropyKernel, EuclideanKernel
 from .least_squares import LeastSquares
 from .linear import *  # noqa: F403
 from .norms import *  # noqa: F403

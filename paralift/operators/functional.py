@@ -51,6 +51,14 @@ class Functional:
     def _conj_value(self, x):
         raise NotImplementedError(f"the value of {type(self).__name__}'s conjugate is not known; give the class a _conj_value(x).")
 
+    def _conj_prox(self, x, sigma, out=None):
+        """prox of sigma f*, by Moreau; closed where a class knows better. `out`: x where its memory may be used, or None."""
+        return x - sigma * self._prox(x / sigma, 1.0 / sigma)
+
+    def _dual_ball(self, x, radius, out=None):
+        """Projection onto {dual norm <= radius}, for norms: x - prox of radius f; `out` may be x."""
+        return torch.sub(x, self._prox(x, radius), out=out)
+
     def _polar(self, x):
         raise NotImplementedError(f"the dual norm of {type(self).__name__} is not known; give the class a _polar(x).")
 
@@ -169,7 +177,10 @@ class _Conjugate(_Wrapper):
         return self.f._conj_value(x)
 
     def _prox(self, x, sigma):
-        return x - sigma * self.f._prox(x / sigma, 1.0 / sigma)
+        return self.f._conj_prox(x, sigma)
+
+    def _conj_prox(self, x, sigma, out=None):
+        return self.f._prox(x, sigma)
 
     def _conj_value(self, x):
         return self.f._value(x)
@@ -207,6 +218,13 @@ class _Scaled(_Wrapper):
     def _conj_value(self, x):
         return self.a * self.f._conj_value(x / self.a)
 
+    def _conj_prox(self, x, sigma, out=None):
+        if not self.a:
+            return torch.zeros_like(x)
+        if self.positive_homogeneous and not isinstance(self.f, _Wrapper):
+            return self.f._dual_ball(x, self.a, out)
+        return self.a * self.f._conj_prox(x / self.a, sigma / self.a)
+
     def _polar(self, x):
         return self.f._polar(x) / self.a
 
@@ -236,6 +254,9 @@ class _Translated(_Wrapper):
 
     def _conj_value(self, x):
         return self.f._conj_value(x) + inner(x, self.shift.expand_as(x), self.ndim)
+
+    def _conj_prox(self, x, sigma, out=None):
+        return self.f._conj_prox(x - sigma * self.shift, sigma)
 
 
 class _Sum(_Wrapper):

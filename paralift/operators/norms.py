@@ -57,6 +57,12 @@ class L1Norm(Functional):
             return x - torch.minimum(torch.maximum(x, -sigma), sigma)
         return x - x.clamp(-sigma, sigma)
 
+    def _conj_prox(self, x, sigma, out=None):
+        return self._dual_ball(x, 1.0, out)
+
+    def _dual_ball(self, x, radius, out=None):
+        return torch.div(x, (x.abs() / radius).clamp(min=1), out=out) if x.is_complex() else torch.clamp(x, -radius, radius, out=out)
+
     def _conj_value(self, x):
         return _unit_ball(self._polar(x))
 
@@ -99,6 +105,9 @@ class L2NormSquared(Functional):
     def _prox(self, x, sigma):
         return x / (1 + 2 * sigma)
 
+    def _conj_prox(self, x, sigma, out=None):
+        return x / (1 + 0.5 * sigma)
+
     def _conj_value(self, x):
         return inner(x, x, self.ndim) / 4
 
@@ -118,13 +127,25 @@ class GroupL1Norm(Functional):
         return self.axis - self.ndim if self.axis >= 0 else self.axis
 
     def _size(self, x):
-        return (x * x.conj()).real.sum(self._dim(), keepdim=True).sqrt() if x.is_complex() else x.square().sum(self._dim(), keepdim=True).sqrt()
+        if x.shape[self._dim()] > 8:
+            return (x * x.conj()).real.sum(self._dim(), keepdim=True).sqrt() if x.is_complex() else x.square().sum(self._dim(), keepdim=True).sqrt()
+        parts = [v.abs() if x.is_complex() else v for v in x.split(1, self._dim())]
+        size = parts[0].square()
+        for v in parts[1:]:
+            size.addcmul_(v, v)
+        return size.sqrt_()
 
     def _value(self, x):
         return self._sum(self._size(x))
 
     def _prox(self, x, sigma):
         return x * (1 - sigma / self._size(x).clamp(min=_tiny(x))).clamp(min=0)
+
+    def _conj_prox(self, x, sigma, out=None):
+        return self._dual_ball(x, 1.0, out)
+
+    def _dual_ball(self, x, radius, out=None):
+        return torch.div(x, self._size(x).div_(radius).clamp_(min=1), out=out)
 
     def _conj_value(self, x):
         return _unit_ball(self._polar(x))

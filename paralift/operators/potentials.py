@@ -123,6 +123,12 @@ class SoftThreshold(L1Norm):
     def _conj_value(self, x):
         return super()._conj_value(x / self.threshold) * self.threshold
 
+    def _dual_ball(self, x, radius, out=None):
+        return super()._dual_ball(x, self.threshold * radius, out)
+
+    def _polar(self, x):
+        return super()._polar(x) / self.threshold
+
     def _phi_conj(self, z):
         return 0.5 * (z.abs() - self.threshold).clamp(min=0).square()
 
