@@ -12,7 +12,7 @@ import paralift as pl
 
 
 def bare(A, b, alpha, tau, iterations, record_every):
-    x, history, At = torch.zeros(A.shape[1], dtype=A.dtype), [], A.mT
+    x, history = torch.zeros(A.shape[1], dtype=A.dtype), []
     for k in range(1, iterations + 1):
         r = torch.mv(A, x) - b
         v = torch.sub(x, r @ A, alpha=tau)

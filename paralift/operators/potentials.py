@@ -120,9 +120,6 @@ class SoftThreshold(L1Norm):
     def _prox(self, x, sigma):
         return super()._prox(x, self.threshold * sigma)
 
-    def _conj_value(self, x):
-        return super()._conj_value(x / self.threshold) * self.threshold
-
     def _dual_ball(self, x, radius, out=None):
         return super()._dual_ball(x, self.threshold * radius, out)
 

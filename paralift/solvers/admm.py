@@ -4,6 +4,8 @@ from math import inf, isfinite
 
 import torch
 
+from ..operators.least_squares import LeastSquares
+from ..operators.norms import QuadraticForm
 from .solver import Solver
 
 __all__ = ["ADMM"]
@@ -18,7 +20,7 @@ class ADMM(Solver):
     rho : of the augmented Lagrangian to begin with.
     balancing : rho doubles (halves) where the primal residual |K x - z| is more than 10 times the dual one (or conversely), after ever longer waits.
     relaxation : r in [1, 2), 1 by default.
-    exact : solve the x-step by conjugate gradients where F is quadratic of constant curvature (c/2 |x - m|^2, or none) and G absent.
+    exact : solve the x-step by conjugate gradients where F is quadratic and G absent; otherwise the step is the linearised one above.
 
     1/tau = L + rho |K|^2 with L the Lipschitz constant of grad F. residual: norm of the primal and the dual residual. Converges for 1/tau >= L + rho |K|^2 and fixed
     rho, hence also with balancing, which stops changing rho; ergodic O(1/k).
@@ -26,7 +28,8 @@ class ADMM(Solver):
     SIAM J. Imaging Sci. 8(1), 2015.
     """
 
-    needs = (("convex", "it is not convex; use PGD or BCD."), ("has_prox", "its nonsmooth part has no prox."), ("linear", "it has no term H(K x); use PGD, FISTA or DouglasRachford."))
+    needs = (("convex", "it is not convex; use PGD or BCD."), ("has_prox", "its nonsmooth part has no prox."),
+             ("linear", "it has no term H(K x); use PGD, FISTA or DouglasRachford."))
     splits = True
 
     def __init__(self, max_iterations=1000, rho=1.0, balancing=True, relaxation=1.0, exact=True, tolerance=0.0, max_seconds=inf):
@@ -44,19 +47,21 @@ class ADMM(Solver):
         x, F = problem.start()["x"], problem.smooth_part
         images = [K._call(x) for _, K in problem.linear]
         L = 0.0 if F is None else F.grad_lipschitz
-        quadratic = F is not None and 0 < F.strong_convexity == L
-        return {"point": {"x": x}, "images": images, "z": images, "u": [torch.zeros_like(v) for v in images], "dual": [torch.zeros_like(v) for v in images], "rho": self.rho, "L": L,
-                "norm2": sum((1.01 * K.norm()) ** 2 for _, K in problem.linear), "k": 0, "next": 10, "exact": self.exact and quadratic and problem.nonsmooth_part is None,
+        quadratic = isinstance(F, (LeastSquares, QuadraticForm)) or F is not None and 0 < F.strong_convexity == L
+        zeros = [torch.zeros_like(v) for v in images]
+        return {"point": {"x": x}, "images": images, "z": images, "u": zeros, "dual": zeros, "rho": self.rho, "L": L,
+                "norm2": sum((1.01 * K.norm()) ** 2 for _, K in problem.linear), "k": 0, "next": 10,
+                "exact": self.exact and quadratic and problem.nonsmooth_part is None,
                 "offset": F._gradient(torch.zeros_like(x)) if quadratic else None}
 
     def _solve(self, problem, state, x, rhs):
-        """(c I + rho K*K) x = rhs by conjugate gradients from x, to a tenth of the starting residual at least and at most 50 steps."""
-        c, rho = state["L"], state["rho"]
-        apply = lambda v: c * v + rho * sum(K._adjoint(K._call(v)) for _, K in problem.linear)
+        """grad F(x) + rho K*K x = grad F(0) + rhs by conjugate gradients from the last x, to 1e-3 of the starting residual, at most 50 steps."""
+        rho, gradient, offset = state["rho"], problem.smooth_part._gradient, state["offset"]
+        apply = lambda v: gradient(v) - offset + rho * sum(K._adjoint(K._call(v)) for _, K in problem.linear)
         dot = lambda a: torch.linalg.vector_norm(a) ** 2
         r = rhs - apply(x)
         p, rr = r, dot(r)
-        target = 1e-4 * rr
+        target = 1e-6 * rr
         for _ in range(50):
             if rr <= target:
                 break

@@ -14,13 +14,13 @@ class LinearizedBregman(Solver):
     """v+ = v - tau grad F(u) / mu,  u+ = prox_{mu J}(mu v+): mirror descent on F with the elastic net J + |.|^2 / (2 mu).
 
     The problem's smooth part is F, its nonsmooth part J. It does not minimise F + J: from u = 0 the path runs from the coarsest to the finest scale, F falls to its
-    minimum, and of all minimisers of a convex F the limit is the one of least J(u) + |u|^2 / (2 mu). On noisy data stop early (`stop_below`).
+    minimum, and of all minimisers of a convex F the limit is the one of least J(u) + |u|^2 / (2 mu). On noisy data stop early, by
+    `tolerance=Tolerance(objective=delta**2 / 2)` (the discrepancy principle).
 
     Parameters
     ----------
     step : tau; "auto" is 1/L. The bound is 2/L.
     mu : the larger, the closer the limit is to a minimiser of J alone; 1 by default.
-    stop_below : stop once F <= this at a recorded step (the discrepancy principle), or None.
 
     residual: |grad F(u)|. Each step lowers F, and D(u*, u_k) for consistent data, for tau <= 1/L; F(u_k) - min F = O(1/k).
     Sources: Yin, Osher, Goldfarb & Darbon, SIAM J. Imaging Sci. 1(1), 2008; Cai, Osher & Shen, SIAM J. Imaging Sci. 2(1), 2009; training: Bungert, Roith,
@@ -29,11 +29,11 @@ class LinearizedBregman(Solver):
 
     needs = (("smooth", "its smooth part has no gradient."), ("has_prox", "its nonsmooth part has no prox."))
 
-    def __init__(self, max_iterations=1000, step="auto", mu=1.0, stop_below=None, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations=1000, step="auto", mu=1.0, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         if step != "auto" and not (isinstance(step, (int, float)) and 0 < step < inf) or not 0 < mu < inf:
             raise ValueError(f"LinearizedBregman got step={step!r}, mu={mu}; it needs 'auto' or a positive number, and mu > 0.")
-        self.step_size, self.mu, self.stop_below = step, mu, stop_below
+        self.step_size, self.mu = step, mu
 
     def start(self, problem):
         point = {k: torch.zeros_like(v) for k, v in problem.start().items()} if problem.convex else problem.start()
@@ -45,7 +45,7 @@ class LinearizedBregman(Solver):
         else:
             steps = dict.fromkeys(bounds, float(self.step_size))
             if max(bounds.values()) < inf and self.step_size * max(bounds.values()) > 2:
-                warnings.warn(f"the step {self.step_size:g} is above the bound 2/L = {2 / max(bounds.values()):.4g} under which convergence is proved; use step='auto'.", stacklevel=4)
+                warnings.warn(f"the step {self.step_size:g} is above the bound 2/L = {2 / max(bounds.values()):.4g} of the theorem; use step='auto'.", stacklevel=4)
         return {"point": point, "v": {k: point[k] / self.mu for k in steps}, "steps": steps}
 
     def step(self, problem, state):
@@ -57,6 +57,4 @@ class LinearizedBregman(Solver):
 
     def _record(self, problem, new):
         lin = problem.linearise(new)
-        if self.stop_below is not None and float(lin.value) <= self.stop_below:
-            raise StopIteration
         return {"objective": lin.value, "nonsmooth": problem.nonsmooth_value(new), "residual": problem.norm(lin.gradient), **problem.metrics(new)}

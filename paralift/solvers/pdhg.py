@@ -77,7 +77,7 @@ class PDHG(Solver):
         if self.step_size != "auto":
             tau, sigma = self.step_size
             if tau * (0.5 * L + sigma * norm2) > 1.03:
-                warnings.warn(f"PDHG's steps ({tau:g}, {sigma:g}) are above the bound 1/tau - sigma |K|^2 >= L/2 (|K|^2 = {norm2:.4g}, L = {L:.4g}); use step='auto'.", stacklevel=4)
+                warnings.warn(f"PDHG's steps ({tau:g}, {sigma:g}) break 1/tau - sigma |K|^2 >= L/2 (|K|^2 = {norm2:.4g}, L = {L:.4g}); use step='auto'.", stacklevel=4)
         dual = [torch.zeros_like(K._call(x)) for _, K in problem.linear]
         offset = problem.smooth_part._gradient(torch.zeros_like(x)) if c else None
         return {"point": {"x": x}, "dual": dual, "base": x, "base_dual": dual, "offset": offset, "tau": tau, "sigma": sigma, "L": L, "c": c, "norm2": norm2,

@@ -98,7 +98,8 @@ class Result:
 
     def __repr__(self):
         last = "".join(f"\n  {k:<17}{v[-1]:.6g}" for k, v in self.history.items() if v and k not in ("iteration", "seconds", "data_passes"))
-        return (f"{self.provenance.get('solver', 'Result')}\n  {'status':<17}{self.status.name}: {self.status.value}{f' ({self.reason})' if self.reason else ''}\n  {'iterations':<17}{self.iterations}"
+        why = f" ({self.reason})" if self.reason else ""
+        return (f"{self.provenance.get('solver', 'Result')}\n  {'status':<17}{self.status.name}: {self.status.value}{why}\n  {'iterations':<17}{self.iterations}"
                 f"\n  {'data passes':<17}{self.data_passes:g}\n  {'seconds':<17}{self.seconds:.2f}{last}")
 
 

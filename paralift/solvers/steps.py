@@ -35,7 +35,7 @@ class Constant(StepRule):
             bounds = {}
         largest = max(bounds.values(), default=0.0)
         if isfinite(largest) and self.value * largest > self.bound:
-            warnings.warn(f"the step {self.value:g} is above the bound {self.bound:g}/L = {self.bound / largest:.4g} under which convergence is proved; use step='auto'.", stacklevel=5)
+            warnings.warn(f"the step {self.value:g} is above the bound {self.bound:g}/L = {self.bound / largest:.4g} of the theorem; use step='auto'.", stacklevel=5)
         return {k: self.value for k in bounds or point}
 
 

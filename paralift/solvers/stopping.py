@@ -4,7 +4,7 @@ from math import inf
 
 __all__ = ["Tolerance"]
 
-_UNITS = {"residual": "", "change": "", "gap": "", "seconds": " s", "passes": " passes"}
+_UNITS = {"residual": "", "change": "", "objective": "", "gap": "", "seconds": " s", "passes": " passes"}
 BUDGETS = {"seconds": "MAX_SECONDS", "passes": "MAX_PASSES"}
 
 
@@ -15,17 +15,18 @@ class Tolerance:
     ----------
     residual : at most this; the column "residual" of the history (what it measures is in the docstring of the method).
     change : |E_k - E_{k-1}| at most this times max(1, |E_k|), E the objective of one recorded iteration and the one before.
+    objective : at most this.
     gap : primal-dual gap at most this times max(1, |E|); the problem needs a computable one.
     seconds, passes : at least so much time, so many passes over the data.
     """
 
-    def __init__(self, residual=None, change=None, gap=None, seconds=None, passes=None):
-        levels = {"residual": residual, "change": change, "gap": gap, "seconds": seconds, "passes": passes}
+    def __init__(self, residual=None, change=None, objective=None, gap=None, seconds=None, passes=None):
+        levels = {"residual": residual, "change": change, "objective": objective, "gap": gap, "seconds": seconds, "passes": passes}
         self.levels = {k: v for k, v in levels.items() if v is not None}
         if not self.levels:
-            raise ValueError("Tolerance got no level; pass one of residual=, change=, gap=, seconds=, passes=.")
+            raise ValueError("Tolerance got no level; pass one of residual=, change=, objective=, gap=, seconds=, passes=.")
         for name, value in self.levels.items():
-            if not isinstance(value, (int, float)) or not value >= 0:
+            if not isinstance(value, (int, float)) or not (value >= 0 or name == "objective"):
                 raise ValueError(f"Tolerance got {name}={value!r}; it needs a number >= 0.")
 
     def needs(self):

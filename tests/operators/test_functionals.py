@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import paralift as pl
-from paralift.operators import entropies, indicators, norms, potentials, total_variation
+from paralift.operators import entropies, indicators, kernels, least_squares, norms, potentials, total_variation
 
 torch.manual_seed(0)
 POSITIVE = torch.rand(6, 7, dtype=torch.float64) * 3 + 0.1
@@ -27,6 +27,11 @@ CASES = {
     "QuadraticForm": (pl.QuadraticForm(MATRIX @ MATRIX.T, MATRIX[0]), None, (torch.zeros(7, dtype=torch.float64), 0)),
     "NegativeEntropy": (pl.NegativeEntropy(), POSITIVE, (v(math.e, 1), math.e)),
     "KullbackLeibler": (pl.KullbackLeibler(POSITIVE[0]), POSITIVE, (POSITIVE[0], 0)),
+    "LogisticLoss": (pl.LogisticLoss(MATRIX[0].sign()), None, (torch.zeros(7, dtype=torch.float64), 7 * math.log(2))),
+    "LeastSquares": (pl.LeastSquares(MATRIX[:4], MATRIX[:4, 0], weight=1.5), None, (torch.eye(7, dtype=torch.float64)[0], 0)),
+    "EuclideanKernel": (pl.EuclideanKernel(), None, (v(3, -4), 12.5)),
+    "EntropyKernel": (pl.EntropyKernel(), POSITIVE, (v(math.e, 1), -1)),
+    "BurgKernel": (pl.BurgKernel(), POSITIVE, (v(math.e, 1), -1)),
     "IndicatorBox": (pl.IndicatorBox(-0.5, 2.0), None, (v(0, 3), math.inf)),
     "IndicatorNonnegative": (pl.IndicatorNonnegative(), None, (v(0, -1), math.inf)),
     "IndicatorSimplex": (pl.IndicatorSimplex(2.0), None, (v(0.5, 1.5), 0)),
@@ -48,8 +53,9 @@ CASES = {
     "Softmax": (pl.Softmax(), None, (v(0.5, 0.5), -math.log(2) - 0.25)),
     "Sparsemax": (pl.Sparsemax(), None, (v(0.5, 0.5), 0)),
 }
-MODULES = (norms, indicators, entropies, potentials, total_variation)
-FOUND = sorted({n for m in MODULES for n, c in inspect.getmembers(m, inspect.isclass) if issubclass(c, pl.Functional) and c is not pl.Functional and not n.startswith("_")})
+MODULES = (norms, indicators, entropies, potentials, total_variation, kernels, least_squares)
+ABSTRACT = (pl.Functional, kernels.Kernel)
+FOUND = sorted({n for m in MODULES for n, c in inspect.getmembers(m, inspect.isclass) if issubclass(c, pl.Functional) and c not in ABSTRACT and not n.startswith("_")})
 POTENTIALS = [n for n, c in inspect.getmembers(potentials, inspect.isclass) if issubclass(c, pl.Functional) and c.__module__ == potentials.__name__]
 
 
