@@ -1,9 +1,12 @@
 """What a problem is made of: spaces, operators, functionals, potentials, Bregman distances and penalties."""
 
+from .bregman import BregmanDistance, MoreauEnvelope
 from .entropies import *  # noqa: F403
-from .functional import BregmanDistance, Functional, MoreauEnvelope
+from .functional import Functional
 from .indicators import *  # noqa: F403
 from .joint_prox import JointProx
+from .kernels import BurgKernel, EntropyKernel, EuclideanKernel
+from .least_squares import LeastSquares
 from .linear import *  # noqa: F403
 from .module import ModuleOperator
 from .norms import *  # noqa: F403

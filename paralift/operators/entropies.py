@@ -1,10 +1,10 @@
-"""Entropies: negative entropy and the Kullback-Leibler divergence."""
+"""Entropies: negative entropy, the Kullback-Leibler divergence, the logistic loss."""
 
 import torch
 
 from .functional import Functional
 
-__all__ = ["NegativeEntropy", "KullbackLeibler"]
+__all__ = ["NegativeEntropy", "KullbackLeibler", "LogisticLoss"]
 
 
 class NegativeEntropy(Functional):
@@ -57,5 +57,45 @@ class KullbackLeibler(Functional):
         d = x - sigma
         return 0.5 * (d + torch.sqrt(d * d + 4 * sigma * self.data))
 
+    def _conj_prox(self, y, sigma, out=None):
+        # prox of sigma f*: (1 + y - sqrt((1 - y)^2 + 4 sigma g)) / 2
+        return 0.5 * (1 + y - torch.sqrt((1 - y).square_().add_(self.data, alpha=4 * sigma) if not torch.is_tensor(sigma) else (1 - y) ** 2 + 4 * sigma * self.data))
+
     def _conj_value(self, y):
         return self._sum(torch.where(y < 1, -torch.special.xlogy(self.data, 1 - y), torch.where((y == 1) & (self.data == 0), 0.0, torch.inf)))
+
+
+class LogisticLoss(Functional):
+    """sum log(1 + exp(-b z)), labels b in {-1, 1}. prox: z + s b / (1 + exp(b u)) = u, by Newton kept in its bracket."""
+
+    separable = True
+    grad_lipschitz = 0.25
+
+    def __init__(self, labels, space=None):
+        if not (labels.abs() == 1).all():
+            raise ValueError("LogisticLoss got labels other than -1 and 1; map the classes to them.")
+        super().__init__(tuple(labels.shape) if space is None else space)
+        self.labels = labels
+
+    def _value(self, x):
+        return self._sum(torch.nn.functional.softplus(-self.labels * x))
+
+    def _gradient(self, x):
+        return -self.labels * torch.sigmoid(-self.labels * x)
+
+    def _prox(self, x, sigma):
+        v = self.labels * x                             # t - sigma sigmoid(-t) = v, t in [v, v + sigma]; convex for t > 0, slope between 1 and 1 + sigma / 4
+        low, high = v, v + sigma
+        t = 0.5 * (low + high)
+        for _ in range(40):
+            e = torch.sigmoid(-t)
+            error = t - sigma * e - v
+            low, high = torch.where(error < 0, t, low), torch.where(error >= 0, t, high)
+            step = t - error / (1 + sigma * e * (1 - e))
+            t = torch.where((step >= low) & (step <= high), step, 0.5 * (low + high))
+        return self.labels * t
+
+    def _conj_value(self, y):
+        t = -y * self.labels
+        inside = torch.special.xlogy(t, t) + torch.special.xlogy(1 - t, 1 - t)
+        return self._sum(torch.where((t >= 0) & (t <= 1), inside, torch.inf))

@@ -1,4 +1,4 @@
-"""Functionals, their algebra and Bregman distances.
+"""Functionals and their algebra.
 
 A new functional is one class with `_value` and `_prox` (and `_gradient`, `grad_lipschitz` where it is smooth).
 """
@@ -10,7 +10,7 @@ import torch
 
 from .space import Space, inner, sum_trailing
 
-__all__ = ["Functional", "BregmanDistance", "MoreauEnvelope"]
+__all__ = ["Functional"]
 
 
 class Functional:
@@ -30,6 +30,7 @@ class Functional:
     separable = False          # a sum over coordinates: the prox takes a sigma per coordinate
     positive_homogeneous = False
     grad_lipschitz = inf       # of the gradient; finite only for smooth functionals
+    strong_convexity = 0.0     # c such that f - c |.|^2 / 2 is convex
     ndim = 1
     space = None
 
@@ -50,10 +51,25 @@ class Functional:
     def _conj_value(self, x):
         raise NotImplementedError(f"the value of {type(self).__name__}'s conjugate is not known; give the class a _conj_value(x).")
 
+    def _conj_prox(self, x, sigma, out=None):
+        """prox of sigma f*, by Moreau; closed where a class knows better. `out`: x where its memory may be used, or None."""
+        return x - sigma * self._prox(x / sigma, 1.0 / sigma)
+
+    def _dual_ball(self, x, radius, out=None):
+        """Projection onto {dual norm <= radius}, for norms: x - prox of radius f; `out` may be x."""
+        return torch.sub(x, self._prox(x, radius), out=out)
+
+    def _polar(self, x):
+        raise NotImplementedError(f"the dual norm of {type(self).__name__} is not known; give the class a _polar(x).")
+
     # ---- attributes a solver may assume
     @property
     def smooth(self):
         return self.grad_lipschitz < inf
+
+    @property
+    def differentiable(self):
+        return type(self)._gradient is not Functional._gradient
 
     @property
     def has_prox(self):
@@ -97,6 +113,8 @@ class Functional:
         return _Conjugate(self)
 
     def bregman(self, point, subgrad=None):
+        from .bregman import BregmanDistance
+
         return BregmanDistance(self, point, subgrad)
 
     def translated(self, shift):
@@ -139,15 +157,32 @@ class _Wrapper(Functional):
     def has_prox(self):
         return self.f.has_prox
 
+    @property
+    def differentiable(self):
+        return self.f.differentiable
+
+    @property
+    def strong_convexity(self):
+        return self.f.strong_convexity
+
 
 class _Conjugate(_Wrapper):
     """f*(y) = sup_x <x, y> - f(x); prox by Moreau: prox_{s f*}(x) = x - s prox_{f/s}(x/s)."""
+
+    differentiable = False
+
+    @property
+    def strong_convexity(self):
+        return 1 / self.f.grad_lipschitz if self.f.convex and self.f.grad_lipschitz > 0 else 0.0
 
     def _value(self, x):
         return self.f._conj_value(x)
 
     def _prox(self, x, sigma):
-        return x - sigma * self.f._prox(x / sigma, 1.0 / sigma)
+        return self.f._conj_prox(x, sigma)
+
+    def _conj_prox(self, x, sigma, out=None):
+        return self.f._prox(x, sigma)
 
     def _conj_value(self, x):
         return self.f._value(x)
@@ -169,6 +204,10 @@ class _Scaled(_Wrapper):
     def grad_lipschitz(self):
         return self.a * self.f.grad_lipschitz if self.a else 0.0
 
+    @property
+    def strong_convexity(self):
+        return self.a * self.f.strong_convexity
+
     def _value(self, x):
         return self.a * self.f._value(x)
 
@@ -179,7 +218,19 @@ class _Scaled(_Wrapper):
         return self.f._prox(x, self.a * sigma) if self.a else x
 
     def _conj_value(self, x):
+        if not self.a:                                    # the indicator of {0}
+            return torch.where(inner(x, x, self.ndim) > 0, inf, 0.0)
         return self.a * self.f._conj_value(x / self.a)
+
+    def _conj_prox(self, x, sigma, out=None):
+        if not self.a:
+            return torch.zeros_like(x)
+        if self.positive_homogeneous and not isinstance(self.f, _Wrapper):
+            return self.f._dual_ball(x, self.a, out)
+        return self.a * self.f._conj_prox(x / self.a, sigma / self.a)
+
+    def _polar(self, x):
+        return self.f._polar(x) / self.a
 
     def __repr__(self):
         return f"{self.a:g} * {self.f!r}"
@@ -208,9 +259,12 @@ class _Translated(_Wrapper):
     def _conj_value(self, x):
         return self.f._conj_value(x) + inner(x, self.shift.expand_as(x), self.ndim)
 
+    def _conj_prox(self, x, sigma, out=None):
+        return self.f._conj_prox(x - sigma * self.shift, sigma)
+
 
 class _Sum(_Wrapper):
-    """f + g. It has a prox where both are separable on the same kind of ball, in no general case: solvers split it."""
+    """f + g; its prox is not known (JointProx finds it for some pairs), so solvers take the terms apart."""
 
     parts = ("f", "g")
 
@@ -229,6 +283,14 @@ class _Sum(_Wrapper):
     def has_prox(self):
         return False
 
+    @property
+    def differentiable(self):
+        return self.f.differentiable and self.g.differentiable
+
+    @property
+    def strong_convexity(self):
+        return self.f.strong_convexity + self.g.strong_convexity
+
     def _value(self, x):
         return self.f(x) + self.g(x)
 
@@ -243,12 +305,12 @@ class _Sum(_Wrapper):
 
 
 class _Composed(Functional):
-    """x -> f(op(x)); its gradient is op'(x)* grad f(op(x))."""
+    """x -> f(op(x)); its gradient is op'(x)* grad f(op(x)). op(x) is kept, so value and gradient at one x apply op once."""
 
     def __init__(self, f, op):
         super().__init__(op.domain)
         self.f, self.op, self.convex = f.on(op.range), op, f.convex and op.is_linear
-        self._lipschitz = None
+        self._lipschitz = self._seen = None
 
     @property
     def grad_lipschitz(self):
@@ -256,64 +318,26 @@ class _Composed(Functional):
             self._lipschitz = 1.02 * self.f.grad_lipschitz * self.op.norm() ** 2 if self.f.smooth and self.op.is_linear else inf
         return self._lipschitz
 
+    @property
+    def differentiable(self):
+        return self.f.differentiable
+
+    def _image(self, x):
+        if x.requires_grad or x.is_inference():
+            return self.op._call(x)
+        seen = self._seen
+        if seen is None or seen[0] is not x or seen[1] != x._version:
+            self._seen = seen = (x, x._version, self.op._call(x))
+        return seen[2]
+
     def _value(self, x):
-        return self.f(self.op._call(x))
+        return self.f(self._image(x))
 
     def _gradient(self, x):
-        return self.op._derivative_adjoint(x, self.f._gradient(self.op._call(x)))
+        return self.op._derivative_adjoint(x, self.f._gradient(self._image(x)))
+
+    def __getstate__(self):
+        return {**vars(self), "_seen": None}
 
     def __repr__(self):
         return f"{self.f!r} @ {self.op!r}"
-
-
-class BregmanDistance(Functional):
-    """D_f^q(x, point) = f(x) - f(point) - <q, x - point>, q = `subgrad` in df(point) (the gradient where f is smooth)."""
-
-    def __init__(self, functional, point, subgrad=None):
-        super().__init__(functional.space)
-        self.ndim = functional.ndim
-        self.functional, self.point = functional, point.clone()
-        self.subgrad = functional.gradient(point) if subgrad is None else subgrad.clone()
-        self.separable = functional.separable
-
-    @property
-    def grad_lipschitz(self):
-        return self.functional.grad_lipschitz
-
-    @property
-    def has_prox(self):
-        return self.functional.has_prox
-
-    def _value(self, x):
-        f = self.functional
-        return f(x) - f(self.point) - inner(x - self.point, self.subgrad.expand_as(x), self.ndim)
-
-    def _gradient(self, x):
-        return self.functional._gradient(x) - self.subgrad
-
-    def _prox(self, x, sigma):
-        return self.functional._prox(x + sigma * self.subgrad, sigma)
-
-
-class MoreauEnvelope(_Wrapper):
-    """f_t(x) = min_u f(u) + |u - x|^2 / (2 t): smooth, with gradient (x - prox_{t f}(x)) / t."""
-
-    def __init__(self, f, t=1.0):
-        if not t > 0:
-            raise ValueError(f"MoreauEnvelope got t = {t}; it needs t > 0.")
-        super().__init__(f)
-        self.t = float(t)
-
-    @property
-    def grad_lipschitz(self):
-        return 1 / self.t
-
-    def _value(self, x):
-        p = self.f._prox(x, self.t)
-        return self.f(p) + inner(x - p, x - p, self.ndim) / (2 * self.t)
-
-    def _gradient(self, x):
-        return (x - self.f._prox(x, self.t)) / self.t
-
-    def _prox(self, x, sigma):
-        return x + sigma / (sigma + self.t) * (self.f._prox(x, sigma + self.t) - x)

@@ -1,5 +1,7 @@
 """Linear operators: identity, matrix, diagonal, convolution, finite differences."""
 
+import math
+
 import torch
 
 from .operator import LinearOperator
@@ -32,7 +34,7 @@ class MatrixOperator(LinearOperator):
         super().__init__(Space((n,), matrix.dtype, matrix.device), Space((m,), matrix.dtype, matrix.device))
 
     def _call(self, x):
-        return x @ self.matrix.mT
+        return torch.mv(self.matrix, x) if x.dim() == 1 else x @ self.matrix.mT
 
     def _adjoint(self, y):
         return y @ (self.matrix.conj() if self.matrix.is_complex() else self.matrix)
@@ -90,21 +92,34 @@ class Gradient(LinearOperator):
     """Forward differences along every axis, zero past the end: `space.shape` -> (d, *space.shape); |Gradient|^2 < 4 d."""
 
     def __init__(self, space):
+        space = space if isinstance(space, Space) else Space(space)
         self.d = space.ndim
         super().__init__(space, Space((self.d, *space.shape), space.dtype, space.device))
 
+    def norm(self, iterations=0, tolerance=0.0, seed=0):
+        """Exact: the eigenvalues of D*D are sums of 4 sin^2(pi k / (2 n)), k < n, over the axes."""
+        return math.sqrt(sum(4 * math.sin(math.pi * (n - 1) / (2 * n)) ** 2 for n in self.domain.shape if n))
+
     def _call(self, x):
-        out = x.new_zeros(*x.shape[:x.dim() - self.d], self.d, *self.domain.shape)
+        out = x.new_empty(*x.shape[:x.dim() - self.d], self.d, *self.domain.shape)
         for i in range(self.d):
-            axis, n = i - self.d, self.domain.shape[i]
-            out.select(-self.d - 1, i).narrow(axis, 0, n - 1).copy_(x.narrow(axis, 1, n - 1) - x.narrow(axis, 0, n - 1))
+            axis, n, part = i - self.d, self.domain.shape[i], out.select(-self.d - 1, i)
+            torch.sub(x.narrow(axis, 1, n - 1), x.narrow(axis, 0, n - 1), out=part.narrow(axis, 0, n - 1))
+            part.select(axis, n - 1).zero_()
         return out
 
     def _adjoint(self, y):
-        out = y.new_zeros(*y.shape[:y.dim() - self.d - 1], *self.domain.shape)
+        out = y.new_empty(*y.shape[:y.dim() - self.d - 1], *self.domain.shape)
         for i in range(self.d):
-            axis, n = i - self.d, self.domain.shape[i]
-            p = y.select(-self.d - 1, i).narrow(axis, 0, n - 1)
-            out.narrow(axis, 1, n - 1).add_(p)
-            out.narrow(axis, 0, n - 1).sub_(p)
+            axis, n, p = i - self.d, self.domain.shape[i], y.select(-self.d - 1, i)
+            if n == 1:
+                out = out.zero_() if i == 0 else out
+            elif i == 0:
+                torch.sub(p.narrow(axis, 0, n - 2), p.narrow(axis, 1, n - 2), out=out.narrow(axis, 1, n - 2))
+                torch.neg(p.select(axis, 0), out=out.select(axis, 0))
+                out.select(axis, n - 1).copy_(p.select(axis, n - 2))
+            else:
+                p = p.narrow(axis, 0, n - 1)
+                out.narrow(axis, 1, n - 1).add_(p)
+                out.narrow(axis, 0, n - 1).sub_(p)
         return out

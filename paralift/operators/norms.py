@@ -17,6 +17,11 @@ def _over(value, ndim):
     return value.reshape(value.shape + (1,) * ndim)
 
 
+def _unit_ball(polar):
+    """The conjugate of a norm: 0 where the dual norm is at most 1, inf beyond."""
+    return torch.where(polar > 1 + 1e-6, torch.inf, 0.0)
+
+
 class ZeroFunctional(Functional):
     """f = 0; prox(x) = x."""
 
@@ -52,8 +57,17 @@ class L1Norm(Functional):
             return x - torch.minimum(torch.maximum(x, -sigma), sigma)
         return x - x.clamp(-sigma, sigma)
 
+    def _conj_prox(self, x, sigma, out=None):
+        return self._dual_ball(x, 1.0, out)
+
+    def _dual_ball(self, x, radius, out=None):
+        return torch.div(x, (x.abs() / radius).clamp(min=1), out=out) if x.is_complex() else torch.clamp(x, -radius, radius, out=out)
+
     def _conj_value(self, x):
-        return torch.where(self._sum((x.abs() > 1 + 1e-6).to(torch.float32)) > 0, torch.inf, 0.0)
+        return _unit_ball(self._polar(x))
+
+    def _polar(self, x):
+        return x.abs().flatten(-self.ndim).amax(-1)
 
 
 class L2Norm(Functional):
@@ -69,7 +83,10 @@ class L2Norm(Functional):
         return x * (1 - sigma / size.clamp(min=_tiny(x))).clamp(min=0)
 
     def _conj_value(self, x):
-        return torch.where(self._value(x) > 1 + 1e-6, torch.inf, 0.0)
+        return _unit_ball(self._polar(x))
+
+    def _polar(self, x):
+        return self._value(x)
 
 
 class L2NormSquared(Functional):
@@ -77,6 +94,7 @@ class L2NormSquared(Functional):
 
     separable = True
     grad_lipschitz = 2.0
+    strong_convexity = 2.0
 
     def _value(self, x):
         return inner(x, x, self.ndim)
@@ -86,6 +104,9 @@ class L2NormSquared(Functional):
 
     def _prox(self, x, sigma):
         return x / (1 + 2 * sigma)
+
+    def _conj_prox(self, x, sigma, out=None):
+        return x / (1 + 0.5 * sigma)
 
     def _conj_value(self, x):
         return inner(x, x, self.ndim) / 4
@@ -106,7 +127,13 @@ class GroupL1Norm(Functional):
         return self.axis - self.ndim if self.axis >= 0 else self.axis
 
     def _size(self, x):
-        return (x * x.conj()).real.sum(self._dim(), keepdim=True).sqrt() if x.is_complex() else x.square().sum(self._dim(), keepdim=True).sqrt()
+        if x.shape[self._dim()] > 8:
+            return (x * x.conj()).real.sum(self._dim(), keepdim=True).sqrt() if x.is_complex() else x.square().sum(self._dim(), keepdim=True).sqrt()
+        parts = [v.abs() if x.is_complex() else v for v in x.split(1, self._dim())]
+        size = parts[0].square()
+        for v in parts[1:]:
+            size.addcmul_(v, v)
+        return size.sqrt_()
 
     def _value(self, x):
         return self._sum(self._size(x))
@@ -114,8 +141,17 @@ class GroupL1Norm(Functional):
     def _prox(self, x, sigma):
         return x * (1 - sigma / self._size(x).clamp(min=_tiny(x))).clamp(min=0)
 
+    def _conj_prox(self, x, sigma, out=None):
+        return self._dual_ball(x, 1.0, out)
+
+    def _dual_ball(self, x, radius, out=None):
+        return torch.div(x, self._size(x).div_(radius).clamp_(min=1), out=out)
+
     def _conj_value(self, x):
-        return torch.where(self._size(x).flatten(-self.ndim).amax(-1) > 1 + 1e-6, torch.inf, 0.0)
+        return _unit_ball(self._polar(x))
+
+    def _polar(self, x):
+        return self._size(x).flatten(-self.ndim).amax(-1)
 
 
 class SupNorm(Functional):
@@ -132,7 +168,10 @@ class SupNorm(Functional):
         return x - project_l1_ball(x, sigma, self.ndim)
 
     def _conj_value(self, x):
-        return torch.where(self._sum(x.abs()) > 1 + 1e-6, torch.inf, 0.0)
+        return _unit_ball(self._polar(x))
+
+    def _polar(self, x):
+        return self._sum(x.abs())
 
 
 class NuclearNorm(Functional):
@@ -151,7 +190,11 @@ class NuclearNorm(Functional):
         return (U * (s - sigma).clamp(min=0).unsqueeze(-2)) @ Vh
 
     def _conj_value(self, x):
-        return torch.where(torch.linalg.svdvals(x).amax(-1) > 1 + 1e-6, torch.inf, 0.0)
+        return _unit_ball(self._polar(x))
+
+    def _polar(self, x):
+        top = torch.linalg.svdvals(x).amax(-1)
+        return top.flatten(2 - self.ndim).amax(-1) if self.ndim > 2 else top
 
 
 class Huber(Functional):
@@ -197,7 +240,7 @@ class QuadraticForm(Functional):
         if self.values[0] < -1e-5 * self.values[-1].abs():
             raise ValueError(f"QuadraticForm got a matrix with the eigenvalue {self.values[0]:.3g}; a convex form needs none below 0.")
         self.matrix, self.vector, self.constant = matrix, torch.zeros_like(matrix[0]) if vector is None else vector, constant
-        self.grad_lipschitz = float(self.values[-1])
+        self.grad_lipschitz, self.strong_convexity = float(self.values[-1]), max(float(self.values[0]), 0.0)
 
     def _value(self, x):
         return inner(x, 0.5 * (x @ self.matrix) + self.vector, 1) + self.constant

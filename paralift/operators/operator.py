@@ -22,6 +22,10 @@ def _number(a):
     return isinstance(a, (int, float, complex)) or (torch.is_tensor(a) and a.dim() == 0)
 
 
+def _conjugate(a):
+    return a.conj() if torch.is_tensor(a) else a.conjugate()
+
+
 class Operator:
     """Map between two spaces: `op(x)`, `op.derivative(x).adjoint(y)`, `op1 @ op2`, `a * op`, `op1 + op2`.
 
@@ -55,16 +59,16 @@ class Operator:
         return self if self.is_linear else _Derivative(self, x)
 
     def __matmul__(self, other):
-        return _Composition(self, other) if isinstance(other, Operator) else NotImplemented
+        return _made(_Composition, self, other) if isinstance(other, Operator) else NotImplemented
 
     def __rmul__(self, a):
-        return _Scaled(self, a) if _number(a) else NotImplemented
+        return _made(_Scaled, self, a) if _number(a) else NotImplemented
 
     def __mul__(self, other):
         raise TypeError(f"{type(self).__name__} * {type(other).__name__} is ambiguous; write the scalar on the left (a * op), or op1 @ op2 to compose.")
 
     def __add__(self, other):
-        return _Sum(self, other) if isinstance(other, Operator) else NotImplemented
+        return _made(_Sum, self, other) if isinstance(other, Operator) else NotImplemented
 
     def __neg__(self):
         return -1 * self
@@ -139,13 +143,12 @@ class _Derivative(LinearOperator):
         return self.op._derivative_adjoint(self.x, y)
 
 
-
-class _Composition(LinearOperator):
+class _Composition(Operator):
     def __init__(self, left, right):
         if left.domain.shape != right.range.shape:
             raise ValueError(f"{left!r} @ {right!r} does not fit: the right one ends in {right.range.shape}, the left one starts from {left.domain.shape}.")
         super().__init__(right.domain, left.range)
-        self.left, self.right, self.is_linear = left, right, left.is_linear and right.is_linear
+        self.left, self.right = left, right
 
     def _call(self, x):
         return self.left._call(self.right._call(x))
@@ -157,37 +160,33 @@ class _Composition(LinearOperator):
         return self.left._derivative(self.right._call(x), self.right._derivative(x, dx))
 
     def _derivative_adjoint(self, x, y):
-        if self.is_linear:
-            return self._adjoint(y)
         return self.right._derivative_adjoint(x, self.left._derivative_adjoint(self.right._call(x), y))
 
 
-class _Scaled(LinearOperator):
+class _Scaled(Operator):
     def __init__(self, op, a):
         super().__init__(op.domain, op.range)
-        self.op, self.a, self.is_linear = op, a, op.is_linear
+        self.op, self.a = op, a
 
     def _call(self, x):
         return self.a * self.op._call(x)
 
     def _adjoint(self, y):
-        a = self.a.conjugate() if isinstance(self.a, complex) else self.a.conj() if torch.is_tensor(self.a) else self.a
-        return a * self.op._adjoint(y)
+        return _conjugate(self.a) * self.op._adjoint(y)
 
     def _derivative(self, x, dx):
         return self.a * self.op._derivative(x, dx)
 
     def _derivative_adjoint(self, x, y):
-        a = self.a.conjugate() if isinstance(self.a, complex) else self.a
-        return a * self.op._derivative_adjoint(x, y)
+        return _conjugate(self.a) * self.op._derivative_adjoint(x, y)
 
 
-class _Sum(LinearOperator):
+class _Sum(Operator):
     def __init__(self, left, right):
         if left.domain.shape != right.domain.shape or left.range.shape != right.range.shape:
             raise ValueError(f"{left!r} + {right!r} does not fit; both operators need the same domain and range.")
         super().__init__(left.domain, left.range)
-        self.left, self.right, self.is_linear = left, right, left.is_linear and right.is_linear
+        self.left, self.right = left, right
 
     def _call(self, x):
         return self.left._call(x) + self.right._call(x)
@@ -200,3 +199,11 @@ class _Sum(LinearOperator):
 
     def _derivative_adjoint(self, x, y):
         return self.left._derivative_adjoint(x, y) + self.right._derivative_adjoint(x, y)
+
+
+_LINEAR = {kind: type(kind.__name__, (kind, LinearOperator), {}) for kind in (_Composition, _Scaled, _Sum)}
+
+
+def _made(kind, *parts):
+    """The algebra's operator, a LinearOperator where all its parts are linear."""
+    return (_LINEAR[kind] if all(p.is_linear for p in parts if isinstance(p, Operator)) else kind)(*parts)

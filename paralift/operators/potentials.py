@@ -4,6 +4,8 @@ A potential is a functional; its activation is `prox(z, 1)`, which `_activation`
 JMLR 24(232), 2023. Written with phi = |.|^2/2 + Psi; `_phi_conj` is phi*, where it is known better than by <p, z> - phi(p).
 """
 
+import math
+
 import torch
 
 from .functional import Functional
@@ -118,8 +120,11 @@ class SoftThreshold(L1Norm):
     def _prox(self, x, sigma):
         return super()._prox(x, self.threshold * sigma)
 
-    def _conj_value(self, x):
-        return super()._conj_value(x / self.threshold) * self.threshold
+    def _dual_ball(self, x, radius, out=None):
+        return super()._dual_ball(x, self.threshold * radius, out)
+
+    def _polar(self, x):
+        return (super()._polar(x) / self.threshold).nan_to_num(nan=0.0, posinf=math.inf)
 
     def _phi_conj(self, z):
         return 0.5 * (z.abs() - self.threshold).clamp(min=0).square()

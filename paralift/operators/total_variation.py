@@ -12,7 +12,7 @@ __all__ = ["TotalVariation"]
 class TotalVariation(Functional):
     """sum over pixels of |grad x| (isotropic) or |grad x|_1, forward differences; all axes of the element are spatial.
 
-    prox by accelerated projected gradient on the dual (Beck & Teboulle, 2009), until the duality gap is at most
+    prox by accelerated projected gradient on the dual (Beck & Teboulle, 2009; restarted, O'Donoghue & Candes, 2015), until the duality gap is at most
     `tolerance` * max(|x|^2 / 2, 1) for every sample.
     """
 
@@ -38,15 +38,17 @@ class TotalVariation(Functional):
         D = self._gradient_operator(x)
         s = sigma if not torch.is_tensor(sigma) else sigma.unsqueeze(-self.ndim - 1) if sigma.dim() else sigma
         p = x.new_zeros(*x.shape[:x.dim() - self.ndim], self.ndim, *x.shape[-self.ndim:])
-        q, t, step = p, 1.0, 1 / (4 * self.ndim)
+        q, t, step = p, x.new_ones(p.shape[:-self.ndim - 1], dtype=x.real.dtype), 1 / (4 * self.ndim)
         level = self.tolerance * (0.5 * inner(x, x, self.ndim)).clamp(min=1)
         sums = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
         sums = sums.reshape(sums.shape[:max(sums.dim() - self.ndim, 0)]) if sums.dim() else sums
         for k in range(self.max_iterations):
             new = q + step * D._call(x - D._adjoint(q))
             new = new * (s / self._size(new).clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1)
-            t_new = 0.5 * (1 + (1 + 4 * t * t) ** 0.5)
-            q, p, t = new + ((t - 1) / t_new) * (new - p), new, t_new
+            change = new - p
+            t = torch.where(inner(q - new, change, self.ndim + 1) > 0, 1.0, t)           # gradient restart, sample by sample
+            t_new = 0.5 * (1 + (1 + 4 * t * t).sqrt())
+            q, p, t = new + ((t - 1) / t_new)[(...,) + (None,) * (self.ndim + 1)] * change, new, t_new
             if k % 20 == 19:
                 Dp = D._adjoint(p)
                 u = x - Dp

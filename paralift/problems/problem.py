@@ -1,7 +1,7 @@
 """The contract between problems and solvers.
 
-A problem is E(u) = F(u) + G(u) over named blocks u = {name: tensor}: F smooth, G a sum over blocks with a known prox. Solvers see these
-methods only; they know no network, no data set and no worker.
+A problem is E(u) = F(u) + G(u) over named blocks u = {name: tensor}: F smooth, G a sum over blocks with a known prox; with a single block there may be
+terms H_j(K_j u) besides, H_j with a prox and K_j linear (`linear`). Solvers see these methods only; they know no network, no data set and no worker.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,13 @@ class Linearisation:
 
 
 class Problem:
-    """min_u F(u) + G(u). Subclasses define the methods that raise here."""
+    """min_u F(u) + G(u) [+ sum_j H_j(K_j u)]. Subclasses define the methods that raise here."""
 
     samples = 0                 # how many samples F averages over; 0 where it is no average
     smooth = True               # F has a gradient
     has_prox = True             # G has a prox, block by block
     convex = False
+    linear = ()                 # pairs (H, K) of terms H(K u) that only splitting methods can treat
 
     def start(self):
         """A fresh starting point {name: tensor}."""
@@ -68,10 +69,14 @@ class Problem:
 
     def inner(self, a, b):
         """Global sum over blocks of Re <a, b>."""
-        return sum(torch.sum((a[k] * b[k].conj()).real if a[k].is_complex() else a[k] * b[k]) for k in a)
+        return sum(_dot(a[k], b[k]) for k in a)
 
     def norm(self, a):
         return self.inner(a, a).sqrt()
+
+    def gap(self, point, dual=()):
+        """Primal-dual gap, an upper bound on E(point) - min E; `dual` as the method keeps it."""
+        raise NotImplementedError(f"{type(self).__name__} has no duality gap; stop on the residual or on the change of the objective.")
 
     def metrics(self, point):
         """What the history shows besides the objective: {column: number}."""
@@ -80,3 +85,12 @@ class Problem:
     def finish(self, point):
         """What the user takes away from the final point (a network, an image); the point itself by default."""
         return None
+
+
+def _dot(a, b):
+    """Re <a, b>; one pass where memory is contiguous."""
+    if a.is_complex() or b.is_complex():
+        return torch.sum((a * b.conj()).real)
+    if a.is_contiguous() and b.is_contiguous() and a.dtype == b.dtype and a.element_size() > 2:
+        return torch.dot(a.view(-1), b.view(-1))
+    return torch.sum(a * b)

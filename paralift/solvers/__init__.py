@@ -1,7 +1,16 @@
 """How a problem is solved: the loop and the methods."""
 
+from .admm import ADMM
 from .bcd import BCD
+from .bregman_pgd import BregmanPGD
+from .douglas_rachford import DouglasRachford
+from .fista import FISTA
 from .isgm import ISGM
+from .lbfgs import LBFGS
+from .linearized_bregman import LinearizedBregman
+from .pdhg import PDHG
 from .pgd import PGD
 from .result import Result, Status
 from .solver import Solver
+from .steps import *  # noqa: F403
+from .stopping import Tolerance

@@ -19,9 +19,10 @@ _MAGIC = b"PARALIFT1\n"
 class Status(Enum):
     """Why a solver stopped; the value says what to change."""
 
-    CONVERGED = "converged: the residual is below the tolerance."
+    CONVERGED = "converged: the tolerance is reached."
     MAX_ITERATIONS = "stopped at the iteration limit: raise max_iterations (epochs), or solve on with resume=result."
     MAX_SECONDS = "stopped at the time limit: raise max_seconds, or solve on with resume=result."
+    MAX_PASSES = "stopped at the limit of passes over the data: raise it, or solve on with resume=result."
     CALLBACK = "stopped by a callback."
     INTERRUPTED = "interrupted by the user: x is the last complete iterate; solve on with resume=result."
     DIVERGED = "diverged to NaN or inf: x is the last finite iterate; lower the step, or use step='backtracking' or more sweeps."
@@ -40,6 +41,7 @@ class Result:
     data_passes: float = 0.0
     solution: object = None
     provenance: dict = field(default_factory=dict)
+    reason: str = ""                # the stopping rule that held, with its numbers
 
     @property
     def success(self):
@@ -84,7 +86,7 @@ class Result:
     def save(self, path):
         """Write state and history atomically, with a checksum; `Result.load` reads them back."""
         save_checked(path, {"status": self.status.name, "state": self.state, "history": self.history, "iterations": self.iterations,
-                            "seconds": self.seconds, "data_passes": self.data_passes, "provenance": self.provenance})
+                            "seconds": self.seconds, "data_passes": self.data_passes, "provenance": self.provenance, "reason": self.reason})
 
     @classmethod
     def load(cls, path, problem=None):
@@ -92,11 +94,12 @@ class Result:
         d = load_checked(path)
         x = d["state"]["point"]
         return cls(Status[d["status"]], x, d["state"], d["history"], d["iterations"], d["seconds"], d["data_passes"],
-                   None if problem is None else problem.finish(x), d["provenance"])
+                   None if problem is None else problem.finish(x), d["provenance"], d.get("reason", ""))
 
     def __repr__(self):
         last = "".join(f"\n  {k:<17}{v[-1]:.6g}" for k, v in self.history.items() if v and k not in ("iteration", "seconds", "data_passes"))
-        return (f"{self.provenance.get('solver', 'Result')}\n  {'status':<17}{self.status.name}: {self.status.value}\n  {'iterations':<17}{self.iterations}"
+        why = f" ({self.reason})" if self.reason else ""
+        return (f"{self.provenance.get('solver', 'Result')}\n  {'status':<17}{self.status.name}: {self.status.value}{why}\n  {'iterations':<17}{self.iterations}"
                 f"\n  {'data passes':<17}{self.data_passes:g}\n  {'seconds':<17}{self.seconds:.2f}{last}")
 
 

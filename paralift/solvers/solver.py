@@ -1,33 +1,37 @@
 """The loop. It exists once: start, step, record, monitor, stop, checkpoint."""
 
 import platform
-import sys
 import time
-from math import inf, isfinite
+from math import inf, isfinite, isnan
 
 import torch
 
 from ..problems.problem import Problem
+from .progress import Progress
 from .result import Result, Status
+from .stopping import Tolerance
 
 __all__ = ["Solver"]
 
 
 class Solver:
     """A method: `start(problem)` gives a state (a dict of tensors and plain values with the key "point"), `step(problem, state)` the next one
-    and a dict of what to record. `solve(problem)` runs the loop.
+    and what to record: a dict {column: number or 0-d tensor}, or a function without arguments that returns it and is called only where a row is
+    recorded. A step leaves the tensors of the state it is given as they are. `solve(problem)` runs the loop.
 
     Parameters of every method
     --------------------------
     max_iterations : at most so many steps, counted from the start, resumed ones included.
-    tolerance : stop once the recorded "residual" is at most this.
+    tolerance : stop once the recorded "residual" is at most this; or a rule such as `Tolerance(residual=1e-8) | Tolerance(gap=1e-6)`.
     max_seconds : stop after so many seconds.
     """
 
     needs = ()                   # attributes of a problem that the method relies on, with the sentence that says what would serve
+    splits = False               # whether terms H(K x) can be treated
 
     def __init__(self, max_iterations=1000, tolerance=0.0, max_seconds=inf):
-        for name, value, low in (("max_iterations", max_iterations, 1), ("tolerance", tolerance, 0), ("max_seconds", max_seconds, 0)):
+        limits = [("max_iterations", max_iterations, 1), ("max_seconds", max_seconds, 0)] + [("tolerance", tolerance, 0)] * (not isinstance(tolerance, Tolerance))
+        for name, value, low in limits:
             if not isinstance(value, (int, float)) or not value >= low:
                 raise ValueError(f"{type(self).__name__} got {name}={value!r}; it needs a number >= {low}.")
         self.max_iterations, self.tolerance, self.max_seconds = int(max_iterations), tolerance, max_seconds
@@ -48,18 +52,23 @@ class Solver:
         for attribute, sentence in self.needs:
             if not getattr(problem, attribute):
                 raise TypeError(f"{type(self).__name__} cannot solve {type(problem).__name__}: {sentence}")
+        if problem.linear and not self.splits:
+            raise TypeError(f"{type(self).__name__} cannot solve {type(problem).__name__}: it has terms H(K x), which have no prox of their own; use PDHG or ADMM.")
 
     # ---- the loop
-    def solve(self, problem, resume=None, callback=None, checkpoint=None, progress=None, strict=False):
+    def solve(self, problem, resume=None, callback=None, checkpoint=None, progress=None, strict=False, record_every=1):
         """Run the method.
 
         resume : a Result, or the path of a checkpoint, to go on from, exactly.
-        callback : called with the running Result after every step; `raise StopIteration` stops.
-        checkpoint : path, written atomically after every step that is at least 30 s after the last one, and at the end.
-        progress : True/False; by default a line where the output is a terminal.
+        callback : called with the running Result after every recorded step; `raise StopIteration` stops.
+        checkpoint : path, written atomically after every recorded step that is at least 30 s after the last one, and at the end.
+        progress : False for silence; otherwise one line on a terminal, a line at most every 30 s in a file.
         strict : raise RuntimeError unless the solver ended well.
+        record_every : record, look for NaN and try the stopping rules every so many steps (and at the last one); the objective is evaluated there only.
         """
         self.check(problem)
+        if not isinstance(record_every, int) or record_every < 1:
+            raise ValueError(f"{type(self).__name__}.solve got record_every={record_every!r}; it needs an integer >= 1.")
         if resume is None:
             state, history, iteration, passes, before = self.start(problem), {}, 0, 0.0, 0.0
         else:
@@ -71,46 +80,53 @@ class Solver:
                 problem.set_buffers(state["buffers"])
         provenance = {"solver": repr(self), "paralift": _version(), "torch": str(torch.__version__), "python": platform.python_version(),
                       "machine": platform.machine(), "threads": torch.get_num_threads()}
-        show = sys.stderr.isatty() if progress is None else progress
-        began = last_save = last_line = time.perf_counter()
-        status = Status.MAX_ITERATIONS
+        rule = self.tolerance if isinstance(self.tolerance, Tolerance) else Tolerance(residual=self.tolerance)
+        line = Progress(type(self).__name__, self.max_iterations, progress)
+        began = last_save = time.perf_counter()
+        status, reason, kept = Status.MAX_ITERATIONS, "", (state, iteration, passes)
 
         def running():
             if hasattr(problem, "buffers"):
                 state["buffers"] = problem.buffers()
-            return Result(status, state["point"], state, history, iteration, before + time.perf_counter() - began, passes, None, provenance)
+            return Result(status, state["point"], state, history, iteration, before + time.perf_counter() - began, passes, None, provenance, reason)
 
         try:
             while iteration < self.max_iterations:
                 new, record = self.step(problem, state)
-                if not all(isfinite(v) for k, v in record.items() if k in ("objective", "residual", "change")):
-                    status = Status.DIVERGED
-                    break
                 state, iteration, passes = new, iteration + 1, passes + self.passes_per_step
-                seconds = before + time.perf_counter() - began
+                now = time.perf_counter()
+                seconds = before + now - began
+                late = seconds >= self.max_seconds
+                if iteration % record_every and iteration < self.max_iterations and not late:
+                    continue
+                record = _numbers(record() if callable(record) else record)
+                if not _sound(record):
+                    status, (state, iteration, passes) = Status.DIVERGED, kept
+                    break
+                kept = (state, iteration, passes)
+                run = self._quantities(problem, state, record, history, rule)
+                run["seconds"], run["passes"] = seconds, passes
                 for name, value in {"iteration": iteration, "data_passes": passes, "seconds": seconds, **record}.items():
                     history.setdefault(name, []).append(value)
-                now = time.perf_counter()
-                if show and now - last_line >= 0.5:
-                    print(f"\r{type(self).__name__} {iteration}/{self.max_iterations} " + " ".join(f"{k} {v:.4g}" for k, v in record.items()), end="", file=sys.stderr, flush=True)
-                    last_line = now
+                if now >= line.next:
+                    line.show(iteration, record, now)
                 if checkpoint is not None and now - last_save >= 30:
                     running().save(checkpoint)
                     last_save = now
                 if callback is not None:
                     callback(running())
-                if record.get("residual", inf) <= self.tolerance:
-                    status = Status.CONVERGED
+                found = rule.met(run)
+                if found is not None:
+                    status, reason = Status[found[0]], found[1]
                     break
-                if seconds >= self.max_seconds:
-                    status = Status.MAX_SECONDS
+                if late:
+                    status, reason = Status.MAX_SECONDS, f"seconds {seconds:.3g} >= {self.max_seconds:g} s"
                     break
         except StopIteration:
             status = Status.CALLBACK
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
-        if show:
-            print(file=sys.stderr)
+        line.close()
         result = running()
         result.solution = problem.finish(state["point"])
         if checkpoint is not None:
@@ -118,6 +134,19 @@ class Solver:
         if strict and not result.success:
             raise RuntimeError(f"{self!r} ended with {status.name}: {status.value}")
         return result
+
+    def _quantities(self, problem, state, record, history, rule):
+        """What the stopping rules see; the gap is computed, and recorded, where a rule asks for it."""
+        wanted, run = rule.needs(), dict(record)
+        scale = max(1.0, abs(record.get("objective", 1.0)))
+        if "gap" in wanted and "gap" not in record:
+            run["gap"] = record["gap"] = float(problem.gap(state["point"], state.get("dual", ()))) / scale
+        if "change" in wanted:
+            last = history.get("objective", ())
+            run["change"] = abs(record["objective"] - last[-1]) / scale if len(last) else inf
+        if "residual" in wanted and "residual" not in run and not history and isinstance(self.tolerance, Tolerance):
+            raise ValueError(f"{type(self).__name__} records no residual to stop on; it records {', '.join(record)}: use Tolerance(change=...), seconds or passes.")
+        return run
 
     def _check_resume(self, problem, saved):
         fresh = self.start(problem)["point"]
@@ -130,6 +159,23 @@ class Solver:
     def __repr__(self):
         shown = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
         return f"{type(self).__name__}({shown})"
+
+
+def _numbers(record):
+    """Floats; tensors of an accelerator come in one transfer."""
+    tensors = [k for k, v in record.items() if torch.is_tensor(v)]
+    if len(tensors) > 1 and record[tensors[0]].device.type != "cpu":
+        values = torch.stack([record[k].to(torch.float64) for k in tensors]).tolist()
+        record = {**record, **dict(zip(tensors, values))}
+    return {k: float(v) for k, v in record.items()}
+
+
+def _sound(record):
+    """Finite residual; an objective may be inf where the point leaves a set on its way, as long as a residual says how the run goes."""
+    residual, objective = record.get("residual"), record.get("objective", 0.0)
+    if residual is None:
+        return isfinite(objective)
+    return isfinite(residual) and isfinite(record.get("change", 0.0)) and not isnan(objective)
 
 
 def _clone(value):

@@ -1,13 +1,16 @@
 """Every concrete functional is found by introspection; one without an entry here fails."""
 
+import importlib
 import inspect
 import math
+import pkgutil
 
 import pytest
 import torch
 
 import paralift as pl
-from paralift.operators import entropies, indicators, norms, potentials, smooth_potentials, total_variation
+from paralift import operators
+from paralift.operators import kernels
 
 torch.manual_seed(0)
 POSITIVE = torch.rand(6, 7, dtype=torch.float64) * 3 + 0.1
@@ -27,6 +30,11 @@ CASES = {
     "QuadraticForm": (pl.QuadraticForm(MATRIX @ MATRIX.T, MATRIX[0]), None, (torch.zeros(7, dtype=torch.float64), 0)),
     "NegativeEntropy": (pl.NegativeEntropy(), POSITIVE, (v(math.e, 1), math.e)),
     "KullbackLeibler": (pl.KullbackLeibler(POSITIVE[0]), POSITIVE, (POSITIVE[0], 0)),
+    "LogisticLoss": (pl.LogisticLoss(MATRIX[0].sign()), None, (torch.zeros(7, dtype=torch.float64), 7 * math.log(2))),
+    "LeastSquares": (pl.LeastSquares(MATRIX[:4], MATRIX[:4, 0], weight=1.5), None, (torch.eye(7, dtype=torch.float64)[0], 0)),
+    "EuclideanKernel": (pl.EuclideanKernel(), None, (v(3, -4), 12.5)),
+    "EntropyKernel": (pl.EntropyKernel(), POSITIVE, (v(math.e, 1), -1)),
+    "BurgKernel": (pl.BurgKernel(), POSITIVE, (v(math.e, 1), -1)),
     "IndicatorBox": (pl.IndicatorBox(-0.5, 2.0), None, (v(0, 3), math.inf)),
     "IndicatorNonnegative": (pl.IndicatorNonnegative(), None, (v(0, -1), math.inf)),
     "IndicatorSimplex": (pl.IndicatorSimplex(2.0), None, (v(0.5, 1.5), 0)),
@@ -34,7 +42,7 @@ CASES = {
     "IndicatorL2Ball": (pl.IndicatorL2Ball(1.5), None, (v(1, -1), 0)),
     "IndicatorLinfBall": (pl.IndicatorLinfBall(0.7), None, (v(1, 0), math.inf)),
     "IndicatorAffine": (pl.IndicatorAffine(MATRIX[:3], MATRIX[:3, 0]), None, (torch.eye(7, dtype=torch.float64)[0], 0)),
-    "TotalVariation": (pl.TotalVariation(tolerance=1e-12, max_iterations=20000), None, (v([0, 3], [4, 0]), 5 + 3 + 4)),
+    "TotalVariation": (pl.TotalVariation(tolerance=1e-12, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64), (v([0, 3], [4, 0]), 5 + 3 + 4)),
     "Identity": (pl.Identity(), None, (v(1, 2), 0)),
     "ReLU": (pl.ReLU(), None, (v(1, 2), 0)),
     "LeakyReLU": (pl.LeakyReLU(0.2), None, (v(1, -2), 8)),
@@ -49,11 +57,15 @@ CASES = {
     "ELU": (pl.ELU(0.7), None, (v(2, -0.7), 0.7 - 0.245)),
     "CELU": (pl.CELU(2.5), None, (v(2, -2.5), 3.125)),
     "SELUEnergy": (pl.SELUEnergy(), None, (v(2, -pl.SELUEnergy.slope), 2 / pl.SELUEnergy.scale + pl.SELUEnergy.slope)),
+    "MoreauEnvelope": (pl.MoreauEnvelope(pl.L1Norm(), 0.5), None, (v(3, 0.5), 2.75 + 0.25)),
+    "BregmanDistance": (pl.BregmanDistance(pl.L2NormSquared(), v(1, 2, 0, 0, 0)), 2 * torch.randn(6, 5, dtype=torch.float64), (v(2, 4, 0, 0, 0), 5)),
+    "JointProx": (pl.JointProx(pl.ReLU(), 0.5 * pl.L1Norm()), None, (v(2, 3), 2.5)),
     "Sparsemax": (pl.Sparsemax(), None, (v(0.5, 0.5), 0)),
 }
-MODULES = (norms, indicators, entropies, potentials, smooth_potentials, total_variation)
-FOUND = sorted({n for m in MODULES for n, c in inspect.getmembers(m, inspect.isclass) if issubclass(c, pl.Functional) and c is not pl.Functional and not n.startswith("_")})
-POTENTIALS = [n for n in FOUND if any(getattr(m, n).__module__ == m.__name__ for m in (potentials, smooth_potentials) if hasattr(m, n)) and n != "SELUEnergy"]
+MODULES = [importlib.import_module(f"paralift.operators.{m.name}") for m in pkgutil.iter_modules(operators.__path__)]
+CLASSES = {n: c for m in MODULES for n, c in inspect.getmembers(m, inspect.isclass) if c.__module__ == m.__name__ and not n.startswith("_")}
+FOUND = sorted(n for n, c in CLASSES.items() if issubclass(c, pl.Functional) and c not in (pl.Functional, kernels.Kernel))
+POTENTIALS = [n for n in FOUND if CLASSES[n].__module__.endswith("potentials") and n != "SELUEnergy"]
 
 
 @pytest.mark.parametrize("name", FOUND)

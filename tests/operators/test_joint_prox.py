@@ -42,14 +42,15 @@ X, Y = torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manua
 
 @pytest.mark.parametrize("penalty", ["bregman", "mac", "lifted"])
 def test_activation_regulariser_reaches_its_minimum(penalty):
-    """PGD on x alone agrees with perturbation: no small move lowers E."""
-    problem = pl.LiftedTraining(net(pl.SoftThreshold(0.1)), X, Y, penalty=penalty, activation_regulariser={1: L1, 2: L1}, frozen="*")
+    """PGD on x alone agrees with perturbation: no small move lowers E; nor does a larger one where E is convex in the x's."""
+    activation = pl.Tanh() if penalty == "mac" else pl.SoftThreshold(0.1)              # MAC is smooth where the activation is
+    problem = pl.LiftedTraining(net(activation), X, Y, penalty=penalty, activation_regulariser={1: L1, 2: L1}, frozen="*")
     point = pl.PGD(max_iterations=1000, acceleration="nesterov", tolerance=1e-10).solve(problem).x
     best, g = problem.value(point), torch.Generator().manual_seed(0)
     for l in (1, 2):
         S = problem.stages[l - 1].penalty.regulariser
         assert torch.allclose(problem.rho[l] * S(point[f"x{l}"]), L1(point[f"x{l}"]))
-        for scale in (1e-3, 1e-1):
+        for scale in (1e-3,) if penalty == "mac" else (1e-3, 1e-1):
             for _ in range(20):
                 move = scale * torch.randn(point[f"x{l}"].shape, dtype=torch.float64, generator=g)
                 assert problem.value({**point, f"x{l}": point[f"x{l}"] + move * (torch.rand(move.shape, generator=g) < 0.1)}) >= best - 1e-9

@@ -117,9 +117,9 @@ BAD = [
     (lambda: pl.ISGM(step=-1), ValueError, "positive"),
     (lambda: pl.ISGM(epocs=3), TypeError, "epocs"),
     (lambda: pl.PGD(step=0), ValueError, "positive"),
-    (lambda: pl.ISGM().solve(pl.Composite(pl.L2NormSquared(), None, X)), TypeError, "use PGD or BCD"),
-    (lambda: pl.Composite(pl.L1Norm(), None, X), TypeError, "no gradient"),
-    (lambda: pl.Composite(pl.L2NormSquared(), pl.L1Norm() + pl.L2Norm(), X), TypeError, "no prox"),
+    (lambda: pl.ISGM().solve(pl.Composite(pl.L2NormSquared(), start=X)), TypeError, "use PGD or BCD"),
+    (lambda: pl.Composite(pl.L1Norm(), start=X), TypeError, "no gradient"),
+    (lambda: pl.Composite(pl.L2NormSquared(), pl.L1Norm() + pl.L2Norm(), start=X), TypeError, "no prox"),
     (lambda: pl.LeakyReLU(1.5), ValueError, "0 < slope"),
 ]
 

@@ -20,7 +20,7 @@ def network_problem(**kw):
 
 
 @pytest.mark.parametrize("solver", [pl.PGD(3000), pl.PGD(3000, acceleration="nesterov"), pl.PGD(3000, acceleration="heavy_ball"), pl.PGD(3000, step="backtracking"), pl.BCD(3000)],
-                         ids=lambda s: f"{type(s).__name__}-{getattr(s, 'acceleration', '')}-{getattr(s, 'step_rule', '')}")
+                         ids=lambda s: f"{type(s).__name__}-{getattr(s, 'acceleration', '')}-{getattr(s, 'step_size', '')}")
 def test_lasso_reaches_scikit_learns_optimum(solver):
     from sklearn.linear_model import Lasso
 
@@ -89,7 +89,7 @@ def test_l1_makes_weights_sparse_and_indicators_hold():
 
 
 def test_divergence_ends_with_the_last_finite_iterate():
-    problem = pl.Composite(50 * pl.L2NormSquared((3,)), None, torch.ones(3, dtype=torch.float64))
+    problem = pl.Composite(50 * pl.L2NormSquared((3,)), start=torch.ones(3, dtype=torch.float64))
     result = pl.PGD(1000, step=10.0).solve(problem)
     assert result.status is pl.Status.DIVERGED and torch.isfinite(result.x["x"]).all() and not result.success
     with pytest.raises(RuntimeError, match="DIVERGED"):

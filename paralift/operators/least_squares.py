@@ -1,0 +1,88 @@
+"""`LeastSquares`: the quadratic data term, with a gradient in two products and a prox."""
+
+import torch
+
+from .functional import _Composed
+from .linear import MatrixOperator
+from .norms import L2NormSquared
+from .space import inner
+
+__all__ = ["LeastSquares"]
+
+
+class LeastSquares(_Composed):
+    """weight/2 |A x - b|^2. prox: (I + s A*A) u = x + s A* b with s = sigma * weight, by a factor kept per s for matrices, by conjugate gradients otherwise.
+
+    Parameters
+    ----------
+    op : LinearOperator, or a matrix (m, n).
+    data : b, of the shape of A x.
+    tolerance, max_iterations : of the conjugate gradients, relative to the right-hand side.
+
+    `0.5 * L2NormSquared().translated(b) @ A` is the same functional; a problem rewrites it to this one.
+    """
+
+    def __init__(self, op, data, weight=1.0, tolerance=1e-12, max_iterations=500):
+        op = MatrixOperator(op) if torch.is_tensor(op) else op
+        if not op.is_linear:
+            raise TypeError(f"LeastSquares got {op!r}, which is not linear; write 0.5 * L2NormSquared().translated(b) @ op.")
+        if not op.range.fits(data):
+            raise ValueError(f"LeastSquares got data of shape {tuple(data.shape)}; the operator's range is {op.range.shape}.")
+        super().__init__(0.5 * weight * L2NormSquared().translated(data), op)
+        self.data, self.weight, self.tolerance, self.max_iterations = data, float(weight), tolerance, max_iterations
+        self._factor = None
+
+    def _image(self, x):
+        if x.requires_grad or x.is_inference():
+            return self.op._call(x) - self.data
+        seen = self._seen
+        if seen is None or seen[0] is not x or seen[1] != x._version:
+            r = self.op._call(x)
+            self._seen = seen = (x, x._version, r.sub_(self.data) if r.data_ptr() != x.data_ptr() else r - self.data)
+        return seen[2]
+
+    def _value(self, x):
+        r = self._image(x)
+        if r.dim() == self.op.range.ndim and not r.is_complex():
+            r = r.reshape(-1)
+            return 0.5 * self.weight * torch.dot(r, r)
+        return 0.5 * self.weight * inner(r, r, self.op.range.ndim)
+
+    def _gradient(self, x):
+        g = self.op._adjoint(self._image(x))
+        return g if self.weight == 1 else self.weight * g
+
+    def _prox(self, x, sigma):
+        s = sigma * self.weight
+        rhs = x + s * self.op._adjoint(self.data.expand(*x.shape[:x.dim() - self.ndim], *self.op.range.shape))
+        if isinstance(self.op, MatrixOperator) and not torch.is_tensor(s):
+            return self._direct(rhs, s)
+        return self._conjugate_gradients(rhs, x, s)
+
+    def _direct(self, rhs, s):
+        M = self.op.matrix
+        m, n = M.shape
+        if self._factor is None or self._factor[0] != s:
+            gram = M.mH @ M if n <= m else M @ M.mH
+            self._factor = (s, torch.linalg.cholesky(s * gram + torch.eye(len(gram), dtype=M.dtype, device=M.device)))
+        solve = lambda v: torch.cholesky_solve(v.reshape(-1, v.shape[-1]).mT, self._factor[1]).mT.reshape(v.shape)
+        return solve(rhs) if n <= m else rhs - s * self.op._adjoint(solve(self.op._call(rhs)))
+
+    def _conjugate_gradients(self, rhs, u, s):
+        apply = lambda v: v + s * self.op._adjoint(self.op._call(v))
+        dot = lambda a, b: inner(a, b, self.ndim).reshape(a.shape[:a.dim() - self.ndim] + (1,) * self.ndim)
+        r = rhs - apply(u)
+        p, rr = r, dot(r, r)
+        target = self.tolerance**2 * dot(rhs, rhs)
+        for k in range(self.max_iterations):
+            if k % 5 == 0 and (rr <= target).all():
+                break
+            q = apply(p)
+            a = rr / dot(p, q).clamp(min=torch.finfo(rhs.dtype).tiny)
+            u, r = u + a * p, r - a * q
+            new = dot(r, r)
+            p, rr = r + (new / rr.clamp(min=torch.finfo(rhs.dtype).tiny)) * p, new
+        return u
+
+    def __repr__(self):
+        return f"{self.weight / 2:g} |A x - b|^2, A = {self.op!r}"

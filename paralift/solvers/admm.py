@@ -1,0 +1,115 @@
+"""The alternating direction method of multipliers, linearised."""
+
+from math import inf, isfinite
+
+import torch
+
+from ..operators.least_squares import LeastSquares
+from ..operators.norms import QuadraticForm
+from .solver import Solver
+
+__all__ = ["ADMM"]
+
+
+class ADMM(Solver):
+    """min F(x) + G(x) + sum_j H_j(z_j), z_j = K_j x, in scaled form, one step on x linearised at x_k:
+    x+ = prox_{tau G}(x - tau (grad F(x) + rho K*(K x - z + u))),  z+ = prox_{H/rho}(w + u),  u+ = u + w - z+,  w = r K x+ + (1 - r) z.
+
+    Parameters
+    ----------
+    rho : of the augmented Lagrangian to begin with.
+    balancing : rho doubles (halves) where the primal residual |K x - z| is more than 10 times the dual one (or conversely), after ever longer waits.
+    relaxation : r in [1, 2), 1 by default.
+    exact : solve the x-step by conjugate gradients where F is quadratic and G absent; otherwise the step is the linearised one above.
+
+    1/tau = L + rho |K|^2 with L the Lipschitz constant of grad F. residual: norm of the primal and the dual residual. Converges for 1/tau >= L + rho |K|^2 and fixed
+    rho, hence also with balancing, which stops changing rho; ergodic O(1/k).
+    Sources: Boyd, Parikh, Chu, Peleato & Eckstein, Found. Trends Mach. Learn. 3(1), 2011 (scaled form, balancing); linearised: Ouyang, Chen, Lan & Pasiliao,
+    SIAM J. Imaging Sci. 8(1), 2015.
+    """
+
+    needs = (("convex", "it is not convex; use PGD or BCD."), ("has_prox", "its nonsmooth part has no prox."),
+             ("linear", "it has no term H(K x); use PGD, FISTA or DouglasRachford."))
+    splits = True
+
+    def __init__(self, max_iterations=1000, rho=1.0, balancing=True, relaxation=1.0, exact=True, tolerance=0.0, max_seconds=inf):
+        super().__init__(max_iterations, tolerance, max_seconds)
+        if not 0 < rho < inf or not 1 <= relaxation < 2:
+            raise ValueError(f"ADMM got rho={rho}, relaxation={relaxation}; it needs rho > 0 and 1 <= relaxation < 2.")
+        self.rho, self.balancing, self.relaxation, self.exact = rho, balancing, relaxation, exact
+
+    def check(self, problem):
+        super().check(problem)
+        if problem.smooth_part is not None and not isfinite(problem.smooth_part.grad_lipschitz):
+            raise ValueError(f"ADMM cannot take gradient steps on {problem.smooth_part!r}: its gradient has no finite Lipschitz bound; pass it as linear=f @ K.")
+
+    def start(self, problem):
+        x, F = problem.start()["x"], problem.smooth_part
+        images = [K._call(x) for _, K in problem.linear]
+        L = 0.0 if F is None else F.grad_lipschitz
+        quadratic = isinstance(F, (LeastSquares, QuadraticForm)) or F is not None and 0 < F.strong_convexity == L
+        zeros = [torch.zeros_like(v) for v in images]
+        return {"point": {"x": x}, "images": images, "z": images, "u": zeros, "dual": zeros, "rho": self.rho, "L": L,
+                "norm2": sum((1.01 * K.norm()) ** 2 for _, K in problem.linear), "k": 0, "next": 10,
+                "exact": self.exact and quadratic and problem.nonsmooth_part is None,
+                "offset": F._gradient(torch.zeros_like(x)) if quadratic else None}
+
+    def _solve(self, problem, state, x, rhs):
+        """grad F(x) + rho K*K x = grad F(0) + rhs by conjugate gradients from the last x, to 1e-3 of the starting residual, at most 50 steps."""
+        rho, gradient, offset = state["rho"], problem.smooth_part._gradient, state["offset"]
+        apply = lambda v: gradient(v) - offset + rho * sum(K._adjoint(K._call(v)) for _, K in problem.linear)
+        dot = lambda a: torch.linalg.vector_norm(a) ** 2
+        r = rhs - apply(x)
+        p, rr = r, dot(r)
+        target = 1e-6 * rr
+        for _ in range(50):
+            if rr <= target:
+                break
+            q = apply(p)
+            a = rr / torch.sum((p.conj() * q).real if p.is_complex() else p * q)
+            x, r = x + a * p, r - a * q
+            new = dot(r)
+            p, rr = r + (new / rr) * p, new
+        return x
+
+    def step(self, problem, state):
+        x, zs, us, rho = state["point"]["x"], state["z"], state["u"], state["rho"]
+        G, K = problem.nonsmooth_part, [K for _, K in problem.linear]
+        if state["exact"]:
+            new = self._solve(problem, state, x, rho * sum(k._adjoint(z - u) for k, z, u in zip(K, zs, us)) - state["offset"])
+        else:
+            tau = 1 / (state["L"] + rho * state["norm2"])
+            pull = sum(k._adjoint(v - z + u) for k, v, z, u in zip(K, state["images"], zs, us)).mul(rho)
+            v = torch.sub(x, pull if problem.smooth_part is None else pull + problem.gradient({"x": x})["x"], alpha=tau)
+            new = v if G is None else G._prox(v, tau)
+        images = [k._call(new) for k in K]
+        mixed = images if self.relaxation == 1 else [torch.lerp(z, v, self.relaxation) for z, v in zip(zs, images)]
+        sums = [v + u for v, u in zip(mixed, us)]
+        new_z = [H._prox(s, 1 / rho) for (H, _), s in zip(problem.linear, sums)]
+        new_u = [s - z for s, z in zip(sums, new_z)]
+        norms = lambda parts: sum(torch.linalg.vector_norm(v) ** 2 for v in parts).sqrt()
+
+        def residuals():
+            primal = norms([v - z for v, z in zip(images, new_z)])
+            drift = rho * sum(k._adjoint(a - b) for k, a, b in zip(K, new_z, zs))
+            if not state["exact"]:
+                # what the linearisation leaves: (1/tau - rho K*K)(x - x+) + grad F(x+) - grad F(x)
+                drift = drift + (x - new) / tau - rho * sum(k._adjoint(a - b) for k, a, b in zip(K, state["images"], images))
+                if problem.smooth_part is not None:
+                    drift = drift + problem.gradient({"x": new})["x"] - problem.gradient({"x": x})["x"]
+            return primal, torch.linalg.vector_norm(drift)
+
+        later = {**state, "point": {"x": new}, "images": images, "z": new_z, "u": new_u, "k": state["k"] + 1}
+        found = None
+        if self.balancing and later["k"] >= state["next"]:
+            found = residuals()
+            p, d = map(float, found)
+            factor = 2.0 if p * rho > 10 * d else 0.5 if d > 10 * p * rho else 1.0
+            later.update(rho=rho * factor, u=[u / factor for u in new_u], next=int(1.2 * later["k"]) + 10)
+        later["dual"] = [rho * u for u in new_u]
+
+        def record():
+            p, d = residuals() if found is None else found
+            return {"objective": problem.value({"x": new}), "residual": torch.hypot(p, d), **problem.metrics({"x": new})}
+
+        return later, record

@@ -1,0 +1,66 @@
+"""FISTA: proximal gradient steps from extrapolated points."""
+
+import torch
+
+from .solver import Solver
+from .steps import forward_backward, residual, start_steps, step_rule
+
+__all__ = ["FISTA"]
+
+
+class FISTA(Solver):
+    """y = u_k + (k - 1)/(k + a) (u_k - u_{k-1}),  u_{k+1} = prox_{tau G}(y - tau grad F(y)), min F + G.
+
+    Parameters
+    ----------
+    step : "auto" (1/L where L is known and E convex, backtracking otherwise), "backtracking", "lipschitz", a number <= 1/L, or a step rule.
+    a : of Chambolle & Dossal, > 2: the iterates converge too, and E(u_k) - E* = o(1/k^2).
+    restart : "gradient" (k = 0 once <y - u_{k+1}, u_{k+1} - u_k> > 0), "function" (once E rises; it evaluates E every step), "greedy", or None.
+        "greedy" extrapolates with weight 1, takes 1.3/L, and lowers the step towards 1/L where the iterates move away.
+
+    residual: |y - u_{k+1}| / tau. Converges for step <= 1/L and convex E at O(1/k^2); restarted, linearly where E is strongly convex.
+    Sources: Beck & Teboulle, SIAM J. Imaging Sci. 2(1), 2009; Chambolle & Dossal, J. Optim. Theory Appl. 166, 2015; O'Donoghue & Candes,
+    Found. Comput. Math. 15, 2015; greedy: Liang, Luo & Schoenlieb, SIAM J. Sci. Comput. 44(3), 2022.
+    """
+
+    needs = (("smooth", "its smooth part has no gradient."), ("has_prox", "its nonsmooth part has no prox."))
+
+    def __init__(self, max_iterations=1000, step="auto", a=3.0, restart="gradient", tolerance=0.0, max_seconds=float("inf")):
+        super().__init__(max_iterations, tolerance, max_seconds)
+        if not a > 2:
+            raise ValueError(f"FISTA got a={a}; the theorem needs a > 2.")
+        if restart not in ("gradient", "function", "greedy", None):
+            raise ValueError(f"FISTA got restart={restart!r}; choose 'gradient', 'function', 'greedy' or None.")
+        self.step_size, self.a, self.restart = step_rule(step, type(self).__name__, 1.4 if restart == "greedy" else 1.0), a, restart
+
+    def start(self, problem):
+        point = problem.start()
+        steps = start_steps(self.step_size, problem, point)
+        if self.restart == "greedy" and not steps["search"]:
+            steps["scale"] = 1.3
+        return {"point": point, "previous": point, "k": 0, "first": 0.0, **steps}
+
+    def step(self, problem, state):
+        u, old, k, steps = state["point"], state["previous"], state["k"], state["steps"]
+        greedy = self.restart == "greedy"
+        weight = 0.0 if k < 1 else 1.0 if greedy else k / (k + 1 + self.a)
+        y = u if weight == 0 else {b: torch.lerp(old[b], u[b], 1 + weight) if b in steps else u[b] for b in u}
+        scale = state["scale"]
+        if greedy and not state["search"]:
+            state = {**state, "steps": {b: scale * s for b, s in steps.items()}}
+        new, tau, found = forward_backward(problem, y, self.step_size, state)
+        first = state["first"]
+        if self.restart == "function":
+            k = 0 if weight and bool(problem.value(new) > problem.value(u)) else k + 1
+        elif self.restart is None:
+            k += 1
+        else:
+            moved = {b: new[b] - u[b] for b in steps}
+            turned = weight and sum(problem.inner({b: y[b] - new[b]}, {b: moved[b]}) / tau[b] for b in steps) > 0
+            k = 0 if turned else k + 1
+            if greedy and not state["search"]:
+                size = float(problem.norm(moved))
+                first = first or size
+                scale = max(0.96 * scale, 1.0) if size > first else scale
+        state = {**state, "steps": steps, "point": new, "previous": new if k == 0 else u, "k": k, "scale": found if state["search"] else scale, "first": first}
+        return state, lambda: {"objective": problem.value(new), "residual": residual(problem, new, y, tau), **problem.metrics(new)}

@@ -1,0 +1,148 @@
+"""The primal-dual hybrid gradient method."""
+
+import warnings
+from math import inf, isfinite
+
+import torch
+
+from .solver import Solver
+
+__all__ = ["PDHG"]
+
+
+class PDHG(Solver):
+    """min F(x) + G(x) + sum_j H_j(K_j x) with prox steps on G and H_j*, a gradient step on F, products with K_j:
+    x+ = prox_{tau G}(x - tau (grad F(x) + K* y)),  y+ = prox_{sigma H*}(y + sigma K (x+ + theta (x+ - x))).
+
+    Parameters
+    ----------
+    step : "auto", or a pair (tau, sigma).
+    variant : "adaptive" (tau/sigma follows the ratio of primal and dual residual), "accelerated" (theta < 1; E strongly convex), "constant" (theta = 1).
+    ratio : sigma/tau = ratio^2 to begin with.
+    relaxation : in [1, 2): (x, y) moves by this multiple of the step. By default 1.9; 1 with "accelerated" or with a gradient step on F.
+
+    An F of constant curvature c (c/2 |x - m|^2) joins the prox, and gives the strong convexity that "accelerated" needs.
+    residual: norm of the primal and dual optimality residuals at (x+, y+). The dual is kept in `result.state["dual"]`, `Tolerance(gap=...)` uses it.
+    Converges for 1/tau - sigma |K|^2 >= L/2, L the Lipschitz constant of an explicit grad F: ergodic gap O(1/k); accelerated |x_k - x*|^2 = O(1/k^2).
+    Sources: Chambolle & Pock, J. Math. Imaging Vis. 40, 2011; Condat, J. Optim. Theory Appl. 158, 2013; Vu, Adv. Comput. Math. 38, 2013;
+    adaptive: Goldstein, Li, Yuan, Esser & Baraniuk, arXiv 1305.0546.
+    """
+
+    needs = (("convex", "it is not convex; use PGD or BCD."), ("has_prox", "its nonsmooth part has no prox."))
+    splits = True
+
+    def __init__(self, max_iterations=1000, step="auto", variant="adaptive", ratio=1.0, relaxation=None, tolerance=0.0, max_seconds=inf):
+        super().__init__(max_iterations, tolerance, max_seconds)
+        pair = isinstance(step, (tuple, list)) and len(step) == 2 and all(isinstance(s, (int, float)) and 0 < s < inf for s in step)
+        if step != "auto" and not pair:
+            raise ValueError(f"PDHG got step={step!r}; it needs 'auto' or a pair (tau, sigma) of positive numbers.")
+        if variant not in ("adaptive", "accelerated", "constant"):
+            raise ValueError(f"PDHG got variant={variant!r}; choose 'adaptive', 'accelerated' or 'constant'.")
+        if not ratio > 0 or not (relaxation is None or 1 <= relaxation < 2):
+            raise ValueError(f"PDHG got ratio={ratio}, relaxation={relaxation}; it needs ratio > 0 and 1 <= relaxation < 2.")
+        if relaxation is not None and relaxation > 1 and variant == "accelerated":
+            raise ValueError("PDHG got relaxation > 1 with variant='accelerated', which is not proved; use variant='constant' or 'adaptive'.")
+        self.step_size, self.variant, self.ratio, self.relaxation = step, variant, ratio, relaxation
+
+    def check(self, problem):
+        super().check(problem)
+        point = problem.start()
+        if list(point) != ["x"] or not hasattr(problem, "smooth_part"):
+            raise TypeError(f"PDHG cannot solve {type(problem).__name__}: it needs a Composite; use PGD or BCD for problems of several blocks.")
+        L, c = self._curvature(problem)
+        if not isfinite(L):
+            raise ValueError(f"PDHG cannot take gradient steps on {problem.smooth_part!r}: its gradient has no finite Lipschitz bound; pass it as linear=f @ K, or use BregmanPGD.")
+        if self.variant == "accelerated" and not max(c, self._modulus(problem)) > 0:
+            raise ValueError("PDHG got variant='accelerated' for a problem without known strong convexity; use variant='adaptive'.")
+        if self.relaxation is not None and self.relaxation > 1 and L > 0:
+            raise ValueError("PDHG got relaxation > 1 with a gradient step on F, which is not proved at the step it takes; use relaxation=1.")
+
+    @staticmethod
+    def _curvature(problem):
+        """(L of an explicit gradient step, c of an implicit one)."""
+        F = problem.smooth_part
+        if F is None:
+            return 0.0, 0.0
+        return (0.0, F.grad_lipschitz) if 0 < F.strong_convexity == F.grad_lipschitz else (F.grad_lipschitz, 0.0)
+
+    @staticmethod
+    def _modulus(problem):
+        return 0.0 if problem.nonsmooth_part is None else problem.nonsmooth_part.strong_convexity
+
+    def start(self, problem):
+        x = problem.start()["x"]
+        (L, c), norm2 = self._curvature(problem), sum((1.01 * K.norm()) ** 2 for _, K in problem.linear)
+        sigma = self.ratio / max(norm2, 1e-30) ** 0.5
+        tau = 0.99 / (0.5 * L + sigma * norm2) if norm2 or L else 1.0
+        if self.step_size != "auto":
+            tau, sigma = self.step_size
+            if tau * (0.5 * L + sigma * norm2) > 1.03:
+                warnings.warn(f"PDHG's steps ({tau:g}, {sigma:g}) break 1/tau - sigma |K|^2 >= L/2 (|K|^2 = {norm2:.4g}, L = {L:.4g}); use step='auto'.", stacklevel=4)
+        dual = [torch.zeros_like(K._call(x)) for _, K in problem.linear]
+        offset = problem.smooth_part._gradient(torch.zeros_like(x)) if c else None
+        return {"point": {"x": x}, "dual": dual, "base": x, "base_dual": dual, "offset": offset, "tau": tau, "sigma": sigma, "L": L, "c": c, "norm2": norm2,
+                "balance": 0.5, "k": 0, "relaxation": self.relaxation or (1.0 if L or self.variant == "accelerated" else 1.9)}
+
+    def step(self, problem, state):
+        x, duals, tau, sigma, c, G = state["base"], state["base_dual"], state["tau"], state["sigma"], state["c"], problem.nonsmooth_part
+        gradient = problem.gradient({"x": x})["x"] if state["L"] else None
+        v = _adjoints(problem, duals, x)
+        if gradient is not None:
+            v.add_(gradient)
+        if c:
+            v.add_(state["offset"])
+        shrink = 1 / (1 + tau * c)
+        torch.add(x if shrink == 1 else shrink * x, v, alpha=-tau * shrink, out=v)
+        new = v if G is None else G._prox(v, tau * shrink)
+        theta, later = 1.0, state
+        if self.variant == "accelerated":
+            theta = (1 + 2 * max(c, self._modulus(problem)) * tau) ** -0.5
+            sigma = sigma / theta
+            later = {**state, "tau": theta * tau, "sigma": sigma}
+        ahead = torch.lerp(x, new, 1 + theta)
+        new_duals = []
+        for (H, K), y in zip(problem.linear, duals):
+            z = K._call(ahead)
+            z = torch.add(y, z, alpha=sigma) if z is ahead else torch.add(y, z, alpha=sigma, out=z)
+            new_duals.append(H._conj_prox(z, sigma, out=z))
+
+        def residuals():
+            p = torch.sub(x, new).div_(tau).sub_(_adjoints(problem, [y - z for y, z in zip(duals, new_duals)], x))
+            if gradient is not None:
+                p.sub_(gradient).add_(problem.gradient({"x": new})["x"])
+            d = [(y - z).div_(sigma).add_(K._call(ahead - new)) for (_, K), y, z in zip(problem.linear, duals, new_duals)]
+            return torch.linalg.vector_norm(p), sum((torch.linalg.vector_norm(v) ** 2 for v in d), torch.zeros_like(v.real.sum())).sqrt()
+
+        found = None
+        if self.variant == "adaptive" and duals and (state["k"] < 50 or state["k"] % 10 == 0):
+            found = residuals()
+            later = self._rebalance(state, float(found[0]), float(found[1]))
+        state = {**later, "point": {"x": new}, "dual": new_duals, "k": state["k"] + 1, "base": new, "base_dual": new_duals}
+        if state["relaxation"] > 1:
+            state["base"], state["base_dual"] = torch.lerp(x, new, state["relaxation"]), [torch.lerp(y, z, state["relaxation"]) for y, z in zip(duals, new_duals)]
+
+        def record():
+            p, d = residuals() if found is None else found
+            return {"objective": problem.value({"x": new}), "residual": torch.hypot(p, d), **problem.metrics({"x": new})}
+
+        return state, record
+
+    @staticmethod
+    def _rebalance(state, p, d):
+        """tau up and sigma down where the primal residual is the larger one, and conversely, ever more gently; 1/tau - sigma |K|^2 >= L/2 stays."""
+        a = state["balance"]
+        if not d > 0 or not p > 0 or 1 / 1.5 <= p / d <= 1.5:
+            return state
+        tau = state["tau"] / (1 - a) if p > d else state["tau"] * (1 - a)
+        if state["L"]:
+            tau = min(tau, 1.9 / state["L"])
+        return {**state, "tau": tau, "sigma": max(0.99 / tau - 0.5 * state["L"], 0.0) / state["norm2"], "balance": 0.95 * a}
+
+
+def _adjoints(problem, duals, x):
+    """sum_j K_j* y_j, in memory of its own."""
+    total = None
+    for (_, K), y in zip(problem.linear, duals):
+        v = K._adjoint(y)
+        total = (v.clone() if v is y else v) if total is None else total.add_(v)
+    return torch.zeros_like(x) if total is None else total

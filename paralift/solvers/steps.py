@@ -1,0 +1,145 @@
+"""Step rules, and the forward-backward step that they steer."""
+
+import warnings
+from math import inf, isfinite
+
+import torch
+
+__all__ = ["StepRule", "Constant", "Lipschitz", "Backtracking", "BarzilaiBorwein"]
+
+
+class StepRule:
+    """`start(problem, point)` gives the first steps {block: tau}; `search` says whether they are tried and cut."""
+
+    search = False
+
+    def start(self, problem, point):
+        raise NotImplementedError(f"{type(self).__name__} defines no start(problem, point).")
+
+    def __repr__(self):
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items())})"
+
+
+class Constant(StepRule):
+    """The same number on all blocks; warns once where it is above `bound`/L, L the largest Lipschitz bound of a block."""
+
+    def __init__(self, value, bound=2.0):
+        if not isinstance(value, (int, float)) or not 0 < value < inf:
+            raise ValueError(f"Constant got the step {value!r}; it needs a positive number.")
+        self.value, self.bound = float(value), bound
+
+    def start(self, problem, point):
+        try:
+            bounds = problem.lipschitz(point)
+        except NotImplementedError:
+            bounds = {}
+        largest = max(bounds.values(), default=0.0)
+        if isfinite(largest) and self.value * largest > self.bound:
+            warnings.warn(f"the step {self.value:g} is above the bound {self.bound:g}/L = {self.bound / largest:.4g} of the theorem; use step='auto'.", stacklevel=5)
+        return {k: self.value for k in bounds or point}
+
+
+class Lipschitz(StepRule):
+    """factor/L_b for every block, L_b the problem's bound; factor 1 descends on a single block."""
+
+    def __init__(self, factor=1.0):
+        if not factor > 0:
+            raise ValueError(f"Lipschitz got factor={factor}; it needs a positive number.")
+        self.factor = factor
+
+    def start(self, problem, point):
+        bounds = problem.lipschitz(point)
+        if any(not isfinite(b) for b in bounds.values()):
+            name = next(k for k, b in bounds.items() if not isfinite(b))
+            raise ValueError(f"the gradient with respect to block {name!r} has no finite Lipschitz bound; use step='backtracking', a number, BregmanPGD or PDHG.")
+        return {k: self.factor / b if b > 1e-12 else 1.0 for k, b in bounds.items()}
+
+
+class Backtracking(StepRule):
+    """Try `grow` times the last step and cut it by `shrink`, at most `limit` times, until F lies below its quadratic model. Starts from 1/L_b, or 1."""
+
+    search = True
+
+    def __init__(self, shrink=0.5, grow=1.3, limit=60):
+        if not (0 < shrink < 1 and grow >= 1 and limit >= 1):
+            raise ValueError(f"Backtracking got shrink={shrink}, grow={grow}, limit={limit}; it needs 0 < shrink < 1, grow >= 1, limit >= 1.")
+        self.shrink, self.grow, self.limit = shrink, grow, limit
+
+    def start(self, problem, point):
+        try:
+            bounds = problem.lipschitz(point)
+        except NotImplementedError:
+            bounds = dict.fromkeys(point, inf)
+        return {k: 1 / b if 1e-12 < b < inf else 1.0 for k, b in bounds.items()}
+
+
+class BarzilaiBorwein(Backtracking):
+    """tau = <s, s> / <s, y>, s and y the last changes of point and gradient; cut, at most `limit` times, until E is below its largest value of the
+    last `memory` steps by 1e-4 |change|^2 / (2 tau). Source: Wright, Nowak & Figueiredo, IEEE Trans. Signal Process. 57(7), 2009."""
+
+    def __init__(self, memory=10, shrink=0.5, limit=60):
+        super().__init__(shrink, 1.0, limit)
+        if memory < 1:
+            raise ValueError(f"BarzilaiBorwein got memory={memory}; it needs an integer >= 1.")
+        self.memory = memory
+
+
+class Auto(Backtracking):
+    """1/L where the problem is convex with one block and L is known, backtracking otherwise (then the state's "search" is set)."""
+
+
+def step_rule(step, method, bound=2.0):
+    """The rule that a `step` argument names."""
+    if isinstance(step, StepRule):
+        return step
+    if isinstance(step, (int, float)) and not isinstance(step, bool) and 0 < step < inf:
+        return Constant(step, bound)
+    named = {"auto": Auto, "backtracking": Backtracking, "lipschitz": Lipschitz, "barzilai_borwein": BarzilaiBorwein}
+    if not isinstance(step, str) or step not in named:
+        raise ValueError(f"{method} got step={step!r}; it needs {', '.join(map(repr, named))}, a positive number or a step rule.")
+    return named[step]()
+
+
+def start_steps(rule, problem, point):
+    """What a method keeps in its state: steps, their common factor, whether they are searched for."""
+    steps = rule.start(problem, point)
+    search = rule.search
+    if isinstance(rule, Auto):
+        known = problem.convex and all(map(isfinite, problem.lipschitz(point).values()))
+        search = not known
+    return {"steps": steps, "scale": 1.0, "search": search}
+
+
+def forward_backward(problem, y, rule, state, push=None, linearisation=None):
+    """new = prox_{tau G}(y - tau grad F(y) + push): returns new, tau and the factor on the steps. `push` is {block: tensor} or None."""
+    steps, scale, search = state["steps"], state["scale"], state["search"]
+    if not search:
+        gradient = problem.gradient(y) if linearisation is None else linearisation.gradient
+        forward = {k: torch.sub(y[k], gradient[k], alpha=tau) for k, tau in steps.items()}
+        if push is not None:
+            forward = {k: v.add_(push[k]) for k, v in forward.items()}
+        return {**y, **problem.prox(forward, steps)}, steps, scale
+    lin = problem.linearise(y) if linearisation is None else linearisation
+    scale *= rule.grow
+    for _ in range(rule.limit):
+        tau = {k: scale * s for k, s in steps.items()}
+        forward = {k: torch.sub(y[k], lin.gradient[k], alpha=tau[k]) for k in steps}
+        if push is not None:
+            forward = {k: v + push[k] for k, v in forward.items()}
+        new = {**y, **problem.prox(forward, tau)}
+        d = {k: new[k] - y[k] for k in steps}
+        model = lin.value + problem.inner({k: lin.gradient[k] for k in d}, d) + sum(0.5 / tau[k] * problem.inner({k: v}, {k: v}) for k, v in d.items())
+        here = problem.smooth_value(new)
+        if here <= model + 1e-12 * abs(model) + 10 * torch.finfo(here.dtype).eps * abs(lin.value):
+            break
+        scale *= rule.shrink
+    return new, tau, scale
+
+
+def residual(problem, new, y, tau):
+    """|(new - y) / tau|: the norm of the proximal gradient map."""
+    if len(tau) == 1:
+        (k, t), = tau.items()
+        return torch.linalg.vector_norm(new[k] - y[k]) / t
+    d = {k: (new[k] - y[k]) / t for k, t in tau.items()}
+    return problem.norm(d)

@@ -1,0 +1,73 @@
+"""When a solver stops: small rules, joined by | (either) and & (both)."""
+
+from math import inf
+
+__all__ = ["Tolerance"]
+
+_UNITS = {"residual": "", "change": "", "objective": "", "gap": "", "seconds": " s", "passes": " passes"}
+BUDGETS = {"seconds": "MAX_SECONDS", "passes": "MAX_PASSES"}
+
+
+class Tolerance:
+    """Stop once any of the given quantities reaches its level: `Tolerance(residual=1e-8) | Tolerance(gap=1e-6) & Tolerance(passes=50)`.
+
+    Parameters
+    ----------
+    residual : at most this; the column "residual" of the history (what it measures is in the docstring of the method).
+    change : |E_k - E_{k-1}| at most this times max(1, |E_k|), E the objective of one recorded iteration and the one before.
+    objective : at most this.
+    gap : primal-dual gap at most this times max(1, |E|); the problem needs a computable one.
+    seconds, passes : at least so much time, so many passes over the data.
+    """
+
+    def __init__(self, residual=None, change=None, objective=None, gap=None, seconds=None, passes=None):
+        levels = {"residual": residual, "change": change, "objective": objective, "gap": gap, "seconds": seconds, "passes": passes}
+        self.levels = {k: v for k, v in levels.items() if v is not None}
+        if not self.levels:
+            raise ValueError("Tolerance got no level; pass one of residual=, change=, objective=, gap=, seconds=, passes=.")
+        for name, value in self.levels.items():
+            if not isinstance(value, (int, float)) or not (value >= 0 or name == "objective"):
+                raise ValueError(f"Tolerance got {name}={value!r}; it needs a number >= 0.")
+
+    def needs(self):
+        return set(self.levels)
+
+    def met(self, run):
+        """None, or (status name, sentence); `run` maps a column to its present value."""
+        for name, level in self.levels.items():
+            value = run.get(name, inf if name not in BUDGETS else 0.0)
+            if (value >= level) if name in BUDGETS else (value <= level):
+                sign = ">=" if name in BUDGETS else "<="
+                return BUDGETS.get(name, "CONVERGED"), f"{name} {value:.3g} {sign} {level:g}{_UNITS[name]}"
+        return None
+
+    def __or__(self, other):
+        return _Joined(self, other, any)
+
+    def __and__(self, other):
+        return _Joined(self, other, all)
+
+    def __repr__(self):
+        return f"Tolerance({', '.join(f'{k}={v:g}' for k, v in self.levels.items())})"
+
+
+class _Joined(Tolerance):
+    def __init__(self, a, b, how):
+        for rule in (a, b):
+            if not isinstance(rule, Tolerance):
+                raise TypeError(f"a stopping rule was joined with {type(rule).__name__}; join Tolerance(...) objects by | and &.")
+        self.a, self.b, self.how = a, b, how
+
+    def needs(self):
+        return self.a.needs() | self.b.needs()
+
+    def met(self, run):
+        found = [self.a.met(run), self.b.met(run)]
+        if not self.how(f is not None for f in found):
+            return None
+        found = [f for f in found if f is not None]
+        status = found[0][0] if self.how is any else next((s for s, _ in found if s != "CONVERGED"), "CONVERGED")
+        return status, found[0][1] if self.how is any else " and ".join(text for _, text in found)
+
+    def __repr__(self):
+        return f"({self.a!r} {'|' if self.how is any else '&'} {self.b!r})"
