@@ -6,12 +6,13 @@ import math
 import torch
 
 from ..operators.potentials import activation
+from .finite_sum import FiniteSum
 from .problem import Linearisation, Problem
 
 __all__ = ["LiftedProblem"]
 
 
-class LiftedProblem(Problem):
+class LiftedProblem(FiniteSum, Problem):
     """E(theta, x) = (1/n) sum_i [ loss(z_L, y) + sum_{l<L} rho_l P_l(x_l, z_l) + S_l(x_l) ] + R(theta) [+ |theta - anchor|^2 / (2 tau)].
 
     Blocks: the network's parameters under their own names, and "x1" .. "x{L-1}" with the samples on the first axis.
@@ -157,11 +158,12 @@ class LiftedProblem(Problem):
             return 1.2 * ratio
         flat = x.reshape(-1, x.shape[-1])
         v = torch.ones(flat.shape[1], dtype=flat.dtype, device=flat.device)
-        c = flat.new_ones(())
-        for _ in range(12):                                       # power iteration on [X, 1]^T [X, 1]
+        bias = float("bias" in stage.theta.values())
+        c = flat.new_full((), bias)
+        for _ in range(12):                                       # power iteration on [X, 1]^T [X, 1], or X^T X without a bias
             size = torch.sqrt(v.square().sum() + c.square()).clamp(min=1e-30)
             w = flat @ (v / size) + c / size
-            v, c = flat.T @ w, w.sum()
+            v, c = flat.T @ w, bias * w.sum()
         return 1.1 * float(torch.sqrt(v.square().sum() + c.square()))
 
     # ---- minibatch steps (the implicit stochastic gradient method)

@@ -40,7 +40,7 @@ class LiftedTraining(LiftedProblem):
     ----------
     network : torch.nn.Module, usually Sequential; it is copied, never changed. Result.network is the trained copy.
     inputs, targets : tensors or arrays with samples on the first axis; or a Dataset/DataLoader and None.
-    loss : "cross_entropy", "squared_error", "huber", "kullback_leibler", "bregman" (the last layer's own penalty), a Functional, a Penalty or a Loss.
+    loss : "cross_entropy", "squared_error", "logistic", "huber", "kullback_leibler", "bregman" (the last layer's own penalty), a Functional, a Penalty or a Loss.
     penalty : "bregman", "mac", "lifted", "fenchel", a Penalty class or a function potential -> Penalty.
     weight_regulariser : Functional with a prox (an indicator is a constraint), for all weights but biases and normalisations;
         or {name pattern: Functional}, patterns as in fnmatch.
@@ -239,6 +239,9 @@ class LiftedTraining(LiftedProblem):
         total = sum(unknowns.values())
         lines.append(f"  trained parameters {count:,}; unknowns x {total:,}; memory: full problem {2 * (total + count) * size / 2**20:.1f} MiB, "
                      f"a minibatch of 128 {2 * (total / max(self.samples, 1) * 128 + count) * size / 2**20:.1f} MiB")
+        numbers = self.table_numbers()
+        lines.append("  gradient table (SAGA, PIAG): " + ("none, a stage is not affine in its parameters" if numbers is None else
+                     f"residuals and inputs, {numbers:,} numbers, {numbers * size / 2**20:.1f} MiB"))
         for name, R in self.regularisers.items():
             lines.append(f"  {name}: {R!r}")
         return "\n".join(lines)
