@@ -3,6 +3,7 @@
 from .composite import Composite
 from .lifted import LiftedProblem
 from .lifted_training import LiftedTraining
-from .losses import CrossEntropy, FunctionalLoss, KullbackLeiblerLoss, Loss, PenaltyLoss, SquaredError
+from .linear_model import linear_model
+from .losses import CrossEntropy, FunctionalLoss, KullbackLeiblerLoss, Logistic, Loss, PenaltyLoss, SquaredError
 from .problem import Linearisation, Problem
 from .stages import affine, chain, cut

@@ -5,13 +5,14 @@ import math
 import torch
 
 from ..operators.operator import push_forward
+from .finite_sum import FiniteSum
 from .problem import Linearisation, Problem
 from .sweeps import Sweeps
 
 __all__ = ["LiftedProblem"]
 
 
-class LiftedProblem(Sweeps, Problem):
+class LiftedProblem(Sweeps, FiniteSum, Problem):
     """E(theta, x) = (1/n) sum_i [ loss(z_L, y) + sum_{l<L} rho_l P_l(x_l, z_l) + S_l(x_l) ] + R(theta) [+ |theta - anchor|^2 / (2 tau)].
 
     Blocks: the network's parameters under their own names, and "x1" .. "x{L-1}" with the samples on the first axis.
@@ -19,10 +20,10 @@ class LiftedProblem(Sweeps, Problem):
     `anchor` and `tau` make it the subproblem of an implicit step.
     """
 
-    def __init__(self, stages, loss, inputs, targets, rho, regularisers, extra, frozen=(), anchor=None, tau=math.inf, seed=0):
+    def __init__(self, stages, loss, inputs, targets, rho, regularisers, extra, frozen=(), anchor=None, tau=math.inf, seed=0, initial=None):
         self.stages, self.loss, self.inputs, self.targets = stages, loss, inputs, targets
         self.rho, self.regularisers, self.extra, self.frozen = rho, regularisers, extra, set(frozen)
-        self.anchor, self.tau, self.seed = anchor, tau, seed
+        self.anchor, self.tau, self.seed, self.initial = anchor, tau, seed, initial
         self.samples = len(inputs)
         self.theta_names = [name for s in stages for name in s.theta if name not in frozen]        # trained
         self.depth, self._trained, self._kept = len(stages), set(self.theta_names), {}
@@ -31,7 +32,7 @@ class LiftedProblem(Sweeps, Problem):
     def restrict(self, samples, anchor=None, tau=math.inf, seed=0):
         """The same problem on some samples (an index tensor or slice), with |theta - anchor|^2 / (2 tau) added."""
         take = (lambda a: a.index_select(0, samples)) if torch.is_tensor(samples) else (lambda a: a[samples])
-        return LiftedProblem(self.stages, self.loss, take(self.inputs), take(self.targets), self.rho, self.regularisers, self.extra, self.frozen, anchor, tau, seed)
+        return LiftedProblem(self.stages, self.loss, take(self.inputs), take(self.targets), self.rho, self.regularisers, self.extra, self.frozen, anchor, tau, seed, self.initial)
 
     # ---- points
     def start(self):
@@ -222,9 +223,10 @@ class LiftedProblem(Sweeps, Problem):
             return 1.2 * ratio
         flat = x.reshape(-1, x.shape[-1])
         v = torch.ones(flat.shape[1], dtype=flat.dtype, device=flat.device)
-        c = flat.new_ones(())
-        for _ in range(12):                                       # power iteration on [X, 1]^T [X, 1]
+        bias = float("bias" in stage.theta.values())
+        c = flat.new_full((), bias)
+        for _ in range(12):                                       # power iteration on [X, 1]^T [X, 1], or X^T X without a bias
             size = torch.sqrt(v.square().sum() + c.square()).clamp(min=1e-30)
             w = flat @ (v / size) + c / size
-            v, c = flat.T @ w, w.sum()
+            v, c = flat.T @ w, bias * w.sum()
         return 1.1 * float(torch.sqrt(v.square().sum() + c.square()))

@@ -40,7 +40,7 @@ class LiftedTraining(LiftedProblem):
     ----------
     network : torch.nn.Module, usually Sequential; it is copied, never changed. Result.network is the trained copy.
     inputs, targets : tensors or arrays with samples on the first axis; or a Dataset/DataLoader and None.
-    loss : "cross_entropy", "squared_error", "huber", "kullback_leibler", "bregman" (the last layer's own penalty), a Functional, a Penalty or a Loss.
+    loss : "cross_entropy", "squared_error", "logistic", "huber", "kullback_leibler", "bregman" (the last layer's own penalty), a Functional, a Penalty or a Loss.
     penalty : "bregman", "mac", "lifted", "fenchel", a Penalty class or a function potential -> Penalty.
     weight_regulariser : Functional with a prox (an indicator is a constraint), for all weights but biases and normalisations;
         or {name pattern: Functional}, patterns as in fnmatch.
@@ -125,7 +125,7 @@ class LiftedTraining(LiftedProblem):
             except ValueError as error:
                 raise ValueError(f"activation_regulariser[{l}] = {S!r} was given: {error}") from None
         super().__init__(stages, loss, inputs, targets, rho, regularisers, extra, frozen)
-        self._initial = {name: p.detach().clone() for name, p in theta.items()}
+        self.initial = {name: p.detach().clone() for name, p in theta.items()}
         self._buffers = {name: b.clone() for name, b in self.network.named_buffers()}
         self.validation = None if validation is None else _tensors(*validation)
         if self.validation is not None:
@@ -159,7 +159,7 @@ class LiftedTraining(LiftedProblem):
     def start_theta(self):
         for name, b in self.network.named_buffers():
             b.copy_(self._buffers[name])
-        return {name: p.clone() for name, p in self._initial.items()}
+        return {name: p.clone() for name, p in self.initial.items()}
 
     def buffers(self):
         return {name: b.clone() for name, b in self.network.named_buffers()}
@@ -173,7 +173,7 @@ class LiftedTraining(LiftedProblem):
         """The forward network's output, in evaluation mode."""
         self.network.eval()
         try:
-            theta = {name: point[name] for name in self._initial}
+            theta = {name: point[name] for name in self.initial}
             with torch.no_grad():
                 return torch.cat([torch.func.functional_call(self.network, theta, (inputs[i:i + batch_size],)) for i in range(0, len(inputs), batch_size)])
         finally:
@@ -213,7 +213,7 @@ class LiftedTraining(LiftedProblem):
         return network.eval()
 
     def __repr__(self):
-        count = sum(p.numel() for n, p in self._initial.items() if n not in self.frozen)
+        count = sum(p.numel() for n, p in self.initial.items() if n not in self.frozen)
         unknowns = {s.index: self.samples * math.prod(s.space) for s in self.stages[:-1]}
         size = self.inputs.element_size() if self.inputs.is_floating_point() else 4
         lines = [f"LiftedTraining: {self.samples} samples, {len(self.stages)} stages, loss {type(self.loss).__name__}",
@@ -221,11 +221,14 @@ class LiftedTraining(LiftedProblem):
         for s in self.stages:
             modules = ", ".join(type(m).__name__ for m in s.module) if isinstance(s.module, nn.Sequential) else type(s.module).__name__
             tie = f"{s.penalty!r}" if s.penalty is not None else "(loss)"
-            own = sum(self._initial[n].numel() for n in s.theta)
+            own = sum(self.initial[n].numel() for n in s.theta)
             lines.append(f"  {s.index:>5}  {modules:<34.34} {s.space!s:<16} {tie.split(' on ')[0] + ')' * (' on ' in tie):<34.34} {own:>10,} {unknowns.get(s.index, 0):>12,}")
         total = sum(unknowns.values())
         lines.append(f"  trained parameters {count:,}; unknowns x {total:,}; memory: full problem {2 * (total + count) * size / 2**20:.1f} MiB, "
                      f"a minibatch of 128 {2 * (total / max(self.samples, 1) * 128 + count) * size / 2**20:.1f} MiB")
+        numbers = self.table_numbers()
+        lines.append("  gradient table (SAGA, PIAG): " + ("none, a stage is not affine in its parameters" if numbers is None else
+                     f"residuals and inputs, {numbers:,} numbers, {numbers * size / 2**20:.1f} MiB"))
         for name, R in self.regularisers.items():
             lines.append(f"  {name}: {R!r}")
         return "\n".join(lines)

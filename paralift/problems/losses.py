@@ -3,10 +3,10 @@
 import torch
 
 from ..operators.functional import Functional
-from ..operators.penalties import LiftedBregman, Penalty
+from ..operators.penalties import MAC, LiftedBregman, Penalty
 from ..operators.space import sum_trailing
 
-__all__ = ["Loss", "CrossEntropy", "SquaredError", "FunctionalLoss", "PenaltyLoss", "loss_from"]
+__all__ = ["Loss", "CrossEntropy", "SquaredError", "Logistic", "FunctionalLoss", "PenaltyLoss", "loss_from"]
 
 
 class Loss:
@@ -14,6 +14,7 @@ class Loss:
 
     lipschitz = 1.0
     classifies = False
+    convex = True               # in z
 
     def value_and_gradient(self, z, y):
         return self.value(z, y), self.gradient(z, y)
@@ -88,11 +89,28 @@ class SquaredError(Loss):
         return z - y
 
 
+class Logistic(Loss):
+    """log(1 + exp(z)) - y z, labels y in {0, 1} of z's shape: the Bregman distance of the sigmoid's potential; class 1 where z > 0."""
+
+    lipschitz = 0.25
+
+    def check(self, z, y):
+        super().check(z, y)
+        if not ((y == 0) | (y == 1)).all():
+            raise ValueError(f"labels from {y.min()} to {y.max()} were given; the logistic loss needs 0 and 1: pass (labels > 0), or use cross_entropy for several classes.")
+
+    def value(self, z, y):
+        return sum_trailing(torch.nn.functional.softplus(z) - y * z, z.dim() - 1)
+
+    def gradient(self, z, y):
+        return torch.sigmoid(z).sub_(y)
+
+
 class FunctionalLoss(Loss):
     """f(z - y) of a functional with a gradient; functionals with their own data (Kullback-Leibler) take `difference=False`, g(z; y)."""
 
     def __init__(self, functional):
-        self.functional, self.lipschitz = functional, functional.grad_lipschitz
+        self.functional, self.lipschitz, self.convex = functional, functional.grad_lipschitz, functional.convex
 
     def value(self, z, y):
         return self.functional.on(tuple(z.shape[1:]))(z - y)
@@ -123,7 +141,7 @@ class PenaltyLoss(Loss):
     """P(y, z): the last layer is tied to the target by a penalty, as in Wang & Benning (2023); `gradient` needs no derivative of sigma."""
 
     def __init__(self, penalty):
-        self.penalty, self.lipschitz = penalty, penalty.lipschitz_z
+        self.penalty, self.lipschitz, self.convex = penalty, penalty.lipschitz_z, not isinstance(penalty, MAC)
 
     def check(self, z, y):
         super().check(z, y)
@@ -150,7 +168,8 @@ def loss_from(loss, last_penalty):
         return FunctionalLoss(loss)
     if loss == "bregman":
         return PenaltyLoss(last_penalty if isinstance(last_penalty, LiftedBregman) else LiftedBregman(last_penalty.potential))
-    makers = {"cross_entropy": CrossEntropy, "squared_error": SquaredError, "huber": lambda: FunctionalLoss(Huber(1.0)), "kullback_leibler": KullbackLeiblerLoss}
+    makers = {"cross_entropy": CrossEntropy, "squared_error": SquaredError, "logistic": Logistic,
+              "huber": lambda: FunctionalLoss(Huber(1.0)), "kullback_leibler": KullbackLeiblerLoss}
     if loss not in makers:
         raise ValueError(f"loss={loss!r} was given; choose one of {sorted([*makers, 'bregman'])}, a Functional, a Penalty or a Loss.")
     return makers[loss]()

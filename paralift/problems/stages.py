@@ -101,21 +101,17 @@ class Stage:
     def _call_module(self, local, x, seed, update_buffers):
         return call_module(self.module, local, x, 10007 * seed + self.index if self.random and seed is not None else None, update_buffers)
 
+    def linear_gradient(self, r, x, scale=1.0):
+        """{name: scale * sum_i r_i (x) [x_i, 1]} of a linear layer."""
+        names = {inside: name for name, inside in self.theta.items()}
+        rows, flat = r.reshape(-1, r.shape[-1]), x.reshape(-1, x.shape[-1])
+        G = torch.addmm(rows.new_zeros(1, 1), rows.T, flat, beta=0, alpha=scale)
+        return {names["weight"]: G, **({names["bias"]: rows.sum(0).mul_(scale)} if "bias" in names else {})}
+
     def pull_linear(self, x, point, wrt_input=True, wrt_theta=True):
         """The local map of a linear layer in closed form."""
-        names = {inside: name for name, inside in self.theta.items()}
-        W = point[names["weight"]]
-
-        def pull(r, scale=1.0):
-            grads = {}
-            if wrt_theta:
-                flat, rows = x.reshape(-1, x.shape[-1]), r.reshape(-1, r.shape[-1])
-                grads = {names["weight"]: torch.addmm(W, rows.T, flat, beta=0, alpha=scale)}
-                if "bias" in names:
-                    grads[names["bias"]] = rows.sum(0).mul_(scale)
-            return (r @ W if wrt_input else None), grads
-
-        return pull
+        W = next(point[name] for name, inside in self.theta.items() if inside == "weight")
+        return lambda r, scale=1.0: (r @ W if wrt_input else None, self.linear_gradient(r, x, scale) if wrt_theta else {})
 
     def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False):
         """z and the local map (r, scale) -> (A'(x)* r, {name: scale * J_theta* r}), which may be called once, often with `keep`."""

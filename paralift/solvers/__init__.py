@@ -6,11 +6,16 @@ from .bregman_pgd import BregmanPGD
 from .douglas_rachford import DouglasRachford
 from .fista import FISTA
 from .isgm import ISGM
+from .katyusha import Katyusha
 from .lbfgs import LBFGS
 from .linearized_bregman import LinearizedBregman
 from .pdhg import PDHG
 from .pgd import PGD
+from .piag import PIAG
 from .result import Result, Status
+from .saga import SAGA
+from .sgd import SGD
 from .solver import Solver
 from .steps import *  # noqa: F403
 from .stopping import Tolerance
+from .svrg import SVRG

@@ -128,6 +128,6 @@ def test_algebra_of_nonlinear_operators_is_nonlinear():
     A = pl.MatrixOperator(torch.randn(3, 4, dtype=torch.complex128))
     square = pl.ModuleOperator(torch.nn.Tanh(), pl.Space(3, torch.float64))
     B = pl.MatrixOperator(torch.randn(3, 4, dtype=torch.float64))
-    for op, linear in ((square @ B, False), (2 * square, False), (square + square, False), (B + B, True), (torch.tensor(2 + 1j) * A, True)):
-        assert op.is_linear == linear == isinstance(op, pl.LinearOperator)
+    for op, known in ((square @ B, False), (2 * square, False), (square + square, False), (B + B, True), (torch.tensor(2 + 1j) * A, True)):
+        assert op.is_linear == known == isinstance(op, pl.LinearOperator)
         pl.testing.check_operator(op)

@@ -1,0 +1,135 @@
+"""Finite sums F(theta) = (1/n) sum_i f_i(theta): per-sample gradients kept as factors, never as copies of the weights."""
+
+import math
+
+import torch
+
+__all__ = ["FiniteSum"]
+
+
+def _take(a, samples):
+    return a.index_select(0, samples) if torch.is_tensor(samples) else a[samples]
+
+
+class FiniteSum:
+    """What a lifted problem gives a stochastic method (mixed into `LiftedProblem`).
+
+    Where A_l is affine in theta_l, sample i's gradient is the product of its residual r_l^i and its input x_{l-1}^i (an outer product for a linear layer). A table of
+    them needs n (d_in + d_out) numbers a stage; the first stage's inputs are the data themselves and are not stored again. With one stage this is the exact finite
+    sum of classical problems (lasso, logistic regression); with more, r and x come from the forward pass and one backward sweep, as in `explicit_gradient`.
+    """
+
+    # ---- per-sample factors
+    def factors(self, theta, samples=slice(None), value=False):
+        """{l: (r_l, x_{l-1})} for some samples (a slice or an index tensor), a row a sample; None stands for the data at the first stage.
+        With value=True the pair (mean loss, factors)."""
+        data, y = _take(self.inputs, samples), _take(self.targets, samples)
+        x, xs, zs, pulls, ps = data, [], [], [], []
+        for stage in self.stages:
+            z, pull = stage.evaluate(x, theta, self.seed, wrt_input=stage.index > 1, wrt_theta=False)
+            xs.append(x), zs.append(z), pulls.append(pull)
+            if stage.index < self.depth:
+                x = stage.penalty.activation(z)
+                ps.append(x)
+        r, found = self.loss.gradient(zs[-1], y), {}
+        for stage in reversed(self.stages):
+            l = stage.index
+            if self._trains(stage):
+                found[l] = (r, None if l == 1 else xs[l - 1])
+            if l > 1:
+                penalty, rho, z, p = self.stages[l - 2].penalty, self.rho[l - 1], zs[l - 2], ps[l - 2]
+                r = penalty._gradient_z_at(penalty._sweep_x(z, p, pulls[l - 1](r)[0], 1 / rho), z, p)
+                r = r if rho == 1 else r * rho
+        return (self.loss.value(zs[-1], y).mean(), found) if value else found
+
+    def expand(self, factors, samples=slice(None), scale=None):
+        """{name: scale * sum_i r_l^i (x) x_{l-1}^i}, the factors' rows belonging to `samples`; by default scale = 1 / rows, the mean gradient."""
+        gradient = {}
+        for l, (r, x) in factors.items():
+            stage = self.stages[l - 1]
+            x = _take(self.inputs, samples) if x is None else x
+            s = 1 / len(r) if scale is None else scale                      # the gradient of an affine stage is the same at any theta
+            own = stage.linear_gradient(r, x, s) if stage.is_linear_layer else stage.evaluate(x, self.initial, self.seed, wrt_input=False)[1](r, s)[1]
+            for name, g in own.items():
+                gradient[name] = gradient[name] + g if name in gradient else g
+        return {name: gradient[name] for name in self.theta_names}
+
+    def _trains(self, stage):
+        return not self._trained.isdisjoint(stage.theta)
+
+    # ---- bounds
+    def sample_lipschitz(self, theta, chunk=8192):
+        """{name: max_i Lipschitz constant of grad f_i in the stage's parameters}, a bound for one linear layer; of a deeper network it holds the forward x fixed,
+        and for other layers it is estimated on a chunk's two largest inputs."""
+        largest = {}
+        for begin in range(0, self.samples, chunk):
+            part = self.restrict(slice(begin, begin + chunk))
+            x = part.inputs
+            for stage in self.stages:
+                l, slope = stage.index, self._slope(stage)
+                if self._trains(stage):
+                    if not stage.is_linear_layer:
+                        top = x.flatten(1).norm(dim=1).topk(min(2, len(x))).indices
+                        size = part.restrict(top)._theta_norm(stage, {**theta, f"x{l - 1}": x[top]})
+                    else:
+                        places = x[0].numel() // x.shape[-1] if "bias" in stage.theta.values() else 0
+                        size = float(x.flatten(1).square().sum(1).max()) + places
+                    largest.update({name: max(slope * size, largest.get(name, 0.0)) for name in stage.theta if name in self.theta_names})
+                x = stage.penalty.activation(stage.forward(x, theta, self.seed)) if l < self.depth else None
+        return largest
+
+    def mean_lipschitz(self, theta):
+        """{name: Lipschitz constant of grad F}, from power iterations on the inputs of each stage at the forward pass."""
+        bounds = self.lipschitz(self.forward(theta), self.theta_names)
+        return {name: bounds[name] for name in self.theta_names}
+
+    # ---- values
+    def mean_loss(self, theta, chunk=8192):
+        """(1/n) sum_i of the forward network's losses, a 0-d tensor; at most `chunk` samples at a time."""
+        total = 0.0
+        for begin in range(0, self.samples, chunk):
+            part = self.restrict(slice(begin, begin + chunk))
+            x = part.inputs
+            for stage in self.stages:
+                z = stage.forward(x, theta, self.seed)
+                x = stage.penalty.activation(z) if stage.index < self.depth else z
+            total = total + self.loss.value(x, part.targets).sum(dtype=torch.float64)
+        return total / self.samples
+
+    def regularisation(self, theta):
+        return sum((R(theta[name]).double() for name, R in self.regularisers.items()), torch.zeros((), dtype=torch.float64, device=self.inputs.device))
+
+    @property
+    def convex(self):
+        """One linear layer under a convex loss and convex regularisers."""
+        return self.depth == 1 and self.stages[0].is_linear_layer and self.loss.convex and all(R.convex for R in self.regularisers.values())
+
+    # ---- tables
+    def table_numbers(self):
+        """Numbers in a gradient table: n (d_in + d_out) a stage, without the data themselves; None where some stage allows none."""
+        if self.table_obstacle():
+            return None
+        size = lambda l: math.prod(self.stages[l - 1].space)
+        return self.samples * sum(size(s.index) + (size(s.index - 1) if s.index > 1 else 0) for s in self.stages if self._trains(s))
+
+    def table_obstacle(self):
+        """Why per-sample factors do not exist, in a sentence; "" where they do: the gradient of a stage must not depend on its own theta, nor a sample's on other samples."""
+        generator = torch.Generator().manual_seed(0)
+        noise = {name: v + torch.randn(v.shape, generator=generator).to(v) for name, v in self.initial.items()}
+        x = self.inputs[:2]
+        for stage in self.stages:
+            z = stage.forward(x, self.initial, self.seed)
+            if self._trains(stage) and not stage.is_linear_layer:
+                r = torch.randn(z.shape, generator=generator).to(z)
+                whole, other = (stage.evaluate(x, t, self.seed, wrt_input=False)[1](r)[1] for t in (self.initial, noise))
+                try:
+                    single = [stage.evaluate(x[i:i + 1], self.initial, self.seed, wrt_input=False)[1](r[i:i + 1])[1] for i in range(len(x))]
+                except (RuntimeError, ValueError):
+                    single = None
+                close = lambda a, b: float((a - b).abs().max()) <= 1e-3 * float(a.abs().max()) + 1e-12
+                if stage.random or single is None or not all(close(g, other[k]) and close(g, sum(s[k] for s in single)) for k, g in whole.items()):
+                    kinds = [type(m).__name__ for m in stage.module.modules() if not list(m.children())]
+                    return (f"stage {stage.index} ({', '.join(kinds)}) is not affine in its parameters sample by sample (as with BatchNorm, Dropout or two layers without an "
+                            "activation between them), so its gradients cannot be kept as residuals and inputs; use SVRG, which needs no table.")
+            x = stage.penalty.activation(z) if stage.index < self.depth else None
+        return ""

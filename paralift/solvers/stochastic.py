@@ -1,0 +1,108 @@
+"""What methods on minibatches share: an iteration is a pass over the samples, its order a function of (seed, pass)."""
+
+import warnings
+from math import isfinite
+
+import torch
+
+from ..problems.finite_sum import FiniteSum
+from .solver import Solver
+
+__all__ = ["Stochastic", "expected_smoothness"]
+
+CHUNK = 4096                     # samples gathered at a time; minibatches are views of a chunk
+
+
+def expected_smoothness(full, largest, n, batch):
+    """The bound on the minibatch gradient's smoothness for sampling without replacement: L for batch = n, L_max for batch = 1.
+
+    n (b - 1) / (b (n - 1)) L + (n - b) / (b (n - 1)) L_max: Gower, Loizou, Qian, Sailanbayev, Shulgin & Richtarik, ICML 2019, Proposition 3.8.
+    """
+    return full if n == 1 else (n * (batch - 1) * full + (n - batch) * largest) / (batch * (n - 1))
+
+
+class Stochastic(Solver):
+    """Base of the methods on finite sums (1/n) sum_i f_i + R. A subclass sets `_passes`, the passes of the step just made."""
+
+    needs = (("samples", "it has no samples to draw minibatches from; use PGD, BCD or PIAG."), ("has_prox", "its nonsmooth part has no prox; use SGD."))
+    _passes = 1.0
+
+    def __init__(self, epochs, batch_size, step, seed, tolerance, max_seconds, rules=("auto",)):
+        super().__init__(epochs, tolerance, max_seconds)
+        name = type(self).__name__
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"{name} got batch_size={batch_size!r}; it needs an integer >= 1.")
+        if step not in rules and not (isinstance(step, (int, float)) and not isinstance(step, bool) and 0 < step < float("inf")):
+            raise ValueError(f"{name} got step={step!r}; it needs a positive number{''.join(f' or {rule!r}' for rule in rules)}.")
+        self.batch_size, self.step_rule, self.seed = batch_size, step, seed
+
+    @property
+    def passes_per_step(self):
+        return self._passes
+
+    def check(self, problem):
+        super().check(problem)
+        if not isinstance(problem, FiniteSum):
+            raise TypeError(f"{type(self).__name__} cannot solve {type(problem).__name__}: its samples come with no gradients of their own; "
+                            "use linear_model(...) or LiftedTraining(...), or PGD on this one.")
+
+    # ---- minibatches
+    def _batches(self, problem, epoch):
+        """Chunks (their subproblem, the samples' indices, slices of minibatches) of a fresh order of all samples; minibatches differ by one sample at most."""
+        n = problem.samples
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)).to(problem.inputs.device)
+        for rows in order.tensor_split(max(1, -(-n // max(CHUNK, self.batch_size)))):
+            cuts = torch.arange(len(rows)).tensor_split(max(1, round(len(rows) / self.batch_size)))
+            yield problem.restrict(rows, seed=self.seed * 7919 + epoch), rows, [slice(int(c[0]), int(c[-1]) + 1) for c in cuts]
+
+    # ---- steps
+    def _steps(self, problem, theta, rule):
+        """{name: step}: rule(L, expected smoothness, n, b) per block, or the number given, with a warning above the rule's own."""
+        full, largest = problem.mean_lipschitz(theta), problem.sample_lipschitz(theta)
+        n, b = problem.samples, min(self.batch_size, problem.samples)
+        safe = {}
+        for name in problem.theta_names:
+            if not isfinite(largest[name]):
+                raise TypeError(f"{type(self).__name__} cannot choose a step for {type(problem).__name__}: {type(problem.loss).__name__} has a gradient without a Lipschitz "
+                                "bound; use SGD with a step of your own, or PGD(step='backtracking').")
+            full_l = min(full[name], largest[name])
+            safe[name] = rule(max(full_l, 1e-30), max(expected_smoothness(full_l, largest[name], n, b), 1e-30), n, b)
+        if isinstance(self.step_rule, str):
+            return safe
+        if problem.convex and self.step_rule > 1.0001 * min(safe.values()):
+            warnings.warn(f"{type(self).__name__} got step={self.step_rule:g}; its theorem covers steps up to {min(safe.values()):.3g}, larger ones may diverge.", stacklevel=4)
+        return {name: float(self.step_rule) for name in safe}
+
+    # ---- gradients
+    def _difference(self, part, batch, theta, anchor, factored):
+        """{name: mean over the minibatch of grad f_i(theta) - grad f_i(anchor)}; one product where the inputs are the same."""
+        if factored:
+            return part.expand(subtract(part.factors(theta, batch), part.factors(anchor, batch)), batch, 1 / (batch.stop - batch.start))
+        sub = part.restrict(batch, seed=part.seed + batch.start)
+        new, old = sub.explicit_gradient(theta)[1], sub.explicit_gradient(anchor)[1]
+        return {name: new[name] - old[name] for name in part.theta_names}
+
+    def _full_gradient(self, problem, theta, factored):
+        """The mean gradient over all samples, a chunk at a time (in minibatches where samples depend on each other, as under BatchNorm)."""
+        total, size, n = {name: torch.zeros_like(theta[name]) for name in problem.theta_names}, CHUNK if factored else self.batch_size, problem.samples
+        for begin in range(0, n, size):
+            part = problem.restrict(slice(begin, begin + size), seed=self.seed * 7919 + begin)
+            if factored:
+                own, weight = part.expand(part.factors(theta), scale=1 / n), 1.0
+            else:
+                own, weight = part.explicit_gradient(theta)[1], part.samples / n
+            for name, g in total.items():
+                g.add_(own[name], alpha=weight)
+        return total
+
+    # ---- what the history shows
+    def _record(self, problem, theta, anchor, gradient, steps):
+        """The objective at theta, and the norm of the proximal-gradient map at the anchor, where the gradient is at hand."""
+        moved = problem.prox({k: anchor[k] - steps[k] * g for k, g in gradient.items()}, steps)
+        residual = sum(((anchor[k] - moved[k]) / steps[k]).square().sum(dtype=torch.float64) for k in moved).sqrt()
+        return {"objective": float(problem.mean_loss(theta) + problem.regularisation(theta)), "residual": float(residual), **problem.metrics(theta)}
+
+
+def subtract(new, old):
+    """Factors of the difference of two gradients: residuals subtract where the input is the data, rows are joined where inputs differ."""
+    return {l: (r - old[l][0], None) if x is None else (torch.cat([r, -old[l][0]]), torch.cat([x, old[l][1]])) for l, (r, x) in new.items()}
