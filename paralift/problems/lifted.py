@@ -51,6 +51,14 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         point, last = self.forward(theta), self.stages[-1]
         return self._stage_value(last, point, self._z(last, point)) / self.samples
 
+    def penalty_residuals(self, point):
+        """{l: |x_l - sigma(z_l)| / |sigma(z_l)|}: how far the lifted unknowns are from the forward network."""
+        residuals = {}
+        for stage in self.stages[:-1]:
+            p = stage.penalty.activation(stage.forward(self._input(stage, point), point, self.seed))
+            residuals[stage.index] = float((point[f"x{stage.index}"] - p).norm() / p.norm().clamp(min=1e-30))
+        return residuals
+
     def _input(self, stage, point):
         return self.inputs if stage.index == 1 else point[f"x{stage.index - 1}"]
 

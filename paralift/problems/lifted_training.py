@@ -196,14 +196,6 @@ class LiftedTraining(LiftedProblem):
             columns["penalty_residual"] = max(residuals.values())
         return columns
 
-    def penalty_residuals(self, point):
-        """{l: |x_l - sigma(z_l)| / |sigma(z_l)|}: how far the lifted unknowns are from the forward network."""
-        residuals = {}
-        for stage in self.stages[:-1]:
-            p = stage.penalty.activation(stage.forward(self._input(stage, point), point, self.seed))
-            residuals[stage.index] = float((point[f"x{stage.index}"] - p).norm() / p.norm().clamp(min=1e-30))
-        return residuals
-
     def finish(self, point):
         """The trained network, an ordinary torch module in evaluation mode."""
         network = copy.deepcopy(self.network)

@@ -43,14 +43,15 @@ class Sweeps:
 
     def implicit_step(self, theta, tau, sweeps):
         """(loss, {name: (theta - theta+) / tau}) with theta+ from `sweeps` PALM sweeps on E_S(theta, x) + |theta - theta_k|^2 / (2 tau)."""
-        loss, point = self._palm(theta, tau, sweeps)
+        loss, point = self.implicit_point(theta, tau, sweeps)
         return loss, {name: (theta[name] - point[name]) / tau for name in self.theta_names}
 
     def implicit_energy(self, theta, tau, sweeps):
         """E_S(theta, x) + |theta - theta_k|^2 / (2 tau) after `sweeps` sweeps from the forward pass; `self` comes from restrict(..., theta, tau)."""
-        return self.value(self._palm(theta, tau, sweeps)[1])
+        return self.value(self.implicit_point(theta, tau, sweeps)[1])
 
-    def _palm(self, theta, tau, sweeps):
+    def implicit_point(self, theta, tau, sweeps):
+        """(loss of the forward pass, point after `sweeps` sweeps from there)."""
         anchor, current = theta, dict(theta)
         xs, zs, pulls, ps = self._evaluate_all(theta)
         loss = self.loss.value(zs[-1], self.targets).sum() / self.samples + self._activations_value(ps)
