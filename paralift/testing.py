@@ -108,7 +108,7 @@ def check_functional(f, points=None, tolerance=1e-6, seed=0):
 
 
 def check_penalty(penalty, points=None, tolerance=1e-6, seed=0):
-    """Value at consistency, P >= 0 and the lower bound of B, dP/dz against finite differences, dP/dx, prox_x optimality, a backward sweep."""
+    """Value at consistency, P >= 0 and the lower bound of B, dP/dz against finite differences and its slope, dP/dx, prox_x optimality, a backward sweep."""
     from .operators.penalties import LiftedBregman
 
     z = _points(penalty.potential, points, seed)
@@ -129,6 +129,11 @@ def check_penalty(penalty, points=None, tolerance=1e-6, seed=0):
     table.add("dP/dz against finite differences", ((fd - inner(penalty.gradient_z(x, z), d, n)).abs() / (1 + fd.abs())).max(), 1e-5)
     if penalty.zero_at_consistency and hasattr(penalty, "_minimiser"):
         table.add("sigma(z) minimises P(., z)", (penalty._minimiser(penalty._target(z).clone()) - sigma(z)).abs().max(), tolerance)
+    if penalty.majorised:
+        other = z + noise(z)
+        change, move = penalty.gradient_z(x, other) - penalty.gradient_z(x, z), other - z
+        size = lambda a: inner(a, a, n).sqrt()
+        table.add(f"slope of dP/dz at most {penalty.lipschitz_z:g}", (size(change) / size(move)).max() - penalty.lipschitz_z, 1e-9)
     y = feasible(sigma(z + noise(z)))
     # between x and y, so inside the domain of N; P - N is often quadratic, then any h will do
     N, middle, h = penalty.nonsmooth, 0.5 * (x + y), 1e-4
