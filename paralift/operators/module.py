@@ -16,15 +16,15 @@ def is_random(module):
 
 
 def call_module(module, parameters, x, seed=None, update_buffers=False):
-    """module(x) with `parameters` {name: tensor}; buffers (running statistics) keep their values unless told, `seed` draws what is random."""
-    state = parameters
+    """module(x), or module(*x) for a tuple, with `parameters` {name: tensor}; buffers (running statistics) keep their values unless told, `seed` draws what is random."""
+    state, x = parameters, x if isinstance(x, tuple) else (x,)
     if module.training and not update_buffers:
         state = {**parameters, **{name: b.clone() for name, b in module.named_buffers()}}
     if seed is None:
-        return functional_call(module, state, (x,))
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        return functional_call(module, state, x)
+    with torch.random.fork_rng(devices=[x[0].device] if x[0].device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return functional_call(module, state, (x,))
+        return functional_call(module, state, x)
 
 
 class ModuleOperator(Operator):

@@ -13,9 +13,9 @@ __all__ = ["Operator", "LinearOperator", "push_forward"]
 
 
 def push_forward(f, x, dx):
-    """f'(x) dx; attention by its plain formula, as its fused kernels know no forward derivative."""
+    """f'(x) dx (tuples for several arguments); attention by its plain formula, as its fused kernels know no forward derivative."""
     with sdpa_kernel(SDPBackend.MATH):
-        return torch.func.jvp(f, (x,), (dx,))[1]
+        return torch.func.jvp(f, *((x, dx) if isinstance(x, tuple) else ((x,), (dx,))))[1]
 
 
 def _number(a):

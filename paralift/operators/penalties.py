@@ -90,6 +90,10 @@ class Penalty:
         """x of a backward sweep, which lowers P(x, z) + ratio <g, x> from p = sigma(z): its minimiser where that exists, or a proximal step (here, of length 8)."""
         return self._prox_x(torch.sub(p, g, alpha=8 * ratio), z, 8.0)
 
+    def _sweep(self, z, p, g, weight, rho):
+        """(r, w) with w r = rho dP/dz(x, z) at the x that a backward sweep reaches under the pull weight * g."""
+        return self._gradient_z_at(self._sweep_x(z, p, g, weight / rho), z, p), rho
+
     def plus(self, S):
         """P(x, z) + S(x) as a penalty; ValueError where its prox in x is not known."""
         raise ValueError(f"the prox of {self!r} + {S!r} is not known; use LiftedBregman, MAC or Lifted, or put the term into the penalty's own _value and _prox_x.")
@@ -159,6 +163,10 @@ class _Quadratic(Penalty):
     def _sweep_x(self, z, p, g, ratio=1.0):
         return self._minimiser(torch.sub(self._target(z), g, alpha=ratio))
 
+    def _sweep(self, z, p, g, weight, rho):
+        identity = isinstance(self.potential, ZeroFunctional) and self.regulariser is None and getattr(self, "_map", None) is None
+        return (g, weight) if identity else super()._sweep(z, p, g, weight, rho)         # sigma(z) - x = (weight / rho) g, without a pass over memory
+
     def __repr__(self):
         return super().__repr__() + ("" if self.regulariser is None else f" + {self.regulariser!r}")
 
@@ -196,7 +204,7 @@ class MAC(_Quadratic):
 
     def __init__(self, potential=None, activation=None):
         super().__init__(ZeroFunctional() if potential is None else potential)
-        self._map = activation
+        self._map, self.free = activation, potential is None and activation is None
 
     def _own_nonsmooth(self):
         return ZeroFunctional(self.potential.space)

@@ -1,9 +1,11 @@
 """What is solved: the contract, composites and lifted training."""
 
 from .composite import Composite
+from .lift import StageGraph, lift
 from .lifted import LiftedProblem
+from .lift import StageGraph, lift
 from .lifted_training import LiftedTraining
 from .linear_model import linear_model
 from .losses import CrossEntropy, FunctionalLoss, KullbackLeiblerLoss, Logistic, Loss, PenaltyLoss, SquaredError
 from .problem import Linearisation, Problem
-from .stages import affine, chain, cut
+from .stages import Stage, affine, chain

@@ -23,24 +23,21 @@ class FiniteSum:
     def factors(self, theta, samples=slice(None), value=False):
         """{l: (r_l, x_{l-1})} for some samples (a slice or an index tensor), a row a sample; None stands for the data at the first stage.
         With value=True the pair (mean loss, factors)."""
-        data, y = _take(self.inputs, samples), _take(self.targets, samples)
-        x, xs, zs, pulls, ps = data, [], [], [], []
+        x, y, kept, p = _take(self.inputs, samples), _take(self.targets, samples), [], None       # a chain: table_obstacle refuses other graphs
         for stage in self.stages:
             z, pull = stage.evaluate(x, theta, self.seed, wrt_input=stage.index > 1, wrt_theta=False)
-            xs.append(x), zs.append(z), pulls.append(pull)
-            if stage.index < self.depth:
-                x = stage.penalty.activation(z)
-                ps.append(x)
-        r, found = self.loss.gradient(zs[-1], y), {}
-        for stage in reversed(self.stages):
+            kept.append((stage, x, z, pull))
+            x = stage.penalty.activation(z) if stage.index < self.depth else None
+        losses, r, found, g, weight = self.loss.value(z, y) if value else None, self.loss.gradient(z, y), {}, None, 1.0
+        while kept:
+            stage, x, z, pull = kept.pop()
             l = stage.index
+            if l < self.depth:
+                r, weight = stage.penalty._sweep(z, p, g, weight, self.rho[l])
             if self._trains(stage):
-                found[l] = (r, None if l == 1 else xs[l - 1])
-            if l > 1:
-                penalty, rho, z, p = self.stages[l - 2].penalty, self.rho[l - 1], zs[l - 2], ps[l - 2]
-                r = penalty._gradient_z_at(penalty._sweep_x(z, p, pulls[l - 1](r)[0], 1 / rho), z, p)
-                r = r if rho == 1 else r * rho
-        return (self.loss.value(zs[-1], y).mean(), found) if value else found
+                found[l] = (r if weight == 1 else r * weight, None if l == 1 else x)
+            g, p = pull(r)[0] if l > 1 else None, x
+        return (losses.mean(), found) if value else found
 
     def expand(self, factors, samples=slice(None), scale=None):
         """{name: scale * sum_i r_l^i (x) x_{l-1}^i}, the factors' rows belonging to `samples`; by default scale = 1 / rows, the mean gradient."""
@@ -64,18 +61,18 @@ class FiniteSum:
         largest = {}
         for begin in range(0, self.samples, chunk):
             part = self.restrict(slice(begin, begin + chunk))
-            x = part.inputs
+            point = part.forward(theta)
             for stage in self.stages:
-                l, slope = stage.index, self._slope(stage)
+                slope, x = self._slope(stage), part._input(stage, point)
                 if self._trains(stage):
                     if not stage.is_linear_layer:
-                        top = x.flatten(1).norm(dim=1).topk(min(2, len(x))).indices
-                        size = part.restrict(top)._theta_norm(stage, {**theta, f"x{l - 1}": x[top]})
+                        first = x[0] if isinstance(x, tuple) else x
+                        top = first.flatten(1).norm(dim=1).topk(min(2, len(first))).indices
+                        size = part.restrict(top)._theta_norm(stage, {**theta, **{f"x{p}": v[top] for p, v in stage.pairs(x)}})
                     else:
                         places = x[0].numel() // x.shape[-1] if "bias" in stage.theta.values() else 0
                         size = float(x.flatten(1).square().sum(1).max()) + places
                     largest.update({name: max(slope * size, largest.get(name, 0.0)) for name in stage.theta if name in self.theta_names})
-                x = stage.penalty.activation(stage.forward(x, theta, self.seed)) if l < self.depth else None
         return largest
 
     def mean_lipschitz(self, theta):
@@ -89,11 +86,7 @@ class FiniteSum:
         total = 0.0
         for begin in range(0, self.samples, chunk):
             part = self.restrict(slice(begin, begin + chunk))
-            x = part.inputs
-            for stage in self.stages:
-                z = stage.forward(x, theta, self.seed)
-                x = stage.penalty.activation(z) if stage.index < self.depth else z
-            total = total + self.loss.value(x, part.targets).sum(dtype=torch.float64)
+            total = total + part.loss_at(theta).double() * part.samples
         return total / self.samples
 
     def regularisation(self, theta):
@@ -114,6 +107,9 @@ class FiniteSum:
 
     def table_obstacle(self):
         """Why per-sample factors do not exist, in a sentence; "" where they do: the gradient of a stage must not depend on its own theta, nor a sample's on other samples."""
+        for stage in self.stages:
+            if stage.parents != (stage.index - 1,):
+                return f"stage {stage.index} ({stage.label}) has the parents {stage.parents}, and a table of residuals and inputs is for chains; use SVRG, which needs no table."
         generator = torch.Generator().manual_seed(0)
         noise = {name: v + torch.randn(v.shape, generator=generator).to(v) for name, v in self.initial.items()}
         x = self.inputs[:2]

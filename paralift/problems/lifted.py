@@ -41,9 +41,9 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
 
     def forward(self, theta, update_buffers=False):
         """The forward pass: {"x1": ..}, a consistent point for the parameters `theta`."""
-        point, x = dict(theta), self.inputs
+        point = dict(theta)
         for stage in self.stages[:-1]:
-            x = point[f"x{stage.index}"] = stage.penalty.activation(stage.forward(x, point, self.seed, update_buffers))
+            point[f"x{stage.index}"] = stage.penalty.activation(stage.forward(self._input(stage, point), point, self.seed, update_buffers))
         return point
 
     def loss_at(self, theta):
@@ -60,7 +60,10 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         return residuals
 
     def _input(self, stage, point):
-        return self.inputs if stage.index == 1 else point[f"x{stage.index - 1}"]
+        """What the stage acts on: its parent's x (or the data), a tuple for several parents."""
+        if len(stage.parents) == 1:
+            return point[f"x{stage.parents[0]}"] if stage.parents[0] else self.inputs
+        return tuple(point[f"x{p}"] if p else self.inputs for p in stage.parents)
 
     def _residual(self, stage, point, z):
         """rho_l dP_l/dz (the loss's gradient for the last stage), per sample."""
@@ -72,13 +75,14 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
 
     # ---- the contract
     def _touched(self, blocks):
-        """(stage, its wanted parameters, x_{l-1} wanted, x_l wanted) of the stages whose term depends on `blocks` (None: all)."""
+        """(stage, its wanted parameters, for each parent whether its x is wanted, x_l wanted) of the stages whose term depends on `blocks` (None: all)."""
         for stage in self.stages:
             l, trained = stage.index, self._trained
             theta = [name for name in stage.theta if (name in trained if blocks is None else name in blocks)]
-            need_in, need_out = (l > 1 and (blocks is None or f"x{l - 1}" in blocks)), (l < self.depth and (blocks is None or f"x{l}" in blocks))
-            if theta or need_in or need_out:
-                yield stage, theta, need_in, need_out
+            wanted = tuple(p > 0 and (blocks is None or f"x{p}" in blocks) for p in stage.parents)
+            need_out = l < self.depth and (blocks is None or f"x{l}" in blocks)
+            if theta or need_out or any(wanted):
+                yield stage, theta, wanted, need_out
 
     def _stage_value(self, stage, point, z):
         """The sum over the samples of the stage's term in F."""
@@ -86,7 +90,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         return self.loss.value(z, self.targets).sum() if l == self.depth else self.rho[l] * stage.penalty._smooth_value(point[f"x{l}"], z).sum()
 
     def _z(self, stage, point):
-        """z_l, kept until x_{l-1} or theta_l changes (torch counts the changes of every tensor)."""
+        """z_l, of a linear layer kept until its input or theta_l changes (torch counts the changes of every tensor)."""
         if not stage.is_linear_layer:
             return stage.forward(self._input(stage, point), point, self.seed)
         parts = (self._input(stage, point), *(point[name] for name in stage.theta))
@@ -111,21 +115,21 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         def add(name, g):
             gradient[name] = gradient[name] + g if name in gradient else g
 
-        for stage, theta, need_in, need_out in self._touched(blocks):
+        for stage, theta, wanted, need_out in self._touched(blocks):
             l = stage.index
             if stage.is_linear_layer:
-                z, pull = self._z(stage, point), stage.pull_linear(self._input(stage, point), point, need_in, bool(theta))
+                z, pull = self._z(stage, point), stage.pull_linear(self._input(stage, point), point, wanted[0], bool(theta))
             else:
-                z, pull = stage.evaluate(self._input(stage, point), point, self.seed, wrt_input=need_in, wrt_theta=bool(theta))
+                z, pull = stage.evaluate(self._input(stage, point), point, self.seed, wrt_input=wanted, wrt_theta=bool(theta))
             value = value + self._stage_value(stage, point, z)
             if need_out:
                 add(f"x{l}", stage.penalty._gradient_x(point[f"x{l}"], z) * (self.rho[l] / n))
-            if theta or need_in:
+            if theta or any(wanted):
                 gx, gtheta = pull(self._residual(stage, point, z), 1 / n)
                 for name in theta:
                     add(name, gtheta[name])
-                if need_in:
-                    add(f"x{l - 1}", gx / n)
+                for p, g in stage.pairs(gx):
+                    add(f"x{p}", g / n)
         value = value / n
         if self.anchor is not None:
             value = value + self._proximity(point)
@@ -154,14 +158,14 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         return new
 
     def sweep_order(self):
-        """Backwards through the network: x_{l}, then theta_l, as in a backward sweep."""
+        """Backwards through the network: x_l, then theta_l, as in a backward sweep."""
         order = []
         for stage in reversed(self.stages):
+            if stage.index < self.depth:
+                order.append((f"x{stage.index}",))
             theta = tuple(name for name in stage.theta if name in self._trained)
             if theta:
                 order.append(theta)
-            if stage.index > 1:
-                order.append((f"x{stage.index - 1}",))
         return order
 
     def majoriser(self, point, blocks):
@@ -204,10 +208,10 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
             own = 0.0 if l == self.depth else self.rho[l] * stage.penalty.curvature
             if l < self.depth and (blocks is None or f"x{l}" in blocks):
                 bounds[f"x{l}"] = bounds.get(f"x{l}", 0.0) + own / n
-            weight = self._slope(stage)
-            if l > 1 and (blocks is None or f"x{l - 1}" in blocks):
+            weight, wanted = self._slope(stage), [f"x{p}" for p in stage.parents if p and (blocks is None or f"x{p}" in blocks)]
+            if wanted:
                 norm = float(stage.input_norm_squared(self._input(stage, point), point, self.seed))
-                bounds[f"x{l - 1}"] = bounds.get(f"x{l - 1}", 0.0) + weight * norm / n
+                bounds.update({name: bounds.get(name, 0.0) + weight * norm / n for name in wanted})
             theta = [name for name in stage.theta if name in self._trained and (blocks is None or name in blocks)]
             if theta:
                 bound = weight * self._theta_norm(stage, point) / n

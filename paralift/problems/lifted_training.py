@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ..operators.functional import Functional
+from .lift import lift
 from .lifted import LiftedProblem
 from .losses import loss_from
-from .stages import Stage, cut
+from .stages import Stage
 
 __all__ = ["LiftedTraining"]
 
@@ -38,10 +39,11 @@ class LiftedTraining(LiftedProblem):
 
     Parameters
     ----------
-    network : torch.nn.Module, usually Sequential; it is copied, never changed. Result.network is the trained copy.
+    network : torch.nn.Module of one input and one output; it is copied, never changed. Result.network is the trained copy.
     inputs, targets : tensors or arrays with samples on the first axis; or a Dataset/DataLoader and None.
     loss : "cross_entropy", "squared_error", "logistic", "huber", "kullback_leibler", "bregman" (the last layer's own penalty), a Functional, a Penalty or a Loss.
-    penalty : "bregman", "mac", "lifted", "fenchel", a Penalty class or a function potential -> Penalty.
+    granularity : where stages end: "activation", "block", or names of submodules (see `lift`).
+    penalty : "bregman", "mac", "lifted", "fenchel", a Penalty class or a function potential -> Penalty; or {pattern: one of these} by the activations' places in the network.
     weight_regulariser : Functional with a prox (an indicator is a constraint), for all weights but biases and normalisations;
         or {name pattern: Functional}, patterns as in fnmatch.
     activation_regulariser : {layer number l: Functional} added to the unknown x_l.
@@ -55,11 +57,22 @@ class LiftedTraining(LiftedProblem):
     """
 
     def __init__(self, network, inputs, targets=None, loss="cross_entropy", penalty="bregman", weight_regulariser=None,
-                 activation_regulariser=None, rho=2.0, frozen=(), validation=None):
+                 activation_regulariser=None, rho=2.0, frozen=(), validation=None, granularity="activation"):
         inputs, targets = _tensors(inputs, targets)
-        self.network = copy.deepcopy(network) if isinstance(network, nn.Module) else network
-        stages, ends_in_activation = cut(self.network, penalty)
-        self.network.train()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"{type(network).__name__} was given as the network; it needs a torch.nn.Module, "
+                            "for instance torch.nn.Sequential(...) or paralift.networks.chain(...).")
+        self._check_data(inputs, targets)
+        self.network = copy.deepcopy(network).train()
+        first = next(self.network.parameters(), None)
+        if first is None:
+            raise ValueError(f"{type(network).__name__} has no parameters; a network to train needs at least one layer with weights.")
+        if inputs.is_floating_point() and inputs.dtype != first.dtype:
+            raise TypeError(f"inputs of dtype {inputs.dtype} were given; the network's parameters are {first.dtype}: convert one with .to(...).")
+        inputs, targets = inputs.to(first.device), targets.to(first.device)
+        few = inputs[:4] if len(inputs) > 1 else torch.cat([inputs, inputs])
+        stages = lift(self.network, few, granularity, penalty, stacklevel=3)
+        ends_in_activation = stages[-1].penalty is not None
         if loss == "bregman" and ends_in_activation:                    # the last activation is tied to the target itself
             last_penalty, stages[-1].penalty = stages[-1].penalty, None
             self._last_penalty = last_penalty
@@ -71,27 +84,21 @@ class LiftedTraining(LiftedProblem):
             self._last_penalty = None
             if ends_in_activation:
                 stages.append(Stage(len(stages) + 1, nn.Identity(), {}, None))
-        self._check_data(inputs, targets)
-        theta = {name: p for name, p in self.network.named_parameters()}
-        if not theta:
-            raise ValueError(f"{type(network).__name__} has no parameters; a network to train needs at least one layer with weights.")
-        first = next(iter(theta.values()))
-        if inputs.is_floating_point() and inputs.dtype != first.dtype:
-            raise TypeError(f"inputs of dtype {inputs.dtype} were given; the network's parameters are {first.dtype}: convert one with .to(...).")
-        inputs, targets = inputs.to(first.device), targets.to(first.device)
+        theta = dict(self.network.named_parameters())
         # one small forward pass finds the spaces and every shape error
         with torch.no_grad():
-            x, point = inputs[: min(4, len(inputs))], {name: p.detach() for name, p in theta.items()}
+            values, point = {0: few}, {name: p.detach() for name, p in theta.items()}
             for stage in stages:
+                x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
                 try:
                     z = stage.forward(x, point, seed=0)
                 except (RuntimeError, IndexError) as error:
-                    raise ValueError(f"stage {stage.index} ({type(stage.module).__name__}) refused an input of shape {tuple(x.shape)}: {str(error).splitlines()[0]} "
+                    raise ValueError(f"stage {stage.index} ({stage.operator}) refused an input of shape {tuple(x.shape)}: {str(error).splitlines()[0]} "
                                      "Make the layer's size fit the data or the layer before.") from None
                 stage.space = tuple(z.shape[1:])
                 if stage.penalty is not None:
                     stage.penalty = stage.penalty.on(stage.space)
-                    x = stage.penalty.activation(z)
+                    values[stage.index] = stage.penalty.activation(z)
         if self._last_penalty is not None:
             self._last_penalty = self._last_penalty.on(stages[-1].space)
         loss = loss_from(loss, self._last_penalty)
@@ -208,13 +215,15 @@ class LiftedTraining(LiftedProblem):
         count = sum(p.numel() for n, p in self.initial.items() if n not in self.frozen)
         unknowns = {s.index: self.samples * math.prod(s.space) for s in self.stages[:-1]}
         size = self.inputs.element_size() if self.inputs.is_floating_point() else 4
+        chain = all(s.parents == (s.index - 1,) for s in self.stages)
+        parents = lambda text: "" if chain else f"{text:<9.9} "
         lines = [f"LiftedTraining: {self.samples} samples, {len(self.stages)} stages, loss {type(self.loss).__name__}",
-                 f"  {'stage':>5}  {'operator':<34} {'output':<16} {'penalty':<34} {'parameters':>10} {'unknowns x':>12}"]
+                 f"  {'stage':>5}  {parents('parents')}{'operator':<34} {'output':<16} {'penalty':<34} {'parameters':>10} {'unknowns x':>12}"]
         for s in self.stages:
-            modules = ", ".join(type(m).__name__ for m in s.module) if isinstance(s.module, nn.Sequential) else type(s.module).__name__
             tie = f"{s.penalty!r}" if s.penalty is not None else "(loss)"
             own = sum(self.initial[n].numel() for n in s.theta)
-            lines.append(f"  {s.index:>5}  {modules:<34.34} {s.space!s:<16} {tie.split(' on ')[0] + ')' * (' on ' in tie):<34.34} {own:>10,} {unknowns.get(s.index, 0):>12,}")
+            tie = tie.split(" on ")[0] + ")" * (" on " in tie)
+            lines.append(f"  {s.index:>5}  {parents(', '.join(map(str, s.parents)))}{s.operator:<34.34} {s.space!s:<16} {tie:<34.34} {own:>10,} {unknowns.get(s.index, 0):>12,}")
         total = sum(unknowns.values())
         lines.append(f"  trained parameters {count:,}; unknowns x {total:,}; memory: full problem {2 * (total + count) * size / 2**20:.1f} MiB, "
                      f"a minibatch of 128 {2 * (total / max(self.samples, 1) * 128 + count) * size / 2**20:.1f} MiB")

@@ -1,9 +1,9 @@
-"""A network cut into stages x_l = sigma_l(A_l(x_{l-1}; theta_l)): an operator with parameters, then a potential.
+"""A stage x_l = sigma_l(A_l(x_p; theta_l)): an operator with parameters on the outputs of its parents, then a potential.
 
 Every stage's vector-Jacobian product is local: no graph spans two stages, and no activation with a potential is differentiated.
 """
 
-import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -11,15 +11,11 @@ from torch import nn
 
 from .. import operators as P
 from ..operators.functional import Functional
-from ..operators.module import call_module, is_random
+from ..operators.module import call_module
 from ..operators.operator import push_forward
-from ..operators.penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
+from ..operators.penalties import Penalty
 
-__all__ = ["Stage", "cut", "chain", "affine"]
-
-PENALTIES = {"bregman": LiftedBregman, "mac": MAC, "lifted": Lifted, "fenchel": Fenchel}
-NO_PROX = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanhshrink, nn.Hardshrink, nn.Hardsigmoid, nn.RReLU, nn.Threshold, nn.Softmin, nn.SELU, nn.Softsign,
-           nn.LogSigmoid, nn.ELU, nn.CELU, nn.LeakyReLU)
+__all__ = ["Stage", "chain", "affine"]
 
 
 def affine(inputs, outputs, bias=True):
@@ -35,10 +31,35 @@ class Activation(nn.Module):
         self.potential = potential
 
     def forward(self, z):
+        if _found is not None:                                   # a graph is being found: one call, which names the potential
+            _found.append(self.potential)
+            return torch.ops.paralift.activation(z, len(_found) - 1)
         return P.activation(self.potential.on(tuple(z.shape[1:])), z)
 
     def extra_repr(self):
         return repr(self.potential)
+
+
+_found = None
+
+
+@contextmanager
+def lifting():
+    """While a graph is being found, Activation modules appear in it as single calls; `lifted_potential` tells their potentials afterwards."""
+    global _found
+    if not hasattr(torch.ops.paralift, "activation"):
+        torch.library.define("paralift::activation", "(Tensor z, int key) -> Tensor")
+        torch.library.impl("paralift::activation", "CompositeExplicitAutograd", lambda z, key: z.clone())
+        torch.library.register_fake("paralift::activation", lambda z, key: torch.empty_like(z))
+    before, _found = _found, []
+    try:
+        yield
+    finally:
+        lifted_potential.found, _found = _found, before
+
+
+def lifted_potential(key):
+    return lifted_potential.found[key]
 
 
 def chain(*parts):
@@ -46,46 +67,35 @@ def chain(*parts):
     return nn.Sequential(*(Activation(part) if isinstance(part, Functional) else part for part in parts))
 
 
-def potential_of(module):
-    """The potential of an activation module; None where the module is no activation that we know as a proximal map."""
-    if isinstance(module, Activation):
-        return module.potential
-    if isinstance(module, nn.LeakyReLU):
-        return P.ReLU() if module.negative_slope == 0 else P.LeakyReLU(module.negative_slope) if 0 < module.negative_slope <= 1 else None
-    if isinstance(module, nn.ELU):
-        return P.ELU(module.alpha) if 0 < module.alpha <= 1 else None
-    if isinstance(module, nn.CELU):
-        return P.CELU(module.alpha) if module.alpha > 0 else None
-    if isinstance(module, nn.ReLU6):
-        return P.ReLU6()
-    if isinstance(module, nn.Hardtanh):
-        return P.Clip(module.min_val, module.max_val)
-    if isinstance(module, nn.Softshrink):
-        return P.SoftThreshold(module.lambd)
-    if isinstance(module, nn.Softplus):
-        return P.Softplus(module.beta)
-    if isinstance(module, nn.Softmax) and module.dim not in (None, 0):
-        return P.Softmax(module.dim - 1 if module.dim > 0 else module.dim)
-    if isinstance(module, nn.Softmax2d):
-        return P.Softmax(-3)
-    simple = {nn.ReLU: P.ReLU, nn.Tanh: P.Tanh, nn.Sigmoid: P.Sigmoid}
-    return simple[type(module)]() if type(module) in simple else None
-
-
 @dataclass
 class Stage:
-    """A_l and sigma_l. `theta` maps the parameters' names in the network to their names inside `module`."""
+    """A_l and sigma_l: z_l = A_l(x_p; theta_l) of the outputs x_p of its parents p; parent 0 is the data.
+
+    `theta` maps the parameters' names in the network to their names inside `module`. The input `x` of the methods is a tensor, or a tuple in the order of
+    `parents` where there are several; the gradients in it have the same form.
+    """
 
     index: int
     module: nn.Module
     theta: dict
     penalty: Penalty | None = None
+    parents: tuple = ()
+    label: str = ""                             # where the network has it
     random: bool = False                        # holds Dropout: drawn once a subproblem
     space: tuple = field(default=())
+    operator: str = ""                          # what the module does, in words
+
+    def __post_init__(self):
+        self.parents = self.parents or (self.index - 1,)
+        self.operator = self.operator or ", ".join(type(m).__name__ for m in (self.module if isinstance(self.module, nn.Sequential) else [self.module]))
 
     @property
     def is_linear_layer(self):
         return type(self.module) is nn.Linear
+
+    def pairs(self, values):
+        """(parent, its part of `values`), the data and absent parts left out."""
+        return [(p, v) for p, v in zip(self.parents, values if isinstance(values, tuple) else (values,)) if p and v is not None]
 
     def _local(self, point):
         return {inside: point[name] for name, inside in self.theta.items()}
@@ -114,111 +124,57 @@ class Stage:
         return lambda r, scale=1.0: (r @ W if wrt_input else None, self.linear_gradient(r, x, scale) if wrt_theta else {})
 
     def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False):
-        """z and the local map (r, scale) -> (A'(x)* r, {name: scale * J_theta* r}), which may be called once, often with `keep`."""
+        """z and the local map (r, scale) -> (A'(x)* r, {name: scale * J_theta* r}), which may be called once, often with `keep`.
+
+        wrt_input : whether A'(x)* r is wanted; a tuple of such for several parents, None standing in the result for what is not.
+        """
         if self.is_linear_layer:
             return self.forward(x, point), self.pull_linear(x, point, wrt_input, wrt_theta)
+        several = isinstance(x, tuple)
         with torch.enable_grad():
-            x = x.detach().requires_grad_(wrt_input and x.is_floating_point())
+            xs = x if several else (x,)
+            wanted = wrt_input if isinstance(wrt_input, tuple) else (wrt_input,) * len(xs)
+            xs = [v.detach().requires_grad_(bool(w) and v.is_floating_point()) for v, w in zip(xs, wanted)]
             local = {k: v.detach().requires_grad_(wrt_theta) for k, v in self._local(point).items()}
-            z = self._call_module(local, x, seed, update_buffers)
-        leaves = ([x] if x.requires_grad else []) + (list(local.values()) if wrt_theta else [])
+            z = self._call_module(local, tuple(xs) if several else xs[0], seed, update_buffers)
+        inputs = [v for v in xs if v.requires_grad]
+        leaves = inputs + (list(local.values()) if wrt_theta else [])
 
         def pull(r, scale=1.0):
             if not leaves or not z.requires_grad:
-                return None, {}
+                return (None,) * len(xs) if several else None, {}
             grads = list(torch.autograd.grad(z, leaves, r, retain_graph=keep, allow_unused=True))
             grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves)]
-            gx = grads.pop(0) if x.requires_grad else None
-            if scale != 1 and grads:
-                torch._foreach_mul_(grads, scale)
-            return gx, dict(zip(self.theta, grads)) if wrt_theta else {}
+            own, found = grads[len(inputs):], iter(grads[:len(inputs)])
+            gx = tuple(next(found) if v.requires_grad else None for v in xs)
+            if scale != 1 and own:
+                torch._foreach_mul_(own, scale)
+            return gx if several else gx[0], dict(zip(self.theta, own)) if wrt_theta else {}
 
         return z.detach(), pull
 
     def input_norm_squared(self, x, point, seed=None, iterations=12):
-        """|A'(x)|^2 by power iteration (per sample the same operator for affine layers), with 10 % on top."""
+        """|A'(x)|^2 in all lifted parents at once, by power iteration on at most 8 samples (for affine layers the operator is the same for each), with 10 % on top."""
         if self.is_linear_layer:
             W = point[next(name for name, inside in self.theta.items() if inside == "weight")]
             v = torch.ones(W.shape[1], dtype=W.dtype, device=W.device)
             for _ in range(iterations):
                 v = W.T @ (W @ (v / torch.linalg.vector_norm(v).clamp(min=1e-30)))
             return 1.1 * torch.linalg.vector_norm(v)
-        x = x[:8]
-        f = lambda u: self._call_module(self._local(point), u, seed, False)  # noqa: E731
-        v = torch.ones_like(x) + 0.1 * torch.sin(torch.arange(x.numel(), dtype=x.dtype, device=x.device)).view_as(x)
+        xs = [v[:8] for v in (x if isinstance(x, tuple) else (x,))]
+        moving = [i for i, v in enumerate(xs) if v.is_floating_point() and (self.parents[i] or len(xs) == 1)]
+        local = self._local(point)
+
+        def f(*us):
+            full = list(xs)
+            for i, u in zip(moving, us):
+                full[i] = u
+            return self._call_module(local, tuple(full) if len(full) > 1 else full[0], seed, False)
+
+        at = tuple(xs[i] for i in moving)
+        vs = tuple(torch.ones_like(u) + 0.1 * torch.sin(torch.arange(u.numel(), dtype=u.dtype, device=u.device)).view_as(u) for u in at)
+        length = lambda vs: sum(v.square().sum() for v in vs).sqrt().clamp(min=1e-30)
         for _ in range(iterations):
-            v = v / torch.linalg.vector_norm(v).clamp(min=1e-30)
-            v = torch.func.vjp(f, x)[1](push_forward(f, x, v))[0]
-        return 1.1 * torch.linalg.vector_norm(v)
-
-
-def _bind(penalty, potential, label):
-    """The stage's penalty from a name, a class or a factory."""
-    if isinstance(penalty, str):
-        if penalty not in PENALTIES:
-            raise ValueError(f"penalty={penalty!r} was given for {label}; choose one of {sorted(PENALTIES)}, or a Penalty class.")
-        return PENALTIES[penalty](potential)
-    if isinstance(penalty, Penalty):
-        raise TypeError(f"penalty={penalty!r} was given, which is bound to its own potential; every layer needs its own: pass the class {type(penalty).__name__}, "
-                        "or a function potential -> Penalty.")
-    bound = penalty(potential) if callable(penalty) else None
-    if not isinstance(bound, Penalty):
-        raise TypeError(f"penalty={penalty!r} was given for {label}; it needs a name, a Penalty class, or a function potential -> Penalty.")
-    return bound
-
-
-def cut(network, penalty="bregman"):
-    """Stages of a `torch.nn.Sequential` (nested ones are opened): a stage ends at every activation. Returns (stages, ends_in_activation).
-
-    Modules that work in place are told not to: their input is an unknown. Activations without a potential get MAC, and one warning for all;
-    SELU, of slope above 1, gets Fenchel.
-    """
-    leaves = []
-
-    def open_up(module, prefix):
-        for name, child in module._modules.items():      # a module used twice counts twice
-            if type(child) is nn.Sequential:
-                open_up(child, f"{prefix}{name}.")
-            else:
-                leaves.append((f"{prefix}{name}", child))
-
-    if isinstance(network, nn.Sequential):
-        open_up(network, "")
-    elif isinstance(network, nn.Module):
-        leaves.append(("", network))
-    else:
-        raise TypeError(f"{type(network).__name__} was given as the network; it needs a torch.nn.Module, for instance torch.nn.Sequential(...) or paralift.networks.chain(...).")
-    for m in network.modules():
-        if getattr(m, "inplace", False):
-            m.inplace = False
-    stages, pending, by_mac = [], [], []
-
-    def close(stage_penalty):
-        modules = [m for _, m in pending]
-        module = modules[0] if len(modules) == 1 else nn.Sequential(*modules) if modules else nn.Identity()
-        theta = {}
-        for position, (name, m) in enumerate(pending):
-            for inside, _ in m.named_parameters():
-                theta[f"{name}.{inside}" if name else inside] = inside if len(modules) == 1 else f"{position}.{inside}"
-        stages.append(Stage(len(stages) + 1, module, theta, stage_penalty, is_random(module)))
-        pending.clear()
-
-    for name, module in leaves:
-        potential = potential_of(module)
-        label = f"layer {name} ({type(module).__name__})"
-        if potential is not None:
-            close(_bind(penalty, potential, label))
-        elif isinstance(module, nn.SELU) and penalty in ("bregman", "fenchel", LiftedBregman, Fenchel):
-            close(Fenchel(P.SELUEnergy(), activation=module, slope=P.SELUEnergy.slope))
-        elif isinstance(module, NO_PROX):
-            by_mac.append(label)
-            close(MAC(None, activation=module))
-        else:
-            pending.append((name, module))
-    if by_mac and penalty not in ("mac", MAC):
-        warnings.warn(f"{', '.join(by_mac)}: no proximal map that we know, so these stages get the MAC penalty with a local derivative. "
-                      "Near potentials: Softplus, ELU, ReLU, LeakyReLU.", stacklevel=3)
-    ends_in_activation = not pending
-    if pending:
-        close(None)
-    return stages, ends_in_activation
+            size = length(vs)
+            vs = torch.func.vjp(f, *at)[1](push_forward(f, at, tuple(v / size for v in vs)))
+        return 1.1 * length(vs)

@@ -11,35 +11,37 @@ class Sweeps:
     """Part of `LiftedProblem`: backward sweeps from the forward pass."""
 
     def _evaluate_all(self, theta):
-        """Forward pass that keeps every stage's local map: (inputs, z, pulls, activations)."""
-        x, xs, zs, pulls, ps = self.inputs, [], [], [], []
+        """Forward pass that keeps every stage's local map: {l: (x_in, z, pull)} and {l: sigma(z)}; 0 holds the data."""
+        values, kept = {0: self.inputs}, {}
         for stage in self.stages:
-            z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=stage.index > 1, wrt_theta=not self._trained.isdisjoint(stage.theta))
-            xs.append(x), zs.append(z), pulls.append(pull)
-            if stage.penalty is not None and stage.index < self.depth:
-                x = stage.penalty.activation(z)
-                ps.append(x)
-        return xs, zs, pulls, ps
+            x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
+            z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=tuple(p > 0 for p in stage.parents), wrt_theta=not self._trained.isdisjoint(stage.theta))
+            kept[stage.index] = (x, z, pull)
+            if stage.index < self.depth:
+                values[stage.index] = stage.penalty.activation(z)
+        return kept, values
 
     def explicit_gradient(self, theta):
-        """(loss, {name: gradient}): one backward sweep x_l = argmin rho_l P_l(x_l, z_l) + S_l(x_l) + <rho_{l+1} A*_{l+1} r_{l+1}, x_l>, then the gradient
-        of E_S in theta at the old theta and the forward x. The loss holds the S_l at the forward x too."""
-        _, zs, pulls, ps = self._evaluate_all(theta)
-        n = self.samples
-        losses, r = self.loss.value_and_gradient(zs.pop(), self.targets)
-        loss, gradient, weight = losses.sum() / n + self._activations_value(ps), {}, 1.0           # r is the residual without its weight
+        """(loss, {name: gradient}): one backward sweep x_l = argmin rho_l P_l(x_l, z_l) + S_l(x_l) + <pull of the children, x_l>, the pull of child c being
+        rho_c A*_c r_c, then the gradient of E_S in theta at the old theta and the forward x. The loss holds the S_l at the forward x too."""
+        kept, values = self._evaluate_all(theta)
+        n, gradient, pulls = self.samples, {}, {}                       # pulls: {l: (g, weight)}, the pull on x_l being weight * g
+        losses, r = self.loss.value_and_gradient(kept[self.depth][1], self.targets)
+        loss, weight = losses.sum() / n + self._activations_value(values), 1.0           # r is the residual without its weight
         for stage in reversed(self.stages):
-            gx, own = pulls.pop()(r, weight / n)
+            l = stage.index
+            _, z, pull = kept.pop(l)
+            if l < self.depth:
+                r, weight = stage.penalty._sweep(z, values.pop(l), *pulls.pop(l), self.rho[l])
+            gx, own = pull(r, weight / n)
             for name, g in own.items():
                 gradient[name] = gradient[name] + g if name in gradient else g         # shared by two stages
-            if stage.index > 1:
-                penalty, rho, z, p = self.stages[stage.index - 2].penalty, self.rho[stage.index - 1], zs.pop(), ps.pop()
-                x = penalty._sweep_x(z, p, gx, weight / rho)
-                r, weight = penalty._gradient_z_at(x, z, p), rho
+            for p, g in stage.pairs(gx):
+                pulls[p] = (g, weight) if p not in pulls else _joined(*pulls[p], g, weight)
         return loss, gradient
 
-    def _activations_value(self, ps):
-        return sum(S(ps[l - 1]).sum() for l, S in self.extra.items()) / self.samples
+    def _activations_value(self, values):
+        return sum(S(values[l]).sum() for l, S in self.extra.items()) / self.samples
 
     def implicit_step(self, theta, tau, sweeps):
         """(loss, {name: (theta - theta+) / tau}) with theta+ from `sweeps` PALM sweeps on E_S(theta, x) + |theta - theta_k|^2 / (2 tau)."""
@@ -51,31 +53,33 @@ class Sweeps:
         return self.value(self.implicit_point(theta, tau, sweeps)[1])
 
     def implicit_point(self, theta, tau, sweeps):
-        """(loss of the forward pass, point after `sweeps` sweeps from there)."""
-        anchor, current = theta, dict(theta)
-        xs, zs, pulls, ps = self._evaluate_all(theta)
-        loss = self.loss.value(zs[-1], self.targets).sum() / self.samples + self._activations_value(ps)
-        point = {**current, **{f"x{l + 1}": p for l, p in enumerate(ps)}}
+        """(loss of the forward pass, point after `sweeps` sweeps from there): backwards through the stages, a proximal step in x_l, then one in theta_l."""
+        anchor = theta
+        kept, values = self._evaluate_all(theta)
+        loss = self.loss.value(kept[self.depth][1], self.targets).sum() / self.samples + self._activations_value(values)
+        point = {**theta, **{f"x{l}": p for l, p in values.items() if l}}
         for sweep in range(sweeps):
+            pulls = {}                                             # {l: (gradient in x_l of the children's terms, bound on its slope)}
             for stage in reversed(self.stages):
                 l = stage.index
-                x_in = self._input(stage, point)
-                if sweep == 0:
-                    z, pull = zs[l - 1], pulls[l - 1]          # theta and x_{l-1} are still those of the forward pass
-                else:
-                    z, pull = stage.evaluate(x_in, point, self.seed, wrt_input=l > 1, wrt_theta=True)
+                x_in, wanted, trained = self._input(stage, point), tuple(p > 0 for p in stage.parents), not self._trained.isdisjoint(stage.theta)
+                # in the first sweep theta_l and the parents' x are still those of the forward pass
+                _, z, pull = kept.pop(l) if sweep == 0 else (x_in, *stage.evaluate(x_in, point, self.seed, wrt_input=wanted, wrt_theta=trained))
+                if l < self.depth:
+                    gx, slope = pulls.pop(l)
+                    mu = 1 / slope.clamp(min=1e-12)
+                    point[f"x{l}"] = stage.penalty._prox_x(point[f"x{l}"] - mu * gx, z, mu * self.rho[l])
                 r = self._residual(stage, point, z)
                 gx, own = pull(r)
-                if not self._trained.isdisjoint(stage.theta):
+                if trained:
                     self._theta_step(stage, point, anchor, x_in, z, r, own, tau)
-                    z_new, pull = stage.evaluate(x_in, point, self.seed, wrt_input=l > 1, wrt_theta=False)
-                    gx = pull(self._residual(stage, point, z_new))[0] if l > 1 else None
-                if l > 1:
-                    before = self.stages[l - 2]
-                    slope = self._slope(stage)
-                    mu = 1 / (slope * stage.input_norm_squared(x_in, point, self.seed, iterations=6)).clamp(min=1e-12)
-                    z_own = before.forward(self._input(before, point), point, self.seed)
-                    point[f"x{l - 1}"] = before.penalty._prox_x(x_in - mu * gx, z_own, mu * self.rho[l - 1])
+                    if any(wanted):
+                        z, pull = stage.evaluate(x_in, point, self.seed, wrt_input=wanted, wrt_theta=False)
+                        gx = pull(self._residual(stage, point, z))[0]
+                if any(wanted):
+                    bound = self._slope(stage) * stage.input_norm_squared(x_in, point, self.seed, iterations=6)
+                    for p, g in stage.pairs(gx):
+                        pulls[p] = (g, bound) if p not in pulls else (pulls[p][0] + g, pulls[p][1] + bound)
         return loss, point
 
     def _theta_step(self, stage, point, anchor, x, z, r, own, tau):
@@ -99,3 +103,8 @@ class Sweeps:
                 g = own[name] / n + (point[name] - anchor[name]) / tau
                 v = point[name] - g / bound
                 point[name] = self.regularisers[name]._prox(v, 1 / bound) if name in self.regularisers else v
+
+
+def _joined(g, weight, h, other):
+    """(u, w) with w u = weight g + other h; neither is overwritten (a stage may hand the same tensor to two parents)."""
+    return (g + h, weight) if weight == other else (torch.add(h, g, alpha=weight / other), other)

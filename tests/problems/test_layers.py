@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import paralift as pl
-from paralift.problems.stages import potential_of
+from paralift.problems.activations import potential_of
 
 torch.manual_seed(0)
 LABELS = torch.arange(12) % 3

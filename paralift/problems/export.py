@@ -1,0 +1,84 @@
+"""The graph of ATen calls of a torch module, by torch.export."""
+
+import warnings
+
+import torch
+from torch import fx
+
+from .stages import lifting
+
+__all__ = ["exported", "kind_of", "place_of", "is_value"]
+
+
+def exported(module, example):
+    """The module's graph of ATen calls, free of in-place calls on values, with the module's own parameters and buffers."""
+    if not torch.is_tensor(example):
+        raise TypeError(f"example inputs of type {type(example).__name__} were given; lift needs one tensor with samples on its first axis: "
+                        "wrap the module in one of a single input.")
+    if len(example) < 2:
+        raise ValueError(f"an example of {len(example)} samples was given; lift needs at least 2, so that the batch axis can be told from the others.")
+    buffers = {name: b.clone() for name, b in module.named_buffers()}
+    try:
+        with warnings.catch_warnings(), lifting():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, (example,), strict=False, dynamic_shapes=({0: torch.export.Dim.AUTO},))
+            graph = program.module(check_guards=False).graph
+    except Exception as error:
+        raise ValueError(f"{type(module).__name__} cannot be exported as a graph: {_sentence(error)} Rewrite this part without control flow that depends on the data, "
+                         "or build the stages by hand: paralift.networks.chain(...), or a list of paralift.Stage passed as the network.") from error
+    finally:
+        for name, b in module.named_buffers():
+            b.copy_(buffers[name])
+    outputs = graph.output_node().args[0]
+    outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    if len(outputs) != 1 or not isinstance(outputs[0], fx.Node) or not torch.is_tensor(outputs[0].meta.get("val")):
+        raise ValueError(f"{type(module).__name__} returns {len(outputs)} values; lift needs a module that returns one tensor: "
+                         "wrap it in a module that picks it (for instance .logits).")
+    _functional(graph)
+    return graph
+
+
+def _sentence(error):
+    """The first informative line of an export error, with the user's own line of code where the trace shows it."""
+    text = str(error).strip()
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if "/torch/" not in name and "/paralift/" not in name and not name.startswith("<"):
+            place = f" (line {trace.tb_lineno} of {name.rsplit('/', 1)[-1]}, in {trace.tb_frame.f_code.co_name})"
+        trace = trace.tb_next
+    return f"{first.rstrip('.')}{place}."
+
+
+def _functional(graph):
+    """Replace in-place calls on values by their functional form; those on buffers (counters of batches) stay."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not hasattr(node.target, "overloadpacket"):
+            continue
+        name, value = node.target.overloadpacket.__name__, node.args[0] if node.args else None
+        if name.endswith("_") and not name.endswith("__") and isinstance(value, fx.Node) and value.op != "get_attr":
+            packet = getattr(torch.ops.aten, name[:-1], None)
+            if packet is not None and node.target._overloadname in packet.overloads():
+                node.target = getattr(packet, node.target._overloadname)
+                later = {user for user in value.users if user is not node and user > node}
+                value.replace_all_uses_with(node, delete_user_cb=lambda user: user in later)
+
+
+def kind_of(node):
+    """The ATen name of a call ("relu"), or ""."""
+    if node.op != "call_function":
+        return ""
+    return node.target.overloadpacket.__name__ if hasattr(node.target, "overloadpacket") else getattr(node.target, "__name__", "")
+
+
+def place_of(node):
+    """The path of the submodule whose forward made the node."""
+    paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return paths[-1].replace("L['self'].", "") if paths and not paths[-1].startswith("_empty") else ""
+
+
+def is_value(node):
+    """A floating tensor that depends on the data or on an unknown."""
+    value = node.meta.get("val")
+    return torch.is_tensor(value) and value.is_floating_point()
