@@ -3,7 +3,6 @@
 from .composite import Composite
 from .lift import StageGraph, lift
 from .lifted import LiftedProblem
-from .lift import StageGraph, lift
 from .lifted_training import LiftedTraining
 from .linear_model import linear_model
 from .losses import CrossEntropy, FunctionalLoss, KullbackLeiblerLoss, Logistic, Loss, PenaltyLoss, SquaredError

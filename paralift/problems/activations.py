@@ -1,12 +1,8 @@
 """What counts as an activation: torch's modules and ATen calls, and their potentials."""
 
-from dataclasses import dataclass
-from functools import partial
-
 from torch import nn
 
 from .. import operators as P
-from ..operators.functional import Functional
 from .stages import Activation, lifted_potential
 
 __all__ = ["NO_PROX", "potential_of", "activation_of"]
@@ -48,13 +44,17 @@ def potential_of(module):
 
 
 # ---- calls in a graph
-@dataclass
 class Call:
-    """An activation in a graph: its class name, its potential or None, and the callable z -> sigma(z)."""
+    """An activation in a graph: its class name, its potential or None; `call(z)` is sigma(z)."""
 
-    kind: str
-    potential: Functional | None
-    call: object
+    def __init__(self, kind, potential, target, rest, options):
+        self.kind, self.potential, self.target, self.rest, self.options = kind, potential, target, rest, options
+
+    def __call__(self, z):
+        return self.target(z, *self.rest, **self.options)
+
+    def __repr__(self):
+        return self.kind
 
 
 GRAPH = {
@@ -79,8 +79,4 @@ def activation_of(kind, node):
     potential = GRAPH[kind](*rest, **node.kwargs) if kind in GRAPH else None
     if potential is None and kind not in CALLS:
         return None
-    return Call(type(potential).__name__ if potential is not None else CALLS[kind], potential, partial(_apply, node.target, rest, dict(node.kwargs)))
-
-
-def _apply(target, rest, options, z):
-    return target(z, *rest, **options)
+    return Call(type(potential).__name__ if potential is not None else CALLS[kind], potential, node.target, rest, dict(node.kwargs))

@@ -22,12 +22,11 @@ class StageGraph(list):
     """The stages of a network, parents before children; the last one ends in the output. Prints as a table."""
 
     def __repr__(self):
-        lines = [f"{'stage':>5}  {'parents':<10} {'place':<28} {'operator':<34} {'penalty':<28} {'parameters':<30}"]
+        lines = [f"{'stage':>5}  {'parents':<10} {'place':<32} {'operator':<40} {'penalty':<28} {'parameters':>10}"]
         for s in self:
             tie = "(output)" if s.penalty is None else repr(s.penalty).split(" on ")[0]
-            theta = list(s.theta)
-            names = ", ".join(theta[:2]) + (f", ... ({len(theta)})" if len(theta) > 2 else "")
-            lines.append(f"{s.index:>5}  {', '.join(map(str, s.parents)):<10.10} {s.label:<28.28} {s.operator:<34.34} {tie:<28.28} {names}")
+            size = sum(p.numel() for p in s.module.parameters())
+            lines.append(f"{s.index:>5}  {', '.join(map(str, s.parents)):<10.10} {s.label[-32:]:<32} {s.operator:<40.40} {tie:<28.28} {size:>10,}")
         return "\n".join(lines)
 
 
@@ -116,14 +115,17 @@ class _Cutter:
             if node.op in ("placeholder", "get_attr"):
                 continue
             own = {node} if node in self.ends or node.op == "output" else owners[node]
-            if node not in self.ends and node.op == "call_function" and len(own) > 1 and node in self.moving and is_value(node) and not self._cheap(node):
+            if node not in self.ends and node.op == "call_function" and len(own) > 1 and node in self.moving and is_value(node) and not self._free(node):
                 self.ends[node], own = None, {node}
             for a in node.all_input_nodes:
                 owners[a] |= own
 
-    def _cheap(self, node):
-        """A view (of anything), or a value made of sizes and masks alone."""
-        return kind_of(node) in VIEWS or not any(is_value(a) and a in self.moving for a in node.all_input_nodes)
+    def _free(self, node):
+        """A view of what may be a stage itself (the only view of a value stands for it), or a value made of sizes and masks alone."""
+        if kind_of(node) in VIEWS:
+            source = node.args[0]
+            return source in self.ends or source.op != "call_function" or len(source.users) > 1
+        return not any(is_value(a) and a in self.moving for a in node.all_input_nodes)
 
     def stages(self):
         ends = sorted(self.ends, key=self.position.get)
@@ -133,7 +135,7 @@ class _Cutter:
         for node in ends:
             a = self.ends[node]
             place, kind = place_of(node), "identity" if a is None else a.kind
-            penalty = self.bind(place or node.name, kind, a.potential if a else Identity(), a.call if a else None)
+            penalty = self.bind(place or node.name, kind, a.potential if a else Identity(), a)
             stages.append(self._stage(len(stages) + 1, node.args[0] if a is not None else node, node, numbers, penalty, place or node.name))
         if last is not None:
             if last in self.ends:
@@ -145,10 +147,13 @@ class _Cutter:
 
     def _stage(self, index, z, end, numbers, penalty, label):
         """The operator that computes node `z` from the ends before it."""
-        found, stack = {}, [z]
+        found, stack, sized = {}, [z], False
         while stack:
             node = stack.pop()
             if node in found:
+                continue
+            if self._is_batch_size(node):
+                sized = True
                 continue
             if node in numbers and node is not end:
                 found[node] = "parent"
@@ -156,7 +161,9 @@ class _Cutter:
                 found[node] = "tensor"
             else:
                 found[node] = "inner"
-                stack.extend(a for a in node.all_input_nodes if not self._is_batch_size(a))
+                stack.extend(node.all_input_nodes)
+        if sized and not any(what == "parent" and self._counts_samples(n) for n, what in found.items()):
+            found[self.data] = "parent"
         parents = sorted((n for n, what in found.items() if what == "parent"), key=numbers.get)
         if not parents:
             raise ValueError(f"stage {label} depends on no unknown and not on the data; it cannot be a stage of its own.")
@@ -179,13 +186,16 @@ class _Cutter:
         return self._closed_form(stage, [n for n, what in found.items() if what == "inner"], z, parents)
 
     def _is_batch_size(self, node):
-        """The number of samples, which every parent knows."""
+        """The number of samples: the first axis of the data and of nearly every parent."""
         return kind_of(node) == "sym_size" and node.args[1] == 0 and node.args[0] is self.data
+
+    def _counts_samples(self, node):
+        return node.meta["val"].dim() > 0 and str(node.meta["val"].shape[0]) == str(self.data.meta["val"].shape[0])
 
     def _size(self, node, copies, small):
         if not self._is_batch_size(node):
             raise KeyError(node)
-        parent = next(c for c in copies.values() if c.op == "placeholder")
+        parent = next(copies[n] for n in copies if copies[n].op == "placeholder" and self._counts_samples(n))
         copies[node] = small.call_function(torch.ops.aten.sym_size.int, (parent, 0))
         return copies[node]
 
