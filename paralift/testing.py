@@ -173,5 +173,5 @@ def check_problem(problem, point=None, tolerance=1e-6, seed=0, perturb=0.3):
         F = problem.smooth_value
         fd = (F(move(h)) - F(move(-h))) / (2 * h)
         slope = torch.sum(gradient * d)
-        table.add(f"gradient of {name}", (fd - slope).abs() / (fd.abs() + 1e-3), tolerance)
+        table.add(f"gradient of {name}", (fd - slope).abs() / (fd.abs() + 1e-3 * (1 + lin.value.abs())), tolerance)
     table.close()

@@ -7,7 +7,7 @@ from torch import fx
 
 from .stages import lifting
 
-__all__ = ["exported", "kind_of", "place_of", "is_value"]
+__all__ = ["exported", "kind_of", "place_of", "is_value", "finite_mask"]
 
 
 def exported(module, example):
@@ -35,6 +35,7 @@ def exported(module, example):
         raise ValueError(f"{type(module).__name__} returns {len(outputs)} values; lift needs a module that returns one tensor: "
                          "wrap it in a module that picks it (for instance .logits).")
     _functional(graph)
+    _finite_masks(graph)
     return graph
 
 
@@ -63,6 +64,22 @@ def _functional(graph):
                 node.target = getattr(packet, node.target._overloadname)
                 later = {user for user in value.users if user is not node and user > node}
                 value.replace_all_uses_with(node, delete_user_cb=lambda user: user in later)
+
+
+MASKED = -1e4
+
+
+def _finite_masks(graph):
+    """Masks of -inf or the lowest number become -1e4: softmax is the same, and penalties stay finite."""
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.args = tuple(MASKED if isinstance(a, float) and a < -1e30 else a for a in node.args)
+            node.kwargs = {k: MASKED if isinstance(a, float) and a < -1e30 else a for k, a in node.kwargs.items()}
+
+
+def finite_mask(value):
+    """A constant tensor with -inf replaced likewise."""
+    return value.clamp(min=MASKED) if value.is_floating_point() and bool((value < -1e30).any()) else value
 
 
 def kind_of(node):

@@ -8,7 +8,7 @@ from torch import fx, nn
 from ..operators.potentials import Identity
 from .activations import activation_of
 from .cut import Binder, cut, leaves_of
-from .export import exported, is_value, kind_of, place_of
+from .export import exported, finite_mask, is_value, kind_of, place_of
 from .stages import Stage
 
 __all__ = ["lift", "StageGraph"]
@@ -94,19 +94,20 @@ class _Cutter:
         self.data = next(node for node in graph.nodes if node.op == "placeholder")
         self.output = graph.output_node().args[0]
         self.output = self.output[0] if isinstance(self.output, (tuple, list)) else self.output
-        self.moving = self._moving()
+        self.tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        self.moving = self._downstream({self.data})
+        self.learned = self._downstream({node for node in graph.nodes if node.op == "get_attr" and isinstance(self._tensor(node.target)[0], nn.Parameter)})
         self.ends = {node: a for node, a in ends.items() if node in self.moving}
         self._share()
         self.position = {node: i for i, node in enumerate(graph.nodes)}
-        self.tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
-    def _moving(self):
-        """Nodes that depend on the data."""
-        moving = {self.data}
+    def _downstream(self, nodes):
+        """`nodes` and all that depends on them."""
+        found = set(nodes)
         for node in self.graph.nodes:
-            if any(a in moving for a in node.all_input_nodes):
-                moving.add(node)
-        return moving
+            if any(a in found for a in node.all_input_nodes):
+                found.add(node)
+        return found
 
     def _share(self):
         """Values that several stages need become stages of their own; views of unknowns, sizes and masks are made where they are needed instead."""
@@ -125,7 +126,7 @@ class _Cutter:
         if kind_of(node) in VIEWS:
             source = node.args[0]
             return source in self.ends or source.op != "call_function" or len(source.users) > 1
-        return not any(is_value(a) and a in self.moving for a in node.all_input_nodes)
+        return node not in self.learned and not any(is_value(a) and a in self.moving for a in node.all_input_nodes)
 
     def stages(self):
         ends = sorted(self.ends, key=self.position.get)
@@ -207,7 +208,7 @@ class _Cutter:
             if isinstance(value, nn.Parameter):
                 root.register_parameter(inside, value)
             else:
-                root.register_buffer(inside, value)
+                root.register_buffer(inside, value if name else finite_mask(value))
         if isinstance(value, nn.Parameter):
             theta[name] = inside
         return inside
