@@ -1,0 +1,87 @@
+"""Every ready network, found by itself: it lifts, its lifted gradients are right, and one sweep with a large weight tends to back-propagation."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import paralift as pl
+
+CLASSES = [cls for _, cls in inspect.getmembers(pl.networks, inspect.isclass)]
+
+
+def build(cls, rho=2.0):
+    torch.manual_seed(0)
+    network, inputs = cls.example()
+    network, inputs = network.double(), inputs.double() if inputs.is_floating_point() else inputs
+    output = copy.deepcopy(network).train()(inputs)
+    classifies = cls.__name__ not in ("UNet", "ProximalNetwork")
+    targets = torch.randint(output.shape[-1], output.shape[:-1]) if classifies else torch.randn(output.shape, dtype=torch.float64)
+    return network, pl.LiftedTraining(network, inputs, targets, loss="cross_entropy" if classifies else "squared_error", rho=rho)
+
+
+def torch_loss(problem, z):
+    if isinstance(problem.loss, pl.CrossEntropy):
+        return nn.functional.cross_entropy(z.flatten(0, -2), problem.targets.flatten(), reduction="sum") / problem.samples
+    return 0.5 * (z - problem.targets).square().sum() / problem.samples
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
+def test_lifted_gradients(cls):
+    problem = build(cls)[1]
+    assert problem.depth > 2 and "stages" in repr(problem)
+    pl.testing.check_problem(problem)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
+def test_one_sweep_tends_to_back_propagation(cls):
+    network, problem = build(cls, rho=1e7)
+    loss, gradient = problem.explicit_gradient(problem.start_theta())
+    reference = torch_loss(problem, network.train()(problem.inputs))
+    reference.backward()
+    assert abs(float(loss) - float(reference.detach())) < 1e-10 * abs(float(loss))
+    total = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
+    for name, p in network.named_parameters():
+        assert (gradient[name] - p.grad).norm() <= 1e-5 * p.grad.norm() + 1e-9 * total, name
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
+def test_training_lowers_the_loss(cls):
+    problem = build(cls)[1]
+    history = pl.ISGM(15, batch_size=2, step=1e-2).solve(problem).history["objective"]
+    assert history[-1] < history[0]
+
+
+def test_proximal_network_steps_keep_their_bound():
+    torch.manual_seed(0)
+    for variant in ("dual_forward_backward", "chambolle_pock"):
+        network = pl.networks.ProximalNetwork(2, 5, 3, variant=variant)
+        for k in range(3):
+            x = torch.randn(1, 2, 24, 24)
+            for _ in range(200):
+                x = network.synthesis(k, network.analysis(k, x / x.norm()))
+            assert 1.5 < float(network.step_size(k).detach()) * float(x.norm().detach()) < 2
+        y, u = torch.randn(1, 2, 9, 9), torch.randn(1, 5, 9, 9)
+        assert abs(float((network.analysis(0, y) * u).sum() - (network.synthesis(0, u) * y).sum())) < 1e-4
+        stages = pl.lift(network, torch.randn(2, 2, 9, 9))
+        assert [type(s.penalty.potential).__name__ for s in stages[:-1]] == ["Clip"] * 3
+
+
+def test_rescale_gives_every_layer_mean_square_one():
+    torch.manual_seed(0)
+    x = torch.randn(200, 20)
+    network = pl.networks.rescale(pl.networks.MLP(20, *[16] * 30, 4), x)
+    for module in network:
+        x = module(x)
+        if isinstance(module, nn.Linear):
+            assert abs(float(x.square().mean().detach()) - 1) < 1e-3 and not module.bias.any()
+
+
+def test_bad_sizes():
+    for call, text in ((lambda: pl.networks.MLP(3), "at least an input"), (lambda: pl.networks.CNN(1, 2, 3, (4, 4)), "halve"), (lambda: pl.networks.UNet(1, 2, residual=True), "equal"),
+                       (lambda: pl.networks.CausalTransformer(5, 10, heads=3), "multiple of the heads"), (lambda: pl.networks.VisionTransformer(side=5, patch=2), "multiple of the patch"),
+                       (lambda: pl.networks.CausalTransformer(5, attention="linear"), "'softmax', 'relu'"), (lambda: pl.networks.ProximalNetwork(variant="x"), "dual_forward_backward")):
+        with pytest.raises(ValueError, match=text):
+            call()
