@@ -90,8 +90,8 @@ class Penalty:
         """x of a backward sweep, which lowers P(x, z) + ratio <g, x> from p = sigma(z): its minimiser where that exists, or a proximal step (here, of length 8)."""
         return self._prox_x(torch.sub(p, g, alpha=8 * ratio), z, 8.0)
 
-    def _sweep(self, z, p, g, weight, rho):
-        """(r, w) with w r = rho dP/dz(x, z) at the x that a backward sweep reaches under the pull weight * g."""
+    def _sweep(self, z, p, g, weight, rho, fresh=False):
+        """(r, w) with w r = rho dP/dz(x, z) at the x that a backward sweep reaches under the pull weight * g; `fresh`: z's memory may be used."""
         return self._gradient_z_at(self._sweep_x(z, p, g, weight / rho), z, p), rho
 
     def plus(self, S):
@@ -163,9 +163,9 @@ class _Quadratic(Penalty):
     def _sweep_x(self, z, p, g, ratio=1.0):
         return self._minimiser(torch.sub(self._target(z), g, alpha=ratio))
 
-    def _sweep(self, z, p, g, weight, rho):
+    def _sweep(self, z, p, g, weight, rho, fresh=False):
         identity = isinstance(self.potential, ZeroFunctional) and self.regulariser is None and getattr(self, "_map", None) is None
-        return (g, weight) if identity else super()._sweep(z, p, g, weight, rho)         # sigma(z) - x = (weight / rho) g, without a pass over memory
+        return (g, weight) if identity else super()._sweep(z, p, g, weight, rho, fresh)         # sigma(z) - x = (weight / rho) g, without a pass over memory
 
     def __repr__(self):
         return super().__repr__() + ("" if self.regulariser is None else f" + {self.regulariser!r}")
@@ -192,6 +192,11 @@ class LiftedBregman(_Quadratic):
 
     def _gradient_z_at(self, x, z, p):
         return torch.sub(p, x, out=x) if x.dtype == p.dtype else p - x
+
+    def _sweep(self, z, p, g, weight, rho, fresh=False):
+        if not fresh or isinstance(self.potential, ZeroFunctional) or z.dtype != p.dtype:
+            return super()._sweep(z, p, g, weight, rho)
+        return self._gradient_z_at(self._minimiser(torch.sub(z, g, alpha=weight / rho, out=z)), z, p), rho
 
 
 class MAC(_Quadratic):

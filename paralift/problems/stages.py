@@ -67,6 +67,15 @@ def chain(*parts):
     return nn.Sequential(*(Activation(part) if isinstance(part, Functional) else part for part in parts))
 
 
+def _is_fresh(z, xs):
+    """Whether z shares no memory with its arguments `xs` and is not a result that its own graph keeps (as of tanh, exp)."""
+    if z.untyped_storage().data_ptr() in {x.untyped_storage().data_ptr() for x in xs}:
+        return False
+    made = z._base if z._is_view() else z
+    kept = getattr(made.grad_fn, "_saved_result", None)
+    return kept is None and not isinstance(z, nn.Parameter) and made.grad_fn is not None and z.is_contiguous()
+
+
 @dataclass
 class Stage:
     """A_l and sigma_l: z_l = A_l(x_p; theta_l) of the outputs x_p of its parents p; parent 0 is the data.
@@ -126,10 +135,14 @@ class Stage:
     def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False):
         """z and the local map (r, scale) -> (A'(x)* r, {name: scale * J_theta* r}), which may be called once, often with `keep`.
 
+        `pull.fresh` says that z's memory is nobody else's: not an input's, and not kept for the local map.
+
         wrt_input : whether A'(x)* r is wanted; a tuple of such for several parents, None standing in the result for what is not.
         """
         if self.is_linear_layer:
-            return self.forward(x, point), self.pull_linear(x, point, wrt_input, wrt_theta)
+            pull = self.pull_linear(x, point, wrt_input, wrt_theta)
+            pull.fresh = True
+            return self.forward(x, point), pull
         several = isinstance(x, tuple)
         with torch.enable_grad():
             xs = x if several else (x,)
@@ -151,6 +164,7 @@ class Stage:
                 torch._foreach_mul_(own, scale)
             return gx if several else gx[0], dict(zip(self.theta, own)) if wrt_theta else {}
 
+        pull.fresh = _is_fresh(z, [*xs, *local.values()])
         return z.detach(), pull
 
     def input_norm_squared(self, x, point, seed=None, iterations=12):

@@ -32,7 +32,7 @@ class Sweeps:
             l = stage.index
             _, z, pull = kept.pop(l)
             if l < self.depth:
-                r, weight = stage.penalty._sweep(z, values.pop(l), *pulls.pop(l), self.rho[l])
+                r, weight = stage.penalty._sweep(z, values.pop(l), *pulls.pop(l), self.rho[l], pull.fresh)
             gx, own = pull(r, weight / n)
             for name, g in own.items():
                 gradient[name] = gradient[name] + g if name in gradient else g         # shared by two stages
