@@ -1,6 +1,7 @@
 """What is solved: the contract, composites and lifted training."""
 
 from .composite import Composite
+from .contrastive import ContrastiveProblem, ContrastiveTraining
 from .lifted import LiftedProblem
 from .lifted_training import LiftedTraining
 from .linear_model import linear_model
