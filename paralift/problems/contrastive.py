@@ -94,7 +94,7 @@ class ContrastiveProblem(Problem):
         return {name: self.regularisers[name]._prox(v, steps[name]) if name in self.regularisers else v for name, v in point.items()}
 
     def lipschitz(self, point, blocks=None):
-        """The bounds of the clamped energy at its x. What is subtracted is convex in theta_1 and without theta_L, so for these they are bounds; else estimates: methods backtrack."""
+        """The bounds of the clamped energy at its x. What is subtracted is convex in theta_1 and without theta_L: for these they hold; else they are estimates, so backtrack."""
         return self.clamped.lipschitz(self.settle(point)[0], [name for name in self.theta_names if blocks is None or name in blocks])
 
     def sweep_order(self):
@@ -135,13 +135,13 @@ class ContrastiveTraining(ContrastiveProblem):
         J(theta) = (1/n) sum_i { min_x [ loss(z_L, y) + U(x) ] - min_x U(x) },      U(x) = sum_{l<L} rho_l ( |x_l - z_l|^2/2 + Psi_l(x_l) ) + S_l(x_l)
         dJ/dtheta_l = (1/n) sum_i rho_l J_l* [ (z_l - x_l) of the clamped minimiser - (z_l - x_l) of the free one ],      J_l = dz_l/dtheta_l
 
-    By the envelope theorem neither a minimiser nor an activation is differentiated. With affine layers and a convex loss both minima are strongly convex in x, so this gradient
-    exists everywhere. With one hidden layer the free minimiser is the forward pass, and J is the lifted Bregman objective minimised over x. With more, x_{l+1} pulls at x_l, and what is
-    trained is the free minimiser; it tends to the forward pass as rho_{l+1}/rho_l -> 0 (`discount`). The history's "free_distance" is their relative distance.
+    By the envelope theorem neither a minimiser nor an activation is differentiated. With affine layers and a convex loss both minima are strongly convex in x, so this
+    gradient exists everywhere. With one hidden layer the free minimiser is the forward pass, and J is the lifted Bregman objective minimised over x. With more, x_{l+1} pulls
+    at x_l, and what is trained is the free minimiser; it tends to the forward pass as rho_{l+1}/rho_l -> 0 (`discount`). The history's "free_distance" is their relative distance.
 
-    As a function of theta and both x this is a min-max problem, without descent; so a solver sees theta alone, and both x are found inside, as functions of theta. Which methods apply:
-    ISGM on minibatches; PGD and BCD on all samples, which lower J (as computed with `inner_sweeps` sweeps), and FISTA without its theorem. SGD, SAGA, SVRG and Katyusha, which use
-    the gradients of single samples, refuse it: such a gradient is a difference between two points, each to be settled anew.
+    As a function of theta and both x this is a min-max problem, without descent; so a solver sees theta alone, and both x are found inside, as functions of theta. Which methods
+    apply: ISGM on minibatches; PGD and BCD on all samples, which lower J (as computed with `inner_sweeps` sweeps), and FISTA without its theorem. SGD, SAGA, SVRG and Katyusha,
+    which use the gradients of single samples, refuse it: such a gradient is a difference between two points, each to be settled anew.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class ContrastiveTraining(ContrastiveProblem):
     rho : weight of the last hidden layer, the ones before it being rho_l = rho_{l+1} / discount; or {l: number}, which leaves discount out. 1/rho is the nudging strength of
         equilibrium propagation: as rho grows, J tends to the loss at the free minimiser.
     discount : in (0, 1].
-    inner_sweeps : backward sweeps of each minimisation. After a few the gradient is damped, in the first layers most; with more it tends to dJ/dtheta.
+    inner_sweeps : backward sweeps of each minimisation, two products a layer each. After a few the gradient is damped, in the first layers most; with more it tends to dJ/dtheta.
 
     Raises ValueError/TypeError in a sentence where something does not fit, before any work; warns where float32 cannot hold the weights' range.
     Sources: Zach & Estellers, BMVC 2019, 163; Scellier & Bengio, Front. Comput. Neurosci. 11, 2017 (the limit). Proofs: doc/theory.md.
@@ -171,10 +171,12 @@ class ContrastiveTraining(ContrastiveProblem):
         weights = rho if isinstance(rho, dict) else lambda depth: {l: rho / discount ** (depth - 1 - l) for l in range(1, depth)}
         self.training = training = LiftedTraining(network, inputs, targets, loss, "lifted", weight_regulariser, activation_regulariser, weights, frozen, validation)
         if not math.isfinite(training.loss.lipschitz):
-            raise ValueError(f"loss={loss!r} was given, whose gradient has no Lipschitz bound; the clamped minimisation needs one: use LiftedTraining with PGD(step='backtracking').")
+            raise ValueError(f"loss={loss!r} was given, whose gradient has no Lipschitz bound; the clamped minimisation needs one: "
+                             "use LiftedTraining with PGD(step='backtracking').")
         largest, dtype = max(training.rho.values(), default=0.0), next(iter(training.initial.values())).dtype
         if largest * torch.finfo(dtype).eps > 1:
-            warnings.warn(f"the largest weight is rho_1 = {largest:.1e}; {dtype} rounds the differences that it multiplies: raise discount (now {discount}), or use float64.", stacklevel=2)
+            warnings.warn(f"the largest weight rho is {largest:.1e}; {dtype} rounds the differences that it multiplies: raise discount (now {discount}), "
+                          "or use float64.", stacklevel=2)
         super().__init__(training.restrict(slice(None)), training.regularisers, inner_sweeps)
 
     def start(self):
@@ -202,4 +204,5 @@ class ContrastiveTraining(ContrastiveProblem):
 
     def __repr__(self):
         weights = ", ".join(f"{l}: {value:.3g}" for l, value in self.training.rho.items())
-        return "\n".join([*self.training._table("ContrastiveTraining"), f"  x is found inside, once clamped and once free: {self.inner_sweeps} sweeps each from the forward pass; rho {{{weights}}}"])
+        inside = f"  x is found inside, once clamped and once free: {self.inner_sweeps} sweeps each from the forward pass; rho {{{weights}}}"
+        return "\n".join([*self.training._table("ContrastiveTraining"), inside])
