@@ -1,6 +1,7 @@
 """What is solved: the contract, composites and lifted training."""
 
 from .composite import Composite
+from .contrastive import ContrastiveProblem, ContrastiveTraining
 from .lift import StageGraph, lift
 from .lifted import LiftedProblem
 from .lifted_training import LiftedTraining

@@ -47,7 +47,7 @@ class LiftedTraining(LiftedProblem):
     weight_regulariser : Functional with a prox (an indicator is a constraint), for all weights but biases and normalisations;
         or {name pattern: Functional}, patterns as in fnmatch.
     activation_regulariser : {layer number l: Functional} added to the unknown x_l.
-    rho : weight of the penalties, a number or {l: number}. The sweep of ISGM descends where rho_l >= rho_{l+1} |A_{l+1}|^2; 2 is the smallest
+    rho : weight of the penalties, a number, {l: number} or a function L -> {l: number}. The sweep of ISGM descends where rho_l >= rho_{l+1} |A_{l+1}|^2; 2 is the smallest
         weight at which one sweep kept the accuracy of back-propagation in our tests (doc/results.md).
     frozen : name patterns of parameters that are not trained.
     validation : (inputs, targets) for the history.
@@ -152,6 +152,7 @@ class LiftedTraining(LiftedProblem):
 
     @staticmethod
     def _rho(rho, depth):
+        rho = rho(depth) if callable(rho) else rho
         table = {l: float(rho.get(l, 2.0) if isinstance(rho, dict) else rho) for l in range(1, depth)}
         for l, value in table.items():
             if not (value > 0 and math.isfinite(value)):
@@ -211,13 +212,14 @@ class LiftedTraining(LiftedProblem):
                 p.copy_(point[name])
         return network.eval()
 
-    def __repr__(self):
+    def _table(self, title):
+        """Lines: the stages, and the numbers of unknowns."""
         count = sum(p.numel() for n, p in self.initial.items() if n not in self.frozen)
         unknowns = {s.index: self.samples * math.prod(s.space) for s in self.stages[:-1]}
         size = self.inputs.element_size() if self.inputs.is_floating_point() else 4
         chain = all(s.parents == (s.index - 1,) for s in self.stages)
         parents = lambda text: "" if chain else f"{text:<9.9} "
-        lines = [f"LiftedTraining: {self.samples} samples, {len(self.stages)} stages, loss {type(self.loss).__name__}",
+        lines = [f"{title}: {self.samples} samples, {len(self.stages)} stages, loss {type(self.loss).__name__}",
                  f"  {'stage':>5}  {parents('parents')}{'operator':<34} {'output':<16} {'penalty':<34} {'parameters':>10} {'unknowns x':>12}"]
         for s in self.stages:
             tie = f"{s.penalty!r}" if s.penalty is not None else "(loss)"
@@ -227,9 +229,9 @@ class LiftedTraining(LiftedProblem):
         total = sum(unknowns.values())
         lines.append(f"  trained parameters {count:,}; unknowns x {total:,}; memory: full problem {2 * (total + count) * size / 2**20:.1f} MiB, "
                      f"a minibatch of 128 {2 * (total / max(self.samples, 1) * 128 + count) * size / 2**20:.1f} MiB")
-        numbers = self.table_numbers()
-        lines.append("  gradient table (SAGA, PIAG): " + ("none, a stage is not affine in its parameters" if numbers is None else
-                     f"residuals and inputs, {numbers:,} numbers, {numbers * size / 2**20:.1f} MiB"))
-        for name, R in self.regularisers.items():
-            lines.append(f"  {name}: {R!r}")
-        return "\n".join(lines)
+        return lines + [f"  {name}: {R!r}" for name, R in self.regularisers.items()]
+
+    def __repr__(self):
+        numbers, size = self.table_numbers(), self.inputs.element_size() if self.inputs.is_floating_point() else 4
+        table = "none, a stage is not affine in its parameters" if numbers is None else f"residuals and inputs, {numbers:,} numbers, {numbers * size / 2**20:.1f} MiB"
+        return "\n".join([*self._table("LiftedTraining"), f"  gradient table (SAGA, PIAG): {table}"])
