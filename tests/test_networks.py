@@ -80,8 +80,9 @@ def test_rescale_gives_every_layer_mean_square_one():
 
 
 def test_bad_sizes():
-    for call, text in ((lambda: pl.networks.MLP(3), "at least an input"), (lambda: pl.networks.CNN(1, 2, 3, (4, 4)), "halve"), (lambda: pl.networks.UNet(1, 2, residual=True), "equal"),
-                       (lambda: pl.networks.CausalTransformer(5, 10, heads=3), "multiple of the heads"), (lambda: pl.networks.VisionTransformer(side=5, patch=2), "multiple of the patch"),
-                       (lambda: pl.networks.CausalTransformer(5, attention="linear"), "'softmax', 'relu'"), (lambda: pl.networks.ProximalNetwork(variant="x"), "dual_forward_backward")):
+    N = pl.networks
+    for call, text in ((lambda: N.MLP(3), "at least an input"), (lambda: N.CNN(1, 2, 3, (4, 4)), "halve"), (lambda: N.UNet(1, 2, residual=True), "equal"),
+                       (lambda: N.CausalTransformer(5, 10, heads=3), "multiple of the heads"), (lambda: N.VisionTransformer(side=5, patch=2), "multiple of the patch"),
+                       (lambda: N.CausalTransformer(5, attention="linear"), "'softmax', 'relu'"), (lambda: N.ProximalNetwork(variant="x"), "dual_forward_backward")):
         with pytest.raises(ValueError, match=text):
             call()

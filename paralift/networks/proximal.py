@@ -19,8 +19,9 @@ class ProximalNetwork(nn.Module):
     variant : "dual_forward_backward" (v_k = u_k), or "chambolle_pock" (with inertia: v_k = u_k + theta_k (u_k - u_{k-1}), theta_k learned, in [0, 1)).
     filters, kernel : number and size of the convolution filters of each L_k.
 
-    tau_k = 1.8 / |L_k|^2, computed from the weights in every call (and differentiated with them), so tau_k |L_k|^2 < 2 holds throughout and each layer is non-expansive in u. The clip is a
-    proximal map and the only activation, so B of the clip ties the layers. Sources: Wang, Benning & Repetti, MLSP 2024; Le, Repetti & Pustelnik, arXiv 2308.03139.
+    tau_k = 1.8 / |L_k|^2, computed from the weights in every call (and differentiated with them), so tau_k |L_k|^2 < 2 holds throughout and each layer
+    is non-expansive in u. The clip is a proximal map and the only activation, so B of the clip ties the layers. Sources:
+    Wang, Benning & Repetti, MLSP 2024; Le, Repetti & Pustelnik, arXiv 2308.03139.
     """
 
     def __init__(self, channels=1, filters=32, steps=10, kernel=3, threshold=0.05, variant="dual_forward_backward"):
