@@ -20,7 +20,7 @@ import paralift as pl
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--samples", type=int, default=1000, help="train on the first so many images")
-parser.add_argument("--epochs", type=int, default=30)
+parser.add_argument("--epochs", type=int, default=40)
 parser.add_argument("--alpha", type=float, default=0.2, help="weight of |x_3|_1")
 parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of the noise on the inputs")
 parser.add_argument("--data", choices=["fashion_mnist", "digits"], default="fashion_mnist")
@@ -72,7 +72,7 @@ def watch(result):
         curves["zeros", kind].append(100 * float((code == 0).double().mean()))
 
 
-result = pl.ISGM(arguments.epochs, batch_size=20, schedule="linear", seed=0).solve(problem, callback=watch)
+result = pl.ISGM(arguments.epochs, batch_size=20, step=5e-4, schedule="linear", seed=0).solve(problem, callback=watch)
 print(result)
 
 rows = {}
