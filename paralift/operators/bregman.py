@@ -7,7 +7,10 @@ __all__ = ["BregmanDistance", "MoreauEnvelope"]
 
 
 class BregmanDistance(Functional):
-    """D_f^q(x, point) = f(x) - f(point) - <q, x - point>, q = `subgrad` in df(point) (the gradient where f is smooth)."""
+    """D_f^q(x, point) = f(x) - f(point) - <q, x - point>, q = `subgrad` in df(point) (the gradient where f is smooth).
+
+    prox(x, s) = prox_{s f}(x + s q). Source: Bregman, USSR Comput. Math. Math. Phys. 7(3), 1967.
+    """
 
     def __init__(self, functional, point, subgrad=None):
         super().__init__(functional.space)
@@ -44,7 +47,10 @@ class BregmanDistance(Functional):
 
 
 class MoreauEnvelope(_Wrapper):
-    """f_t(x) = min_u f(u) + |u - x|^2 / (2 t): smooth, with gradient (x - prox_{t f}(x)) / t."""
+    """f_t(x) = min_u f(u) + |u - x|^2 / (2 t): smooth, with gradient (x - prox_{t f}(x)) / t.
+
+    prox(x, s) = x + s/(s + t) (prox_{(s + t) f}(x) - x). Raises ValueError unless t > 0. Source: Moreau, Bull. Soc. Math. France 93, 1965.
+    """
 
     def __init__(self, f, t=1.0):
         if not t > 0:

@@ -1,4 +1,7 @@
-"""Indicators of convex sets: 0 inside, inf outside; their prox is the projection."""
+"""Indicators of convex sets: 0 inside (up to rounding), inf outside; their prox is the projection, whatever sigma.
+
+Sources: Parikh & Boyd, Found. Trends Optim. 1(3), 2014; simplex and l1 ball: Duchi, Shalev-Shwartz, Singer & Chandra, ICML 2008.
+"""
 
 import torch
 
@@ -44,7 +47,7 @@ class _Set(Functional):
 
 
 class IndicatorBox(_Set):
-    """lower <= x <= upper, coordinatewise; numbers or tensors."""
+    """lower <= x <= upper, coordinatewise; numbers or tensors of the element's shape. Raises ValueError where lower > upper."""
 
     separable = True
 
@@ -83,7 +86,7 @@ class IndicatorNonnegative(_Set):
 
 
 class IndicatorSimplex(_Set):
-    """x >= 0 and sum x = radius on the last axis."""
+    """x >= 0 and sum x = radius on the last axis; projection by sorting. Raises ValueError unless radius > 0."""
 
     def __init__(self, radius=1.0, space=None):
         if not radius > 0:
@@ -112,7 +115,7 @@ class _Ball(_Set):
 
 
 class IndicatorL1Ball(_Ball):
-    """sum |x| <= radius over the element; projection by sorting."""
+    """sum |x| <= radius over the element; projection by sorting. Raises ValueError where radius < 0, as all balls do."""
 
     def _inside(self, x):
         return self._sum(x.abs()) <= self.radius * (1 + 10 * _slack(x)) + _slack(x)
@@ -125,7 +128,7 @@ class IndicatorL1Ball(_Ball):
 
 
 class IndicatorL2Ball(_Ball):
-    """|x| <= radius, Euclidean over the element."""
+    """|x| <= radius, Euclidean over the element; projection x min(1, radius / |x|)."""
 
     def _inside(self, x):
         return inner(x, x, self.ndim).sqrt() <= self.radius * (1 + _slack(x)) + _slack(x)
@@ -157,7 +160,7 @@ class IndicatorLinfBall(_Ball):
 
 
 class IndicatorAffine(_Set):
-    """{x : A x = b}, A (m, n), b (m,); projection x - A^+ (A x - b)."""
+    """{x : A x = b}, A (m, n), b (m,); projection x - A^+ (A x - b). Raises ValueError where shapes do not fit or there is no such x."""
 
     def __init__(self, matrix, rhs):
         if matrix.dim() != 2 or tuple(rhs.shape) != (matrix.shape[0],):

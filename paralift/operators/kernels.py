@@ -1,4 +1,4 @@
-"""Kernels of Bregman proximal methods: h, its distance, and the Bregman step as one primitive."""
+"""Kernels of Bregman proximal methods: h, its distance, and the Bregman step as one primitive. Source: Bauschke, Bolte & Teboulle, Math. Oper. Res. 42(2), 2017."""
 
 import torch
 

@@ -24,7 +24,7 @@ class IdentityOperator(LinearOperator):
 
 
 class MatrixOperator(LinearOperator):
-    """x -> M x on the last axis: (..., n) -> (..., m) for M (m, n)."""
+    """x -> M x on the last axis: (..., n) -> (..., m) for M (m, n). Raises ValueError unless M has two axes."""
 
     def __init__(self, matrix):
         if matrix.dim() != 2:

@@ -1,4 +1,4 @@
-"""Norms and their relatives."""
+"""Norms and their relatives. Proxes: Combettes & Pesquet, Proximal splitting methods in signal processing, 2011; Parikh & Boyd, Found. Trends Optim. 1(3), 2014."""
 
 import torch
 
@@ -113,7 +113,7 @@ class L2NormSquared(Functional):
 
 
 class GroupL1Norm(Functional):
-    """Sum over groups of the Euclidean norm along `axis` of the element (0 its first axis); prox shrinks each group."""
+    """Sum over groups of the Euclidean norm along `axis` of the element (0 its first axis, without a space that of a matrix); prox shrinks each group."""
 
     positive_homogeneous = True
 
@@ -198,7 +198,10 @@ class NuclearNorm(Functional):
 
 
 class Huber(Functional):
-    """sum h(x), h(x) = |x|^2 / (2 delta) for |x| <= delta, |x| - delta/2 beyond: the Moreau envelope of the l1 norm."""
+    """sum h(x), h(x) = |x|^2 / (2 delta) for |x| <= delta, |x| - delta/2 beyond: the Moreau envelope of the l1 norm.
+
+    prox shrinks x by min(sigma, sigma |x| / (sigma + delta)). Raises ValueError unless delta > 0.
+    """
 
     separable = True
 
@@ -228,7 +231,10 @@ class Huber(Functional):
 
 
 class QuadraticForm(Functional):
-    """<x, Q x>/2 + <b, x> + c on vectors, Q symmetric positive semidefinite (n, n), b (n,); prox solves (I + sigma Q) u = x - sigma b."""
+    """<x, Q x>/2 + <b, x> + c on vectors, Q symmetric positive semidefinite (n, n), b (n,); prox solves (I + sigma Q) u = x - sigma b.
+
+    Raises ValueError where Q is not square, not symmetric or has a negative eigenvalue.
+    """
 
     def __init__(self, matrix, vector=None, constant=0.0):
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:

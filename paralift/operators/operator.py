@@ -29,7 +29,7 @@ def _conjugate(a):
 class Operator:
     """Map between two spaces: `op(x)`, `op.derivative(x).adjoint(y)`, `op1 @ op2`, `a * op`, `op1 + op2`.
 
-    Leading axes of `x` beyond `domain.shape` are batch axes.
+    Leading axes of `x` beyond `domain.shape` are batch axes. A shape that does not fit, of `x` or of two operators, raises ValueError.
     """
 
     is_linear = False

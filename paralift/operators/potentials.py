@@ -51,7 +51,7 @@ class ReLU(IndicatorNonnegative):
 
 
 class LeakyReLU(Functional):
-    """Psi(x) = (1/s - 1) min(x, 0)^2 / 2, slope s in (0, 1]: sigma(z) = z for z > 0, s z below."""
+    """Psi(x) = (1/s - 1) min(x, 0)^2 / 2, slope s in (0, 1], ValueError for another: sigma(z) = z for z > 0, s z below."""
 
     separable = True
 
@@ -82,7 +82,7 @@ class LeakyReLU(Functional):
 
 
 class Clip(IndicatorBox):
-    """Psi = indicator of [lower, upper]: sigma(z) = min(max(z, lower), upper)."""
+    """Psi = indicator of [lower, upper]: sigma(z) = min(max(z, lower), upper). Raises ValueError where lower > upper."""
 
     def _activation(self, z):
         return z.clamp(self.lower, self.upper)
@@ -106,7 +106,7 @@ class ReLU6(Clip):
 
 
 class SoftThreshold(L1Norm):
-    """Psi = a |x|_1: sigma(z) = sign(z) max(|z| - a, 0), phi*(z) = max(|z| - a, 0)^2 / 2."""
+    """Psi = a |x|_1, a >= 0, ValueError otherwise: sigma(z) = sign(z) max(|z| - a, 0), phi*(z) = max(|z| - a, 0)^2 / 2."""
 
     def __init__(self, threshold=1.0, space=None):
         if not threshold >= 0:

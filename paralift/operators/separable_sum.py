@@ -4,7 +4,7 @@ __all__ = ["SeparableSum"]
 
 
 class SeparableSum:
-    """f_1(x_1) + ... + f_k(x_k) on tuples of tensors; value, gradient and prox act part by part."""
+    """f_1(x_1) + ... + f_k(x_k) on tuples of tensors; value, gradient and prox act part by part. Raises ValueError where the number of parts differs from k."""
 
     def __init__(self, *functionals):
         if not functionals:

@@ -1,4 +1,7 @@
-"""Potentials Psi of smooth activations sigma = prox_Psi: Psi' = sigma^{-1} - 1, and a prox by a root where the slope is not 1."""
+"""Potentials Psi of smooth activations sigma = prox_Psi: Psi' = sigma^{-1} - 1, and a prox by a root where the slope is not 1.
+
+Sources: Wang & Benning, JMLR 24(232), 2023 (tanh, sigmoid, softmax); Combettes & Pesquet, Set-Valued Var. Anal. 28, 2020. Parameters out of range raise ValueError.
+"""
 
 import math
 from math import inf

@@ -41,7 +41,10 @@ def _check(name, operators, side):
 
 
 class VerticalStack(LinearOperator):
-    """x -> (A_1 x, ..., A_k x), joined on one flat axis; `stack.range.split(y)` gives the parts."""
+    """x -> (A_1 x, ..., A_k x), joined on one flat axis; `stack.range.split(y)` gives the parts.
+
+    Raises ValueError where an operator is not linear or the domains differ.
+    """
 
     def __init__(self, *operators):
         self.operators = _check("VerticalStack", operators, "domain")
@@ -55,7 +58,10 @@ class VerticalStack(LinearOperator):
 
 
 class HorizontalStack(LinearOperator):
-    """(x_1, ..., x_k) -> A_1 x_1 + ... + A_k x_k, the parts joined on one flat axis: `stack(stack.domain.join(x_1, ..., x_k))`."""
+    """(x_1, ..., x_k) -> A_1 x_1 + ... + A_k x_k, the parts joined on one flat axis: `stack(stack.domain.join(x_1, ..., x_k))`.
+
+    Raises ValueError where an operator is not linear or the ranges differ.
+    """
 
     def __init__(self, *operators):
         self.operators = _check("HorizontalStack", operators, "range")
@@ -69,7 +75,7 @@ class HorizontalStack(LinearOperator):
 
 
 class DiagonalStack(LinearOperator):
-    """(x_1, ..., x_k) -> (A_1 x_1, ..., A_k x_k), both sides joined on one flat axis."""
+    """(x_1, ..., x_k) -> (A_1 x_1, ..., A_k x_k), both sides joined on one flat axis. Raises ValueError where an operator is not linear."""
 
     def __init__(self, *operators):
         self.operators = _check("DiagonalStack", operators, None)

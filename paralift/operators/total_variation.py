@@ -13,7 +13,7 @@ class TotalVariation(Functional):
     """sum over pixels of |grad x| (isotropic) or |grad x|_1, forward differences; all axes of the element are spatial.
 
     prox by accelerated projected gradient on the dual (Beck & Teboulle, 2009; restarted, O'Donoghue & Candes, 2015), until the duality gap is at most
-    `tolerance` * max(|x|^2 / 2, 1) for every sample.
+    `tolerance` * max(|x|^2 / 2, 1) for every sample, for at most `max_iterations`. `space` is (h, w) or (d, h, w); without one the last two axes are the image.
     """
 
     positive_homogeneous = True

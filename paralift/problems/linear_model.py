@@ -22,6 +22,7 @@ def linear_model(inputs, targets, loss="squared_error", regulariser=None, bias=F
     bias : an unregularised b.
 
     The problem is convex where the loss and the regulariser are; its per-sample gradients are residual (x) input, so SAGA and PIAG keep n outputs numbers.
+    Raises ValueError where inputs are not floats of two axes, or labels do not fit the loss.
     """
     inputs, targets = _tensors(inputs, targets)
     if inputs.dim() != 2 or not inputs.is_floating_point():

@@ -10,7 +10,7 @@ __all__ = ["Loss", "CrossEntropy", "SquaredError", "Logistic", "FunctionalLoss",
 
 
 class Loss:
-    """loss(z, y): `value` (n,), `gradient` (as z), `lipschitz` of the gradient in z. `check(z, y)` raises before the work starts."""
+    """loss(z, y), samples first: `value` (n,), `gradient` (as z), `lipschitz` of the gradient in z. `check(z, y)` raises ValueError or TypeError before work starts."""
 
     lipschitz = 1.0
     classifies = False
@@ -90,7 +90,7 @@ class SquaredError(Loss):
 
 
 class Logistic(Loss):
-    """log(1 + exp(z)) - y z, labels y in {0, 1} of z's shape: the Bregman distance of the sigmoid's potential; class 1 where z > 0."""
+    """log(1 + exp(z)) - y z, labels y in {0, 1} of z's shape (ValueError for others): the Bregman distance of the sigmoid's potential; class 1 where z > 0."""
 
     lipschitz = 0.25
 
@@ -107,7 +107,7 @@ class Logistic(Loss):
 
 
 class FunctionalLoss(Loss):
-    """f(z - y) of a functional with a gradient; functionals with their own data (Kullback-Leibler) take `difference=False`, g(z; y)."""
+    """f(z - y) of a functional f with a gradient, y of z's shape."""
 
     def __init__(self, functional):
         self.functional, self.lipschitz, self.convex = functional, functional.grad_lipschitz, functional.convex
@@ -120,7 +120,7 @@ class FunctionalLoss(Loss):
 
 
 class KullbackLeiblerLoss(Loss):
-    """sum z - y + y log(y / z): Poisson data y >= 0, z > 0 (end the network with softplus)."""
+    """sum z - y + y log(y / z): Poisson data y >= 0, z > 0 (end the network with softplus). Raises ValueError where y < 0."""
 
     lipschitz = float("inf")
 
