@@ -1,8 +1,8 @@
 """The implicit stochastic gradient method."""
 
 import torch
-from torch.optim.adam import adam
 
+from .metrics import METRICS, metric_prox, metric_start, metric_step
 from .solver import Solver
 
 __all__ = ["ISGM"]
@@ -33,8 +33,8 @@ class ISGM(Solver):
 
     def __init__(self, epochs=10, batch_size=128, step=None, sweeps=1, metric="adam", inner=None, schedule="constant", seed=0, max_seconds=float("inf")):
         super().__init__(epochs, 0.0, max_seconds)
-        if metric not in ("adam", "momentum", "plain"):
-            raise ValueError(f"ISGM got metric={metric!r}; choose 'adam', 'momentum' or 'plain'.")
+        if metric not in METRICS:
+            raise ValueError(f"ISGM got metric={metric!r}; choose one of {METRICS}.")
         if schedule not in ("constant", "linear"):
             raise ValueError(f"ISGM got schedule={schedule!r}; choose 'constant' or 'linear'.")
         for name, value in (("batch_size", batch_size), ("sweeps", sweeps)):
@@ -56,21 +56,7 @@ class ISGM(Solver):
 
     def start(self, problem):
         theta = problem.start_theta()
-        zeros = lambda: [torch.zeros_like(theta[name]) for name in problem.theta_names]
-        metric = {"adam": {"first": zeros(), "second": zeros(), "steps": [torch.zeros(()) for _ in problem.theta_names]}, "momentum": {"first": zeros()}, "plain": {}}[self.metric]
-        return {"point": theta, "epoch": 0, "metric": metric}
-
-    def _update(self, leaves, gradients, metric, tau):
-        """theta <- theta - tau * metric(gradient), in place, by torch's own fused kernels."""
-        if self.metric == "adam":
-            adam(leaves, gradients, metric["first"], metric["second"], [], metric["steps"], fused=True, amsgrad=False,
-                 beta1=0.9, beta2=0.999, lr=tau, weight_decay=0.0, eps=1e-8, maximize=False)
-        elif self.metric == "momentum":
-            torch._foreach_mul_(metric["first"], 0.9)
-            torch._foreach_add_(metric["first"], gradients)
-            torch._foreach_add_(leaves, metric["first"], alpha=-tau)
-        else:
-            torch._foreach_add_(leaves, gradients, alpha=-tau)
+        return {"point": theta, "epoch": 0, "metric": metric_start(self.metric, [theta[name] for name in problem.theta_names])}
 
     def _inner_step(self, sub, theta, tau):
         """(loss, (theta - theta+) / tau) with theta+ from the inner solver."""
@@ -80,7 +66,7 @@ class ISGM(Solver):
     def step(self, problem, state):
         theta = {name: v.clone() for name, v in state["point"].items()}
         names = problem.theta_names
-        leaves = [theta[name] for name in names]
+        leaves, functionals = [theta[name] for name in names], [problem.regularisers.get(name) for name in names]
         metric = {key: [v.clone() for v in values] for key, values in state["metric"].items()}
         epoch, n = state["epoch"], problem.samples
         batches = max(1, n // self.batch_size)
@@ -96,20 +82,10 @@ class ISGM(Solver):
             else:
                 sub.regularisers = problem.regularisers if self.metric == "plain" else {}
                 loss, gradient = sub.implicit_step(theta, tau, self.sweeps) if self.inner is None else self._inner_step(sub, theta, tau)
-            self._update(leaves, [gradient[name] for name in names], metric, tau)
-            if problem.regularisers and (explicit or self.metric != "plain"):
-                self._prox(problem, theta, metric, tau)
+            metric_step(self.metric, leaves, [gradient[name] for name in names], metric, tau)
+            if explicit or self.metric != "plain":
+                metric_prox(self.metric, leaves, functionals, metric, tau)
             total += loss
         objective = float(total) / batches + float(sum(R(theta[name]) for name, R in problem.regularisers.items()))
         new = {"point": theta, "epoch": epoch + 1, "metric": metric}
         return new, {"objective": objective, **problem.metrics(theta)}
-
-    def _prox(self, problem, theta, metric, tau):
-        """prox of the regularisers in the metric: diagonal for Adam where they are separable, scalar otherwise."""
-        for name, R in problem.regularisers.items():
-            v = theta[name]
-            sigma = tau
-            if self.metric == "adam" and R.separable:
-                i = problem.theta_names.index(name)
-                sigma = (tau / (metric["second"][i] / (1 - 0.999 ** metric["steps"][i])).sqrt().add_(1e-8)).clamp_(max=1.0)
-            v.copy_(R._prox(v, sigma))
