@@ -2,8 +2,9 @@
 
 import torch
 
-from .metrics import METRICS, metric_prox, metric_start, metric_step
+from .metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
 from .solver import Solver
+from .steps import check_step
 
 __all__ = ["ISGM"]
 
@@ -15,12 +16,12 @@ class ISGM(Solver):
     ----------
     epochs : passes over the samples (an iteration is a pass).
     batch_size : samples in a minibatch; what is left over at the end of a pass is other samples in every pass.
-    step : tau; by default 1e-3 for the metric "adam", 0.1 otherwise.
+    step : tau; "auto": 1e-3 for the metric "adam", 1e-2 for "adagrad", 0.1 otherwise.
     sweeps : 1 is the explicit step (one backward sweep, the gradient of theta at the old theta; it costs one back-propagation);
         more sweeps approach the implicit step, which stays stable at large tau.
     inner : a solver, in place of the sweeps: every minibatch's problem goes to `inner.solve(subproblem)`, for instance `inner=PGD(10)`.
-    metric : "adam", "momentum" (0.9) or "plain"; after several sweeps or an inner solver the metric acts on the increment of the implicit step.
-        Regularisers are part of the implicit step for "plain", and a prox in the metric after it otherwise.
+    metric : "adam", "adagrad", "momentum" (0.9) or "plain", as for SGD; after several sweeps or an inner solver it acts on the increment of the implicit step.
+        Regularisers are part of the implicit step for "plain", and a prox in the metric after it otherwise (per coordinate where they are separable).
     schedule : "constant" or "linear" (tau falls to 2 % over the run).
     seed : of the order of the samples and of dropout; the same seed gives the same run.
 
@@ -31,7 +32,7 @@ class ISGM(Solver):
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD or BCD."),)
 
-    def __init__(self, epochs=10, batch_size=128, step=None, sweeps=1, metric="adam", inner=None, schedule="constant", seed=0, max_seconds=float("inf")):
+    def __init__(self, epochs=10, batch_size=128, step="auto", sweeps=1, metric="adam", inner=None, schedule="constant", seed=0, max_seconds=float("inf")):
         super().__init__(epochs, 0.0, max_seconds)
         if metric not in METRICS:
             raise ValueError(f"ISGM got metric={metric!r}; choose one of {METRICS}.")
@@ -40,13 +41,10 @@ class ISGM(Solver):
         for name, value in (("batch_size", batch_size), ("sweeps", sweeps)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"ISGM got {name}={value!r}; it needs an integer >= 1.")
-        step = {"adam": 1e-3}.get(metric, 0.1) if step is None else step
-        if not step > 0:
-            raise ValueError(f"ISGM got step={step}; it needs a positive number.")
         if inner is not None and (sweeps != 1 or not isinstance(inner, Solver)):
             raise ValueError(f"ISGM got inner={inner!r} and sweeps={sweeps}; inner needs a solver such as PGD(10) or BCD(3), and takes the place of the sweeps.")
-        self.inner = inner
-        self.batch_size, self.tau, self.sweeps, self.metric, self.schedule, self.seed = batch_size, step, sweeps, metric, schedule, seed
+        self.step_size = DEFAULT_STEPS.get(metric, 0.1) if check_step(step, "ISGM") == "auto" else step
+        self.batch_size, self.sweeps, self.inner, self.metric, self.schedule, self.seed = batch_size, sweeps, inner, metric, schedule, seed
 
     def check(self, problem):
         super().check(problem)
@@ -75,7 +73,7 @@ class ISGM(Solver):
         total = torch.zeros((), device=leaves[0].device)
         for k in range(batches):
             done = (epoch * batches + k) / (self.max_iterations * batches)
-            tau = self.tau * (max(0.02, 1 - done) if self.schedule == "linear" else 1.0)
+            tau = self.step_size * (max(0.02, 1 - done) if self.schedule == "linear" else 1.0)
             sub = problem.restrict(order[k * self.batch_size:(k + 1) * self.batch_size], theta, tau, seed=self.seed * 7919 + epoch * batches + k)
             if explicit:
                 loss, gradient = sub.explicit_gradient(theta)

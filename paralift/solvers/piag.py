@@ -6,6 +6,7 @@ import torch
 
 from ..problems.finite_sum import FiniteSum
 from .solver import Solver
+from .steps import check_step
 from .stochastic import subtract
 
 __all__ = ["PIAG"]
@@ -42,11 +43,10 @@ class PIAG(Solver):
             raise ValueError(f"PIAG got delays={delays!r}; it needs an integer >= 0, a sequence of them, or 'random'.")
         if not whole(max_delay):
             raise ValueError(f"PIAG got max_delay={max_delay!r}; it needs an integer >= 0.")
-        if step not in ("auto", "adaptive", "fixed", "bold") and not (isinstance(step, (int, float)) and step > 0):
-            raise ValueError(f"PIAG got step={step!r}; it needs 'auto', 'adaptive', 'fixed', 'bold' or a positive number.")
         if not 0 <= momentum < 1:
             raise ValueError(f"PIAG got momentum={momentum!r}; it needs a number in [0, 1).")
-        self.shards, self.delays, self.step_rule, self.momentum, self.seed = shards, delays, step, momentum, seed
+        self.shards, self.delays, self.momentum, self.seed = shards, delays, momentum, seed
+        self.step_size = check_step(step, "PIAG", ("auto", "adaptive", "fixed", "bold"))
         self.max_delay = max_delay if delays == "random" else delays if isinstance(delays, int) else max(delays)
 
     def check(self, problem):
@@ -96,7 +96,7 @@ class PIAG(Solver):
     def start(self, problem):
         point = problem.start_theta() if isinstance(problem, FiniteSum) else problem.start()
         names, m = problem.theta_names if isinstance(problem, FiniteSum) else list(point), len(self._parts(problem))
-        L = self._lipschitz(problem, point) if isinstance(self.step_rule, str) else 1 / self.step_rule
+        L = self._lipschitz(problem, point) if isinstance(self.step_size, str) else 1 / self.step_size
         bold = {"step": min(1.0, 3.96 / (self.max_delay + m)) / L, "since": 0, "begin": {n: point[n].clone() for n in names},
                 "sum": 0.0, "moves": 0.0, "count": 0, "mean": None, "top": None}
         return {"point": point, "previous": {n: point[n].clone() for n in names}, "ring": {n: torch.stack([point[n]] * (self.max_delay + 1)) for n in names},
@@ -116,24 +116,24 @@ class PIAG(Solver):
         if not values:
             for part in parts:
                 value, change = self._arrive(problem, point, part, table, first=True)
-                values.append(value + (float(problem.regularisation(point) if part else problem.nonsmooth_value(point)) / m if self.step_rule == "bold" else 0.0))
+                values.append(value + (float(problem.regularisation(point) if part else problem.nonsmooth_value(point)) / m if self.step_size == "bold" else 0.0))
                 aggregate = {n: aggregate[n] + v if aggregate else v.clone() for n, v in change.items()}
         for i, delay in enumerate(self._delays(k, m)):
             delay = min(delay, k)
             at = point if delay == 0 else {**point, **{n: ring[n][(k - delay) % (self.max_delay + 1)] for n in names}}
             values[i], change = self._arrive(problem, at, parts[i], table, first=False)
-            if self.step_rule == "bold":
+            if self.step_size == "bold":
                 values[i] += float(problem.regularisation(at) if parts[i] else problem.nonsmooth_value(at)) / m
             born[i] = k - delay
             torch._foreach_add_([aggregate[n] for n in names], [change[n] for n in names])
             age = k - min(born)
             guaranteed = 0.9 * max(0.99 / L - sum(recent[len(recent) - age:]), 0.0)
-            if self.step_rule in ("auto", "adaptive") or self.step_rule == "bold" and bold["step"] < fixed:
+            if self.step_size in ("auto", "adaptive") or self.step_size == "bold" and bold["step"] < fixed:
                 gamma = guaranteed
-            elif self.step_rule == "bold":
+            elif self.step_size == "bold":
                 gamma = bold["step"] if min(born) >= bold["since"] else 0.0
             else:
-                gamma = fixed if self.step_rule == "fixed" else float(self.step_rule)
+                gamma = fixed if self.step_size == "fixed" else float(self.step_size)
             new = {}
             if gamma:
                 v = {n: torch.sub(point[n], aggregate[n], alpha=gamma) for n in names}
@@ -142,7 +142,7 @@ class PIAG(Solver):
                 new = problem.prox(v, {n: gamma for n in names})
             previous, point, k = {n: point[n] for n in names}, {**point, **new}, k + 1
             recent = recent[1:] + [gamma]
-            if self.step_rule == "bold" and gamma and bold["step"] >= fixed:
+            if self.step_size == "bold" and gamma and bold["step"] >= fixed:
                 point = self._judge(point, previous, gamma, sum(values), 4 * (self.max_delay + m), k, bold)
             for n in names:
                 ring[n][k % (self.max_delay + 1)] = point[n]
