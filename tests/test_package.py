@@ -59,6 +59,16 @@ def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
         exec(compile("\n" * text.count("\n", 0, block.start(1)) + block[1], ROOT / page, "exec"), namespace)
 
 
+def test_every_method_has_a_page():
+    methods = [c for c in vars(pl).values() if isinstance(c, type) and issubclass(c, pl.Solver) and c is not pl.Solver]
+    index = (ROOT / "doc" / "methods" / "README.md").read_text()
+    for cls in methods:
+        name = f"{cls.__module__.rpartition('.')[2]}.md"
+        page = ROOT / "doc" / "methods" / name
+        assert page.exists() and f"[{cls.__name__}]({name})" in index, f"{cls.__name__} needs doc/methods/{name} and a row in doc/methods/README.md"
+        assert f"pl.{cls.__name__}(" in page.read_text() and "assert " in page.read_text(), f"doc/methods/{name} runs no {cls.__name__}"
+
+
 def test_links_of_the_pages_resolve():
     run = subprocess.run([sys.executable, ROOT / "doc" / "check_links.py"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -17,4 +17,5 @@ from .separable_sum import SeparableSum
 from .smooth_potentials import *  # noqa: F403
 from .space import Space
 from .stacks import *  # noqa: F403
+from .subsets import subsets
 from .total_variation import TotalVariation

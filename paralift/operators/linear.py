@@ -39,6 +39,9 @@ class MatrixOperator(LinearOperator):
     def _adjoint(self, y):
         return y @ (self.matrix.conj() if self.matrix.is_complex() else self.matrix)
 
+    def rows(self, index):
+        return MatrixOperator(self.matrix[index])
+
 
 class DiagonalOperator(LinearOperator):
     """x -> w * x, coordinatewise, with weights w of the element's shape."""

@@ -98,6 +98,10 @@ class LinearOperator(Operator):
     def adjoint(self):
         return _Adjoint(self)
 
+    def rows(self, index):
+        """x -> (A x)[index], `index` (a tensor or a slice) on the first axis of the range. A class that can compute these rows alone overrides this."""
+        return _Rows(self, index)
+
     def norm(self, iterations=100, tolerance=1e-6, seed=0):
         """The operator norm, by power iteration on A*A (a lower bound that grows to the norm).
 
@@ -131,6 +135,23 @@ class _Adjoint(LinearOperator):
         return self.op
 
 
+class _Rows(LinearOperator):
+    """Some rows of what `op` computes in full."""
+
+    def __init__(self, op, index):
+        size = len(torch.arange(op.range.shape[0])[index.cpu() if torch.is_tensor(index) else index])
+        super().__init__(op.domain, Space((size, *op.range.shape[1:]), op.range.dtype, op.range.device))
+        self.op, self.inside = op, (..., index, *[slice(None)] * (op.range.ndim - 1))
+
+    def _call(self, x):
+        return self.op._call(x)[self.inside]
+
+    def _adjoint(self, y):
+        full = y.new_zeros(*y.shape[:y.dim() - self.range.ndim], *self.op.range.shape)
+        full[self.inside] = y
+        return self.op._adjoint(full)
+
+
 class _Derivative(LinearOperator):
     def __init__(self, op, x):
         super().__init__(op.domain, op.range)
@@ -156,6 +177,9 @@ class _Composition(Operator):
     def _adjoint(self, y):
         return self.right._adjoint(self.left._adjoint(y))
 
+    def rows(self, index):
+        return self.left.rows(index) @ self.right
+
     def _derivative(self, x, dx):
         return self.left._derivative(self.right._call(x), self.right._derivative(x, dx))
 
@@ -173,6 +197,9 @@ class _Scaled(Operator):
 
     def _adjoint(self, y):
         return _conjugate(self.a) * self.op._adjoint(y)
+
+    def rows(self, index):
+        return self.a * self.op.rows(index)
 
     def _derivative(self, x, dx):
         return self.a * self.op._derivative(x, dx)

@@ -16,6 +16,7 @@ from .result import Result, Status
 from .saga import SAGA
 from .sgd import SGD
 from .solver import Solver
+from .spdhg import SPDHG
 from .steps import *  # noqa: F403
 from .stopping import Tolerance
 from .svrg import SVRG

@@ -7,6 +7,7 @@ import torch
 
 from ..operators.kernels import BurgKernel, EntropyKernel, Kernel
 from .solver import Solver
+from .steps import check_step
 
 __all__ = ["BregmanPGD"]
 
@@ -34,8 +35,7 @@ class BregmanPGD(Solver):
         named = {"entropy": EntropyKernel, "burg": BurgKernel}
         if not isinstance(kernel, Kernel) and kernel not in named:
             raise ValueError(f"BregmanPGD got kernel={kernel!r}; choose 'entropy', 'burg' or pass a Kernel.")
-        if step != "auto" and not (isinstance(step, (int, float)) and 0 < step < inf):
-            raise ValueError(f"BregmanPGD got step={step!r}; it needs 'auto' or a positive number.")
+        check_step(step, "BregmanPGD")
         if bound is not None and not 0 < bound < inf or not grow >= 1:
             raise ValueError(f"BregmanPGD got bound={bound}, grow={grow}; it needs a positive bound and grow >= 1.")
         self.kernel, self.step_size, self.bound, self.grow = kernel if isinstance(kernel, Kernel) else named[kernel](), step, bound, grow

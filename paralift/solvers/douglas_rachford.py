@@ -6,6 +6,7 @@ import torch
 
 from ..operators.linear import IdentityOperator
 from .solver import Solver
+from .steps import check_step
 
 __all__ = ["DouglasRachford"]
 
@@ -31,11 +32,9 @@ class DouglasRachford(Solver):
 
     def __init__(self, max_iterations=1000, step="auto", relaxation=1.5, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)
-        if step != "auto" and not (isinstance(step, (int, float)) and 0 < step < inf):
-            raise ValueError(f"DouglasRachford got step={step!r}; it needs 'auto' or a positive number.")
         if not 0 < relaxation < 2:
             raise ValueError(f"DouglasRachford got relaxation={relaxation}; the theorem needs 0 < relaxation < 2.")
-        self.step_size, self.relaxation = step, relaxation
+        self.step_size, self.relaxation = check_step(step, "DouglasRachford"), relaxation
 
     def check(self, problem):
         super().check(problem)

@@ -1,9 +1,10 @@
 """The implicit stochastic gradient method."""
 
 import torch
-from torch.optim.adam import adam
 
+from .metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
 from .solver import Solver
+from .steps import check_step
 
 __all__ = ["ISGM"]
 
@@ -15,12 +16,12 @@ class ISGM(Solver):
     ----------
     epochs : passes over the samples (an iteration is a pass).
     batch_size : samples in a minibatch; what is left over at the end of a pass is other samples in every pass.
-    step : tau; by default 1e-3 for the metric "adam", 0.1 otherwise.
+    step : tau; "auto": 1e-3 for the metric "adam", 1e-2 for "adagrad", 0.1 otherwise.
     sweeps : 1 is the explicit step (one backward sweep, the gradient of theta at the old theta; it costs one back-propagation);
         more sweeps approach the implicit step, which stays stable at large tau.
     inner : a solver, in place of the sweeps: every minibatch's problem goes to `inner.solve(subproblem)`, for instance `inner=PGD(10)`.
-    metric : "adam", "momentum" (0.9) or "plain"; after several sweeps or an inner solver the metric acts on the increment of the implicit step.
-        Regularisers are part of the implicit step for "plain", and a prox in the metric after it otherwise.
+    metric : "adam", "adagrad", "momentum" (0.9) or "plain", as for SGD; after several sweeps or an inner solver it acts on the increment of the implicit step.
+        Regularisers are part of the implicit step for "plain", and a prox in the metric after it otherwise (per coordinate where they are separable).
     schedule : "constant" or "linear" (tau falls to 2 % over the run).
     seed : of the order of the samples and of dropout; the same seed gives the same run.
 
@@ -31,22 +32,19 @@ class ISGM(Solver):
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD or BCD."),)
 
-    def __init__(self, epochs=10, batch_size=128, step=None, sweeps=1, metric="adam", inner=None, schedule="constant", seed=0, max_seconds=float("inf")):
+    def __init__(self, epochs=10, batch_size=128, step="auto", sweeps=1, metric="adam", inner=None, schedule="constant", seed=0, max_seconds=float("inf")):
         super().__init__(epochs, 0.0, max_seconds)
-        if metric not in ("adam", "momentum", "plain"):
-            raise ValueError(f"ISGM got metric={metric!r}; choose 'adam', 'momentum' or 'plain'.")
+        if metric not in METRICS:
+            raise ValueError(f"ISGM got metric={metric!r}; choose one of {METRICS}.")
         if schedule not in ("constant", "linear"):
             raise ValueError(f"ISGM got schedule={schedule!r}; choose 'constant' or 'linear'.")
         for name, value in (("batch_size", batch_size), ("sweeps", sweeps)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"ISGM got {name}={value!r}; it needs an integer >= 1.")
-        step = {"adam": 1e-3}.get(metric, 0.1) if step is None else step
-        if not step > 0:
-            raise ValueError(f"ISGM got step={step}; it needs a positive number.")
         if inner is not None and (sweeps != 1 or not isinstance(inner, Solver)):
             raise ValueError(f"ISGM got inner={inner!r} and sweeps={sweeps}; inner needs a solver such as PGD(10) or BCD(3), and takes the place of the sweeps.")
-        self.inner = inner
-        self.batch_size, self.tau, self.sweeps, self.metric, self.schedule, self.seed = batch_size, step, sweeps, metric, schedule, seed
+        self.step_size = DEFAULT_STEPS.get(metric, 0.1) if check_step(step, "ISGM") == "auto" else step
+        self.batch_size, self.sweeps, self.inner, self.metric, self.schedule, self.seed = batch_size, sweeps, inner, metric, schedule, seed
 
     def check(self, problem):
         super().check(problem)
@@ -56,21 +54,7 @@ class ISGM(Solver):
 
     def start(self, problem):
         theta = problem.start_theta()
-        zeros = lambda: [torch.zeros_like(theta[name]) for name in problem.theta_names]
-        metric = {"adam": {"first": zeros(), "second": zeros(), "steps": [torch.zeros(()) for _ in problem.theta_names]}, "momentum": {"first": zeros()}, "plain": {}}[self.metric]
-        return {"point": theta, "epoch": 0, "metric": metric}
-
-    def _update(self, leaves, gradients, metric, tau):
-        """theta <- theta - tau * metric(gradient), in place, by torch's own fused kernels."""
-        if self.metric == "adam":
-            adam(leaves, gradients, metric["first"], metric["second"], [], metric["steps"], fused=True, amsgrad=False,
-                 beta1=0.9, beta2=0.999, lr=tau, weight_decay=0.0, eps=1e-8, maximize=False)
-        elif self.metric == "momentum":
-            torch._foreach_mul_(metric["first"], 0.9)
-            torch._foreach_add_(metric["first"], gradients)
-            torch._foreach_add_(leaves, metric["first"], alpha=-tau)
-        else:
-            torch._foreach_add_(leaves, gradients, alpha=-tau)
+        return {"point": theta, "epoch": 0, "metric": metric_start(self.metric, [theta[name] for name in problem.theta_names])}
 
     def _inner_step(self, sub, theta, tau):
         """(loss, (theta - theta+) / tau) with theta+ from the inner solver."""
@@ -80,7 +64,7 @@ class ISGM(Solver):
     def step(self, problem, state):
         theta = {name: v.clone() for name, v in state["point"].items()}
         names = problem.theta_names
-        leaves = [theta[name] for name in names]
+        leaves, functionals = [theta[name] for name in names], [problem.regularisers.get(name) for name in names]
         metric = {key: [v.clone() for v in values] for key, values in state["metric"].items()}
         epoch, n = state["epoch"], problem.samples
         batches = max(1, n // self.batch_size)
@@ -89,27 +73,17 @@ class ISGM(Solver):
         total = torch.zeros((), device=leaves[0].device)
         for k in range(batches):
             done = (epoch * batches + k) / (self.max_iterations * batches)
-            tau = self.tau * (max(0.02, 1 - done) if self.schedule == "linear" else 1.0)
+            tau = self.step_size * (max(0.02, 1 - done) if self.schedule == "linear" else 1.0)
             sub = problem.restrict(order[k * self.batch_size:(k + 1) * self.batch_size], theta, tau, seed=self.seed * 7919 + epoch * batches + k)
             if explicit:
                 loss, gradient = sub.explicit_gradient(theta)
             else:
                 sub.regularisers = problem.regularisers if self.metric == "plain" else {}
                 loss, gradient = sub.implicit_step(theta, tau, self.sweeps) if self.inner is None else self._inner_step(sub, theta, tau)
-            self._update(leaves, [gradient[name] for name in names], metric, tau)
-            if problem.regularisers and (explicit or self.metric != "plain"):
-                self._prox(problem, theta, metric, tau)
+            metric_step(self.metric, leaves, [gradient[name] for name in names], metric, tau)
+            if explicit or self.metric != "plain":
+                metric_prox(self.metric, leaves, functionals, metric, tau)
             total += loss
         objective = float(total) / batches + float(sum(R(theta[name]) for name, R in problem.regularisers.items()))
         new = {"point": theta, "epoch": epoch + 1, "metric": metric}
         return new, {"objective": objective, **problem.metrics(theta)}
-
-    def _prox(self, problem, theta, metric, tau):
-        """prox of the regularisers in the metric: diagonal for Adam where they are separable, scalar otherwise."""
-        for name, R in problem.regularisers.items():
-            v = theta[name]
-            sigma = tau
-            if self.metric == "adam" and R.separable:
-                i = problem.theta_names.index(name)
-                sigma = (tau / (metric["second"][i] / (1 - 0.999 ** metric["steps"][i])).sqrt().add_(1e-8)).clamp_(max=1.0)
-            v.copy_(R._prox(v, sigma))

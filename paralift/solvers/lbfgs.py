@@ -35,7 +35,9 @@ class LBFGS(Solver):
 
     def check(self, problem):
         super().check(problem)
-        G = getattr(problem, "nonsmooth_part", problem)
+        if not hasattr(problem, "nonsmooth_part"):
+            raise TypeError(f"LBFGS cannot solve {type(problem).__name__}: it needs a Composite with no nonsmooth part, or a box; use PGD, FISTA or BCD.")
+        G = problem.nonsmooth_part
         if G is not None and not isinstance(G, (IndicatorBox, IndicatorNonnegative)):
             raise TypeError(f"LBFGS cannot treat the nonsmooth part {G!r}: it takes none, or a box; use PGD or FISTA.")
         if problem.start()["x"].is_complex():

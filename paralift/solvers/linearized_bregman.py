@@ -6,6 +6,7 @@ from math import inf, isfinite
 import torch
 
 from .solver import Solver
+from .steps import check_step
 
 __all__ = ["LinearizedBregman"]
 
@@ -31,9 +32,9 @@ class LinearizedBregman(Solver):
 
     def __init__(self, max_iterations=1000, step="auto", mu=1.0, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)
-        if step != "auto" and not (isinstance(step, (int, float)) and 0 < step < inf) or not 0 < mu < inf:
-            raise ValueError(f"LinearizedBregman got step={step!r}, mu={mu}; it needs 'auto' or a positive number, and mu > 0.")
-        self.step_size, self.mu = step, mu
+        if not 0 < mu < inf:
+            raise ValueError(f"LinearizedBregman got mu={mu}; it needs a positive number.")
+        self.step_size, self.mu = check_step(step, "LinearizedBregman"), mu
 
     def start(self, problem):
         point = {k: torch.zeros_like(v) for k, v in problem.start().items()} if problem.convex else problem.start()

@@ -30,10 +30,9 @@ class PGD(Solver):
         super().__init__(max_iterations, tolerance, max_seconds)
         if acceleration not in (None, "nesterov", "heavy_ball"):
             raise ValueError(f"PGD got acceleration={acceleration!r}; choose None, 'nesterov' or 'heavy_ball'.")
-        self.step_size, self.acceleration, self.restart = step_rule(step, "PGD", {None: 2.0, "nesterov": 1.0, "heavy_ball": 3.8}[acceleration]), acceleration, restart
+        bound = {None: 2.0, "nesterov": 1.0, "heavy_ball": 3.8}[acceleration]
+        self.step_size, self.acceleration, self.restart = step_rule(step, "PGD", bound, acceleration is None), acceleration, restart
         self._fista = FISTA(step=self.step_size, restart="gradient" if restart else None) if acceleration == "nesterov" else None
-        if isinstance(self.step_size, BarzilaiBorwein) and acceleration is not None:
-            raise ValueError(f"PGD got step={step!r} with acceleration={acceleration!r}; Barzilai-Borwein steps go without acceleration.")
 
     def start(self, problem):
         if self._fista is not None:

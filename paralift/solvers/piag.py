@@ -6,6 +6,7 @@ import torch
 
 from ..problems.finite_sum import FiniteSum
 from .solver import Solver
+from .steps import check_step
 from .stochastic import subtract
 
 __all__ = ["PIAG"]
@@ -22,7 +23,8 @@ class PIAG(Solver):
     delays : d_k in updates: a number; a sequence, repeated; "random", uniform in 0 .. max_delay (from `seed`).
     step : "auto" or "adaptive": gamma_k = 0.9 max(h/L - sum of the steps since the oldest gradient in g_k, 0), h = 0.99, L^2 = sum_i w_i L_i^2;
         "fixed": h / (L (oldest possible + 1)); "bold": starts at 4 h / (L (oldest possible + 1)), at most 1/L, under a safeguard; or a positive number.
-    momentum : beta of heavy ball, in [0, 1), without a theorem here.
+    momentum : beta of heavy ball, in [0, 1). A rule's gamma_k is multiplied by 1 - beta, a number is taken as it is. No theorem in general; on
+        quadratics whose gradients all have age d, (1 - beta) / (L (d + 1)) lies below the exact threshold (doc/methods/piag.md).
 
     Converges for the adaptive and the fixed rule, F smooth, convex or not, G convex: Wu, Magnusson, Feyzmahdavian & Johansson, ICML 2022 (arXiv 2202.08550).
     Safeguard of "bold": after every 4 (oldest possible + 1) updates their mean aggregated objective must lie below the previous mean by 1e-4 sum |u_{k+1} - u_k|^2 / gamma_k;
@@ -42,11 +44,10 @@ class PIAG(Solver):
             raise ValueError(f"PIAG got delays={delays!r}; it needs an integer >= 0, a sequence of them, or 'random'.")
         if not whole(max_delay):
             raise ValueError(f"PIAG got max_delay={max_delay!r}; it needs an integer >= 0.")
-        if step not in ("auto", "adaptive", "fixed", "bold") and not (isinstance(step, (int, float)) and step > 0):
-            raise ValueError(f"PIAG got step={step!r}; it needs 'auto', 'adaptive', 'fixed', 'bold' or a positive number.")
         if not 0 <= momentum < 1:
             raise ValueError(f"PIAG got momentum={momentum!r}; it needs a number in [0, 1).")
-        self.shards, self.delays, self.step_rule, self.momentum, self.seed = shards, delays, step, momentum, seed
+        self.shards, self.delays, self.momentum, self.seed = shards, delays, momentum, seed
+        self.step_size = check_step(step, "PIAG", ("auto", "adaptive", "fixed", "bold"))
         self.max_delay = max_delay if delays == "random" else delays if isinstance(delays, int) else max(delays)
 
     def check(self, problem):
@@ -96,9 +97,9 @@ class PIAG(Solver):
     def start(self, problem):
         point = problem.start_theta() if isinstance(problem, FiniteSum) else problem.start()
         names, m = problem.theta_names if isinstance(problem, FiniteSum) else list(point), len(self._parts(problem))
-        L = self._lipschitz(problem, point) if isinstance(self.step_rule, str) else 1 / self.step_rule
+        L = self._lipschitz(problem, point) if isinstance(self.step_size, str) else 1 / self.step_size
         bold = {"step": min(1.0, 3.96 / (self.max_delay + m)) / L, "since": 0, "begin": {n: point[n].clone() for n in names},
-                "sum": 0.0, "moves": 0.0, "count": 0, "mean": None, "top": None}
+                "sum": 0.0, "moves": 0.0, "count": 0, "mean": None, "top": None, "jump": 0.0}
         return {"point": point, "previous": {n: point[n].clone() for n in names}, "ring": {n: torch.stack([point[n]] * (self.max_delay + 1)) for n in names},
                 "table": {}, "aggregate": {}, "values": [], "born": [0] * m, "recent": [0.0] * (self.max_delay + m), "k": 0, "lipschitz": L, "bold": bold}
 
@@ -116,40 +117,42 @@ class PIAG(Solver):
         if not values:
             for part in parts:
                 value, change = self._arrive(problem, point, part, table, first=True)
-                values.append(value + (float(problem.regularisation(point) if part else problem.nonsmooth_value(point)) / m if self.step_rule == "bold" else 0.0))
+                values.append(value + (float(problem.regularisation(point) if part else problem.nonsmooth_value(point)) / m if self.step_size == "bold" else 0.0))
                 aggregate = {n: aggregate[n] + v if aggregate else v.clone() for n, v in change.items()}
         for i, delay in enumerate(self._delays(k, m)):
             delay = min(delay, k)
             at = point if delay == 0 else {**point, **{n: ring[n][(k - delay) % (self.max_delay + 1)] for n in names}}
             values[i], change = self._arrive(problem, at, parts[i], table, first=False)
-            if self.step_rule == "bold":
+            if self.step_size == "bold":
                 values[i] += float(problem.regularisation(at) if parts[i] else problem.nonsmooth_value(at)) / m
             born[i] = k - delay
             torch._foreach_add_([aggregate[n] for n in names], [change[n] for n in names])
             age = k - min(born)
             guaranteed = 0.9 * max(0.99 / L - sum(recent[len(recent) - age:]), 0.0)
-            if self.step_rule in ("auto", "adaptive") or self.step_rule == "bold" and bold["step"] < fixed:
+            if self.step_size in ("auto", "adaptive") or self.step_size == "bold" and bold["step"] < fixed:
                 gamma = guaranteed
-            elif self.step_rule == "bold":
+            elif self.step_size == "bold":
                 gamma = bold["step"] if min(born) >= bold["since"] else 0.0
             else:
-                gamma = fixed if self.step_rule == "fixed" else float(self.step_rule)
-            new = {}
+                gamma = fixed if self.step_size == "fixed" else float(self.step_size)
+            new, recent = {}, recent[1:] + [gamma]
+            if isinstance(self.step_size, str):
+                gamma *= 1 - self.momentum
             if gamma:
                 v = {n: torch.sub(point[n], aggregate[n], alpha=gamma) for n in names}
                 if self.momentum:
                     v = {n: a.add_(point[n] - previous[n], alpha=self.momentum) for n, a in v.items()}
-                new = problem.prox(v, {n: gamma for n in names})
+                new = problem.prox(v, dict.fromkeys(names, gamma))
             previous, point, k = {n: point[n] for n in names}, {**point, **new}, k + 1
-            recent = recent[1:] + [gamma]
-            if self.step_rule == "bold" and gamma and bold["step"] >= fixed:
+            if self.step_size == "bold" and gamma and bold["step"] >= fixed:
                 point = self._judge(point, previous, gamma, sum(values), 4 * (self.max_delay + m), k, bold)
             for n in names:
                 ring[n][k % (self.max_delay + 1)] = point[n]
         self._passes = 1.0 if state["values"] else 2.0
         state = {**state, "point": point, "previous": previous, "ring": ring, "table": table, "aggregate": aggregate, "values": values, "born": born, "recent": recent,
                  "k": k, "bold": bold}
-        return state, self._record(problem, point, aggregate, ring, L)
+        jump = bold["jump"] if min(born) < bold["since"] else _distance(point, previous)
+        return state, lambda: self._record(problem, point, aggregate, ring, L, jump)
 
     _passes = 1.0
 
@@ -162,7 +165,7 @@ class PIAG(Solver):
         if bold["mean"] is None:
             bold.update(mean=value, top=value, high=value)
         bold["sum"] += value
-        bold["moves"] += sum(float((point[n] - v).square().sum()) for n, v in previous.items()) / gamma
+        bold["moves"] += _distance(point, previous) ** 2 / gamma
         bold["count"] += 1
         bold["high"] = max(bold["high"], value)
         slack = 64 * torch.finfo(next(iter(previous.values())).dtype).eps * abs(bold["mean"])
@@ -172,15 +175,21 @@ class PIAG(Solver):
         mean = bold["sum"] / bold["count"]
         if rose or mean > bold["mean"] - 1e-4 * bold["moves"] + slack:
             begin = bold["begin"]
-            bold.update(step=0.5 * bold["step"], since=k, high=-float("inf"), sum=0.0, moves=0.0, count=0)
+            bold.update(step=0.5 * bold["step"], since=k, high=-float("inf"), sum=0.0, moves=0.0, count=0, jump=_distance(point, begin))
             previous.update(begin)
             return {**point, **begin}
         bold.update(mean=mean, top=bold["high"], high=-float("inf"), begin={n: point[n].clone() for n in previous}, sum=0.0, moves=0.0, count=0)
         return point
 
-    def _record(self, problem, point, aggregate, ring, L):
+    def _record(self, problem, point, aggregate, ring, L, jump):
+        """`jump`: the last move, which momentum may have made; the way back to where bold steps began, while gradients from elsewhere are in the aggregate."""
         moved = problem.prox({n: point[n] - g / L for n, g in aggregate.items()}, {n: 1 / L for n in aggregate})
         own = sum((point[n] - v).abs().square().sum(dtype=torch.float64) for n, v in moved.items()).sqrt()
         lag = sum((ring[n] - point[n]).abs().square().flatten(1).sum(1, dtype=torch.float64) for n in aggregate).max().sqrt()
         objective = problem.mean_loss(point) + problem.regularisation(point) if isinstance(problem, FiniteSum) else problem.value(point)
-        return {"objective": float(objective), "residual": L * float(own + lag), **problem.metrics(point)}
+        return {"objective": float(objective), "residual": L * (float(own + lag) + jump), **problem.metrics(point)}
+
+
+def _distance(a, b):
+    """|a - b| over the blocks of b."""
+    return float(sum((a[n] - v).abs().square().sum(dtype=torch.float64) for n, v in b.items()).sqrt())

@@ -2,7 +2,7 @@
 
 import torch
 
-from .metrics import METRICS, metric_prox, metric_start, metric_step
+from .metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
 from .stochastic import Stochastic
 
 __all__ = ["SGD"]
@@ -15,14 +15,19 @@ class SGD(Stochastic):
     ----------
     epochs : passes over the samples (an iteration).
     batch_size : samples in a minibatch.
-    step : tau; "auto": 1e-3 for "adam", else 1 / (2 ell), ell the expected smoothness of the minibatches (a tenth of it with momentum 0.9).
-    metric : "plain", "momentum" (0.9) or "adam" (its diagonal, also in the prox of separable R).
+    step : tau; "auto": 1e-3 for "adam", 1e-2 for "adagrad", else 1 / (2 ell), ell the expected smoothness of the minibatches (a tenth of it with momentum 0.9).
+    metric : "plain"; "momentum" (0.9); "adam" and "adagrad", with a diagonal H (for adagrad the root of the sum of all squared gradients):
+        theta+ = argmin_u <d, u> + |u - theta|_H^2 / (2 tau) + R(u), d the gradient or Adam's mean of gradients. Where R is separable this is its prox with a
+        step tau / H_ii per coordinate; for other R the scalar fall-back takes H = 1 in the prox, which keeps constraints but weighs R less.
     schedule : "constant"; "sqrt", tau / sqrt(1 + k); "inverse", tau / (1 + k), k the passes made; "linear", to 2 % over the run.
     seed : of the orders and of dropout.
 
     The objective shown is the mean over the pass of the minibatches' losses, plus R at its end. A constant step <= 1 / (2 ell) reaches, at the rate 1 - tau mu, a ball of
     radius^2 2 tau sigma^2 / mu about the optimum, sigma^2 the gradients' variance there; falling steps reach the optimum.
-    Sources: Gower, Loizou, Qian, Sailanbayev, Shulgin & Richtarik, ICML 2019; with the prox: Gorbunov, Hanzely & Richtarik, AISTATS 2020.
+    "adagrad", convex f_i: sum_k E(f_k + R)(theta_k) - E* <= (D^2 / (2 tau) + tau) sum_j |(g_1j, ..., g_Kj)|, D the largest |theta_k - theta*|_sup: O(1/sqrt K) on average,
+    for every step and without a bound on curvature. "adam" has no such theorem.
+    Sources: Gower, Loizou, Qian, Sailanbayev, Shulgin & Richtarik, ICML 2019; with the prox: Gorbunov, Hanzely & Richtarik, AISTATS 2020; adagrad: Duchi, Hazan &
+    Singer, J. Mach. Learn. Res. 12, 2011 (Theorem 5); prox in Adam's metric: Yun, Lozano & Yang, NeurIPS 2021; momentum: Gao, Rodomanov & Stich, ICML 2024.
     """
 
     def __init__(self, epochs=10, batch_size=32, step="auto", metric="plain", schedule="constant", seed=0, tolerance=0.0, max_seconds=float("inf")):
@@ -35,11 +40,11 @@ class SGD(Stochastic):
 
     def start(self, problem):
         theta = problem.start_theta()
-        if self.step_rule == "auto":
-            share = {"adam": None, "momentum": 0.05, "plain": 0.5}[self.metric]
-            step = 1e-3 if share is None else min(self._steps(problem, theta, lambda L, ell, n, b: share / ell).values())
+        share = {"momentum": 0.05, "plain": 0.5}.get(self.metric)
+        if self.step_size != "auto":
+            step = float(self.step_size)
         else:
-            step = float(self.step_rule)
+            step = DEFAULT_STEPS[self.metric] if share is None else min(self._steps(problem, theta, lambda L, ell, n, b: share / ell).values())
         return {"point": theta, "epoch": 0, "step": step, "metric": metric_start(self.metric, [theta[k] for k in problem.theta_names])}
 
     def step(self, problem, state):

@@ -88,16 +88,23 @@ class Auto(Backtracking):
     """1/L where the problem is convex with one block and L is known, backtracking otherwise (then the state's "search" is set)."""
 
 
-def step_rule(step, method, bound=2.0):
-    """The rule that a `step` argument names."""
+def check_step(step, method, named=("auto",), more=""):
+    """`step` where it is one of the names or a positive number; a ValueError in a sentence elsewhere."""
+    number = isinstance(step, (int, float)) and not isinstance(step, bool) and 0 < step < inf
+    if not number and not (isinstance(step, str) and step in named):
+        raise ValueError(f"{method} got step={step!r}; it needs {', '.join(map(repr, named))} or a positive number{more}.")
+    return step
+
+
+def step_rule(step, method, bound=2.0, barzilai_borwein=False):
+    """The rule that a `step` argument names; a number above bound/L warns."""
+    named = {"auto": Auto, "backtracking": Backtracking, "lipschitz": Lipschitz, **({"barzilai_borwein": BarzilaiBorwein} if barzilai_borwein else {})}
+    if isinstance(step, BarzilaiBorwein) and not barzilai_borwein:
+        raise ValueError(f"{method} got step={step!r}; Barzilai-Borwein steps go without extrapolation: use PGD.")
     if isinstance(step, StepRule):
         return step
-    if isinstance(step, (int, float)) and not isinstance(step, bool) and 0 < step < inf:
-        return Constant(step, bound)
-    named = {"auto": Auto, "backtracking": Backtracking, "lipschitz": Lipschitz, "barzilai_borwein": BarzilaiBorwein}
-    if not isinstance(step, str) or step not in named:
-        raise ValueError(f"{method} got step={step!r}; it needs {', '.join(map(repr, named))}, a positive number or a step rule.")
-    return named[step]()
+    step = check_step(step, method, tuple(named), " or a step rule")
+    return named[step]() if isinstance(step, str) else Constant(step, bound)
 
 
 def start_steps(rule, problem, point):

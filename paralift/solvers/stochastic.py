@@ -7,6 +7,7 @@ import torch
 
 from ..problems.finite_sum import FiniteSum
 from .solver import Solver
+from .steps import check_step
 
 __all__ = ["Stochastic", "expected_smoothness"]
 
@@ -27,14 +28,12 @@ class Stochastic(Solver):
     needs = (("samples", "it has no samples to draw minibatches from; use PGD, BCD or PIAG."), ("has_prox", "its nonsmooth part has no prox; use SGD."))
     _passes = 1.0
 
-    def __init__(self, epochs, batch_size, step, seed, tolerance, max_seconds, rules=("auto",)):
+    def __init__(self, epochs, batch_size, step, seed, tolerance, max_seconds):
         super().__init__(epochs, tolerance, max_seconds)
         name = type(self).__name__
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"{name} got batch_size={batch_size!r}; it needs an integer >= 1.")
-        if step not in rules and not (isinstance(step, (int, float)) and not isinstance(step, bool) and 0 < step < float("inf")):
-            raise ValueError(f"{name} got step={step!r}; it needs a positive number{''.join(f' or {rule!r}' for rule in rules)}.")
-        self.batch_size, self.step_rule, self.seed = batch_size, step, seed
+        self.batch_size, self.step_size, self.seed = batch_size, check_step(step, name), seed
 
     @property
     def passes_per_step(self):
@@ -67,11 +66,11 @@ class Stochastic(Solver):
                                 "bound; use SGD with a step of your own, or PGD(step='backtracking').")
             full_l = min(full[name], largest[name])
             safe[name] = rule(max(full_l, 1e-30), max(expected_smoothness(full_l, largest[name], n, b), 1e-30), n, b)
-        if isinstance(self.step_rule, str):
+        if isinstance(self.step_size, str):
             return safe
-        if problem.convex and self.step_rule > 1.0001 * min(safe.values()):
-            warnings.warn(f"{type(self).__name__} got step={self.step_rule:g}; its theorem covers steps up to {min(safe.values()):.3g}, larger ones may diverge.", stacklevel=4)
-        return {name: float(self.step_rule) for name in safe}
+        if problem.convex and self.step_size > 1.0001 * min(safe.values()):
+            warnings.warn(f"{type(self).__name__} got step={self.step_size:g}; its theorem covers steps up to {min(safe.values()):.3g}, larger ones may diverge.", stacklevel=4)
+        return {name: float(self.step_size) for name in safe}
 
     # ---- gradients
     def _difference(self, part, batch, theta, anchor, factored):

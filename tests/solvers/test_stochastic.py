@@ -1,3 +1,4 @@
+import cmath
 import math
 import warnings
 
@@ -128,11 +129,43 @@ def quadratic(L):
 @pytest.mark.parametrize("L", [1.0, 4.0])
 def test_constant_delay_of_fifty_has_its_known_threshold(L):
     threshold = 2 * math.sin(math.pi / 202)
-    below = pl.PIAG(8000, delays=50, step=0.93 * threshold / L).solve(quadratic(L)).history["objective"]
-    above = pl.PIAG(8000, delays=50, step=1.07 * threshold / L).solve(quadratic(L)).history["objective"]
-    assert max(below[-300:]) < 1e-4 * L and max(above[-300:]) > 1e4 * L
+    last = lambda n, step: max(pl.PIAG(n, delays=50, step=step).solve(quadratic(L), record_every=7).history["objective"][-40:])
+    assert last(8000, 0.93 * threshold / L) < 1e-4 * L and last(8000, 1.07 * threshold / L) > 1e4 * L
     for step in ("adaptive", "bold", "fixed"):
-        assert max(pl.PIAG(5000, delays=50, step=step).solve(quadratic(L)).history["objective"][-300:]) < 1e-10
+        assert last(4000, step) < 1e-10
+
+
+@pytest.mark.parametrize("beta,delay", [(0.5, 0), (0.5, 5), (0.9, 1)])
+def test_momentum_steps_lie_below_their_threshold(beta, delay):
+    """x+ = x - gamma x_{-d} + beta (x - x_{-1}) loses stability at the least w with arg(e^{iw} - beta) + (d - 1/2) w = pi/2, where gamma = |e^{iw} - 1| |e^{iw} - beta|."""
+    low, high = 1e-9, math.pi
+    for _ in range(100):
+        w = 0.5 * (low + high)
+        low, high = (w, high) if cmath.phase(cmath.exp(1j * w) - beta) + (delay - 0.5) * w < math.pi / 2 else (low, w)
+    threshold = abs(cmath.exp(1j * low) - 1) * abs(cmath.exp(1j * low) - beta)
+    assert (1 - beta) / (delay + 1) < threshold
+    last = lambda step: max(pl.PIAG(1200, delays=delay, step=step, momentum=beta).solve(quadratic(1.0), record_every=20).history["objective"][-5:])
+    assert last(0.85 * threshold) < 1e-3 and last(1.15 * threshold) > 1e3
+    for step in ("auto", "fixed", "bold"):
+        assert last(step) < 1e-6
+
+
+def test_momentum_without_delay_is_heavy_ball():
+    problem = lasso()[0]
+    a, b = pl.PIAG(30, shards=1, step=0.2, momentum=0.9).solve(problem), pl.PGD(30, step=0.2, acceleration="heavy_ball").solve(problem)
+    assert torch.allclose(a.x["weight"], b.x["weight"], atol=1e-12)
+
+
+def test_momentum_on_shards_and_random_delays_reaches_the_optimum():
+    problem, best = lasso()
+    for kw in ({"delays": "random", "max_delay": 20}, {"delays": 3, "step": "bold"}):
+        result = pl.PIAG(500, shards=10, momentum=0.9, **kw).solve(problem)
+        assert abs(result.objective - best) < 1e-8 * best
+
+
+def test_momentum_and_the_return_of_bold_steps_do_not_feign_convergence():
+    result = pl.PIAG(4000, step="bold", momentum=0.5, tolerance=1e-10).solve(quadratic(1.0))
+    assert result.status is pl.Status.CONVERGED and result.objective < 1e-18
 
 
 def test_without_delay_and_with_one_shard_piag_is_pgd():
@@ -260,7 +293,7 @@ def test_sentences():
     for solver in (pl.SAGA(), pl.SVRG(), pl.SGD(), pl.Katyusha(1.0)):
         with pytest.raises(TypeError, match="no samples.*PGD.*PIAG"):
             solver.solve(composite)
-    for call, words in ((lambda: pl.SAGA(batch_size=0), "integer >= 1"), (lambda: pl.SAGA(step=-1.0), "positive number or 'auto'"), (lambda: pl.SAGA(step="fast"), "'auto'"),
+    for call, words in ((lambda: pl.SAGA(batch_size=0), "integer >= 1"), (lambda: pl.SAGA(step=-1.0), "'auto' or a positive number"), (lambda: pl.SAGA(step="fast"), "'auto'"),
                         (lambda: pl.SVRG(refresh="never"), "'random' or 'epoch'"), (lambda: pl.Katyusha(), "SAGA, SVRG"), (lambda: pl.Katyusha(0.0), "positive"),
                         (lambda: pl.PIAG(delays=-1), "a sequence"), (lambda: pl.PIAG(delays=[1, 2.5]), "a sequence"), (lambda: pl.PIAG(shards=0), "integer >= 1"),
                         (lambda: pl.PIAG(step="large"), "'bold'"), (lambda: pl.PIAG(momentum=1.0), r"\[0, 1\)"), (lambda: pl.SGD(metric="newton"), "choose one of"),
