@@ -78,6 +78,16 @@ def test_functional(name):
     assert got == value or abs(got - value) < 1e-9
 
 
+@pytest.mark.parametrize("name", [n for n in FOUND if CASES[n][0].differentiable and CASES[n][0].has_prox and CASES[n][0].convex])
+def test_prox_holds_at_every_step(name):
+    """u - v + sigma grad f(u) = 0, relative to |v| + sigma, up to sigma = 1e5 (splitting methods with a small penalty take such steps)."""
+    f, points, _ = CASES[name]
+    x = pl.testing._points(f, points, 0)
+    for sigma in (1.0, 30.0, 1e3, 1e5):
+        u = f.prox(x, sigma)
+        assert ((u - x + sigma * f.gradient(u)).abs() / (x.abs() + sigma)).max() < 1e-7, sigma
+
+
 @pytest.mark.parametrize("name", POTENTIALS)
 @pytest.mark.parametrize("penalty", [pl.LiftedBregman, pl.MAC, pl.Lifted, pl.Fenchel])
 def test_penalty(name, penalty):
