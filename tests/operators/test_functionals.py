@@ -88,6 +88,13 @@ def test_prox_holds_at_every_step(name):
         assert ((u - x + sigma * f.gradient(u)).abs() / (x.abs() + sigma)).max() < 1e-7, sigma
 
 
+@pytest.mark.parametrize("sigma", [1e-3, 1.0, 1e2, 1e5])
+def test_logistic_prox_is_found_from_every_point(sigma):
+    x, f = sigma * torch.linspace(-3, 3, 2001, dtype=torch.float64), pl.LogisticLoss(torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(1001)[:2001])
+    u = f.prox(x, sigma)
+    assert ((u - x + sigma * f.gradient(u)).abs() / (x.abs() + sigma)).max() < 1e-12
+
+
 @pytest.mark.parametrize("name", POTENTIALS)
 @pytest.mark.parametrize("penalty", [pl.LiftedBregman, pl.MAC, pl.Lifted, pl.Fenchel])
 def test_penalty(name, penalty):
