@@ -6,7 +6,7 @@ import torch
 
 from ..operators.least_squares import LeastSquares
 from ..operators.norms import QuadraticForm
-from .solver import Solver
+from .solver import NO_PROX, NOT_CONVEX, Solver
 
 __all__ = ["ADMM"]
 
@@ -18,17 +18,18 @@ class ADMM(Solver):
     Parameters
     ----------
     rho : of the augmented Lagrangian to begin with.
-    balancing : rho doubles (halves) where the primal residual |K x - z| is more than 10 times the dual one (or conversely), after ever longer waits.
+    balancing : in the first 1000 iterations, after ever longer waits, rho grows by sqrt(p/d), at most 5, at least 1/5, where one of p and d is more than 1.5 times the
+        other: p the primal residual over max(|K x|, |z|), d the dual one over |K* y|.
     relaxation : r in [1, 2), 1 by default.
     exact : solve the x-step by conjugate gradients where F is quadratic and G absent; otherwise the step is the linearised one above.
 
     1/tau = L + rho |K|^2 with L the Lipschitz constant of grad F. residual: norm of the primal and the dual residual. Converges for 1/tau >= L + rho |K|^2 and fixed
-    rho, hence also with balancing, which stops changing rho; ergodic O(1/k).
-    Sources: Boyd, Parikh, Chu, Peleato & Eckstein, Found. Trends Mach. Learn. 3(1), 2011 (scaled form, balancing); linearised: Ouyang, Chen, Lan & Pasiliao,
-    SIAM J. Imaging Sci. 8(1), 2015.
+    rho, hence also with balancing, which ends; ergodic O(1/k).
+    Sources: Boyd, Parikh, Chu, Peleato & Eckstein, Found. Trends Mach. Learn. 3(1), 2011 (scaled form); balancing: Wohlberg, arXiv 1704.06209; linearised: Ouyang,
+    Chen, Lan & Pasiliao, SIAM J. Imaging Sci. 8(1), 2015.
     """
 
-    needs = (("convex", "it is not convex; use PGD or BCD."), ("has_prox", "its nonsmooth part has no prox."),
+    needs = (NOT_CONVEX, NO_PROX,
              ("linear", "it has no term H(K x); use PGD, FISTA or DouglasRachford."))
     splits = True
 
@@ -101,10 +102,11 @@ class ADMM(Solver):
 
         later = {**state, "point": {"x": new}, "images": images, "z": new_z, "u": new_u, "k": state["k"] + 1}
         found = None
-        if self.balancing and later["k"] >= state["next"]:
+        if self.balancing and state["next"] <= later["k"] <= 1000:
             found = residuals()
-            p, d = map(float, found)
-            factor = 2.0 if p * rho > 10 * d else 0.5 if d > 10 * p * rho else 1.0
+            p = max(float(found[0]), 1e-30) / max(float(norms(images)), float(norms(new_z)), 1e-30)
+            d = max(float(found[1]), 1e-30) / max(rho * float(torch.linalg.vector_norm(sum(k._adjoint(u) for k, u in zip(K, new_u)))), 1e-30)
+            factor = 1.0 if 1 / 1.5 <= p / d <= 1.5 else min(max((p / d) ** 0.5, 0.2), 5.0)
             later.update(rho=rho * factor, u=[u / factor for u in new_u], next=int(1.2 * later["k"]) + 10)
         later["dual"] = [rho * u for u in new_u]
 
