@@ -6,7 +6,7 @@ from math import inf
 import torch
 
 from ..operators.kernels import BurgKernel, EntropyKernel, Kernel
-from .solver import Solver
+from .solver import NO_GRADIENT, Solver
 
 __all__ = ["BregmanPGD"]
 
@@ -27,7 +27,7 @@ class BregmanPGD(Solver):
     Sources: Bauschke, Bolte & Teboulle, Math. Oper. Res. 42(2), 2017; Lu, Freund & Nesterov, SIAM J. Optim. 28(1), 2018.
     """
 
-    needs = (("smooth", "its smooth part has no gradient."),)
+    needs = (NO_GRADIENT,)
 
     def __init__(self, max_iterations=1000, kernel="entropy", step="auto", bound=None, grow=1.3, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)
@@ -48,7 +48,7 @@ class BregmanPGD(Solver):
             raise TypeError(f"BregmanPGD has no step for {problem.nonsmooth_part!r} with {type(self.kernel).__name__}; use PGD, PDHG, or another kernel.")
         x = problem.start()["x"]
         if not torch.isfinite(self.kernel._gradient(x)).all():
-            raise ValueError(f"BregmanPGD got a start on the boundary of {type(self.kernel).__name__}'s domain; pass a start > 0.")
+            raise ValueError(f"BregmanPGD got a start on the boundary of {type(self.kernel).__name__}'s domain; pass a start > 0, or use PGD or FISTA.")
         if self.step_size != "auto" and self.bound is not None and self.step_size * self.bound > 1.0001:
             warnings.warn(f"the step {self.step_size:g} is above the bound 1/L = {1 / self.bound:.4g} under which convergence is proved; use step='auto'.", stacklevel=4)
 

@@ -5,7 +5,7 @@ from math import inf
 import torch
 
 from ..operators.linear import IdentityOperator
-from .solver import Solver
+from .solver import NO_PROX, NOT_CONVEX, Solver
 
 __all__ = ["DouglasRachford"]
 
@@ -26,7 +26,7 @@ class DouglasRachford(Solver):
     IEEE Trans. Autom. Control 62(2), 2017.
     """
 
-    needs = (("convex", "it is not convex; use PGD or BCD."), ("has_prox", "its nonsmooth part has no prox."))
+    needs = (NOT_CONVEX, NO_PROX)
     splits = True
 
     def __init__(self, max_iterations=1000, step="auto", relaxation=1.5, tolerance=0.0, max_seconds=inf):

@@ -2,7 +2,7 @@
 
 import torch
 
-from .solver import Solver
+from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import forward_backward, residual, start_steps, step_rule
 
 __all__ = ["FISTA"]
@@ -23,7 +23,7 @@ class FISTA(Solver):
     Found. Comput. Math. 15, 2015; greedy: Liang, Luo & Schoenlieb, SIAM J. Sci. Comput. 44(3), 2022.
     """
 
-    needs = (("smooth", "its smooth part has no gradient."), ("has_prox", "its nonsmooth part has no prox."))
+    needs = (NO_GRADIENT, NO_PROX)
 
     def __init__(self, max_iterations=1000, step="auto", a=3.0, restart="gradient", tolerance=0.0, max_seconds=float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
@@ -43,7 +43,7 @@ class FISTA(Solver):
     def step(self, problem, state):
         u, old, k, steps = state["point"], state["previous"], state["k"], state["steps"]
         greedy = self.restart == "greedy"
-        weight = 0.0 if k < 1 else 1.0 if greedy else k / (k + 1 + self.a)
+        weight = 0.0 if k < 1 else 1.0 if greedy else (k - 1) / (k + self.a)
         y = u if weight == 0 else {b: torch.lerp(old[b], u[b], 1 + weight) if b in steps else u[b] for b in u}
         scale = state["scale"]
         if greedy and not state["search"]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..operators.indicators import IndicatorBox, IndicatorNonnegative
-from .solver import Solver
+from .solver import NO_GRADIENT, Solver
 
 __all__ = ["LBFGS"]
 
@@ -24,7 +24,7 @@ class LBFGS(Solver):
     Source: Byrd, Lu, Nocedal & Zhu, SIAM J. Sci. Comput. 16(5), 1995.
     """
 
-    needs = (("smooth", "its smooth part has no gradient."),)
+    needs = (NO_GRADIENT,)
 
     def __init__(self, max_iterations=20, inner=200, memory=20, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)
@@ -35,7 +35,9 @@ class LBFGS(Solver):
 
     def check(self, problem):
         super().check(problem)
-        G = getattr(problem, "nonsmooth_part", problem)
+        if not hasattr(problem, "nonsmooth_part"):
+            raise TypeError(f"LBFGS cannot solve {type(problem).__name__}: it needs a Composite; use PGD or BCD for problems of several blocks.")
+        G = problem.nonsmooth_part
         if G is not None and not isinstance(G, (IndicatorBox, IndicatorNonnegative)):
             raise TypeError(f"LBFGS cannot treat the nonsmooth part {G!r}: it takes none, or a box; use PGD or FISTA.")
         if problem.start()["x"].is_complex():

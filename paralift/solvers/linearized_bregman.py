@@ -5,7 +5,7 @@ from math import inf, isfinite
 
 import torch
 
-from .solver import Solver
+from .solver import NO_GRADIENT, NO_PROX, Solver
 
 __all__ = ["LinearizedBregman"]
 
@@ -27,7 +27,7 @@ class LinearizedBregman(Solver):
     Tenbrinck & Burger, J. Mach. Learn. Res. 23(192), 2022.
     """
 
-    needs = (("smooth", "its smooth part has no gradient."), ("has_prox", "its nonsmooth part has no prox."))
+    needs = (NO_GRADIENT, NO_PROX)
 
     def __init__(self, max_iterations=1000, step="auto", mu=1.0, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)
@@ -40,7 +40,7 @@ class LinearizedBregman(Solver):
         bounds = problem.lipschitz(point)
         if self.step_size == "auto":
             if not all(map(isfinite, bounds.values())):
-                raise ValueError("LinearizedBregman got step='auto' for a gradient without a finite Lipschitz bound; pass a number.")
+                raise ValueError("LinearizedBregman got step='auto' for a gradient without a finite Lipschitz bound; pass a number, or use BregmanPGD or PGD, which need none.")
             steps = {k: 1 / max(b, 1e-12) for k, b in bounds.items()}
         else:
             steps = dict.fromkeys(bounds, float(self.step_size))

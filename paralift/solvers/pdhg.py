@@ -5,7 +5,7 @@ from math import inf, isfinite
 
 import torch
 
-from .solver import Solver
+from .solver import NO_PROX, NOT_CONVEX, Solver
 
 __all__ = ["PDHG"]
 
@@ -28,7 +28,7 @@ class PDHG(Solver):
     adaptive: Goldstein, Li, Yuan, Esser & Baraniuk, arXiv 1305.0546.
     """
 
-    needs = (("convex", "it is not convex; use PGD or BCD."), ("has_prox", "its nonsmooth part has no prox."))
+    needs = (NOT_CONVEX, NO_PROX)
     splits = True
 
     def __init__(self, max_iterations=1000, step="auto", variant="adaptive", ratio=1.0, relaxation=None, tolerance=0.0, max_seconds=inf):
@@ -53,7 +53,7 @@ class PDHG(Solver):
         if not isfinite(L):
             raise ValueError(f"PDHG cannot take gradient steps on {problem.smooth_part!r}: its gradient has no finite Lipschitz bound; pass it as linear=f @ K, or use BregmanPGD.")
         if self.variant == "accelerated" and not max(c, self._modulus(problem)) > 0:
-            raise ValueError("PDHG got variant='accelerated' for a problem without known strong convexity; use variant='adaptive'.")
+            raise ValueError("PDHG got variant='accelerated' for a problem without known strong convexity; use PDHG(variant='adaptive') or ADMM.")
         if self.relaxation is not None and self.relaxation > 1 and L > 0:
             raise ValueError("PDHG got relaxation > 1 with a gradient step on F, which is not proved at the step it takes; use relaxation=1.")
 

@@ -3,7 +3,7 @@
 import torch
 
 from .fista import FISTA
-from .solver import Solver
+from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import BarzilaiBorwein, forward_backward, residual, start_steps, step_rule
 
 __all__ = ["PGD"]
@@ -24,7 +24,7 @@ class PGD(Solver):
     Sources: Beck & Teboulle, SIAM J. Imaging Sci. 2(1), 2009; Polyak, 1964; Ochs, Chen, Brox & Pock, SIAM J. Imaging Sci. 7(2), 2014.
     """
 
-    needs = FISTA.needs
+    needs = (NO_GRADIENT, NO_PROX)
 
     def __init__(self, max_iterations=1000, step="auto", acceleration=None, restart=True, tolerance=0.0, max_seconds=float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)

@@ -25,6 +25,8 @@ class SGD(Stochastic):
     Sources: Gower, Loizou, Qian, Sailanbayev, Shulgin & Richtarik, ICML 2019; with the prox: Gorbunov, Hanzely & Richtarik, AISTATS 2020.
     """
 
+    bounded = False
+
     def __init__(self, epochs=10, batch_size=32, step="auto", metric="plain", schedule="constant", seed=0, tolerance=0.0, max_seconds=float("inf")):
         super().__init__(epochs, batch_size, step, seed, tolerance, max_seconds)
         if metric not in METRICS:
@@ -35,11 +37,11 @@ class SGD(Stochastic):
 
     def start(self, problem):
         theta = problem.start_theta()
-        if self.step_rule == "auto":
-            share = {"adam": None, "momentum": 0.05, "plain": 0.5}[self.metric]
-            step = 1e-3 if share is None else min(self._steps(problem, theta, lambda L, ell, n, b: share / ell).values())
+        share, auto = {"adam": None, "momentum": 0.05, "plain": 0.5}[self.metric], self.step_rule == "auto"
+        if share and auto or self.metric == "plain" and problem.convex:        # a number is compared with the theorem's bound
+            step = min(self._steps(problem, theta, lambda L, ell, n, b: share / ell).values())
         else:
-            step = float(self.step_rule)
+            step = 1e-3 if auto else float(self.step_rule)
         return {"point": theta, "epoch": 0, "step": step, "metric": metric_start(self.metric, [theta[k] for k in problem.theta_names])}
 
     def step(self, problem, state):

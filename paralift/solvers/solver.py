@@ -13,6 +13,10 @@ from .stopping import Tolerance
 
 __all__ = ["Solver"]
 
+NO_GRADIENT = ("smooth", "its smooth part has no gradient; give it to PDHG or ADMM, which take proxes only, or smooth it with MoreauEnvelope.")
+NO_PROX = ("has_prox", "its nonsmooth part has no prox; write it as f @ K for PDHG or ADMM, or smooth it with MoreauEnvelope.")
+NOT_CONVEX = ("convex", "it is not convex; use PGD or BCD.")
+
 
 class Solver:
     """A method: `start(problem)` gives a state (a dict of tensors and plain values with the key "point"), `step(problem, state)` the next one

@@ -125,6 +125,7 @@ def quadratic(L):
     return pl.Composite((0.5 * L) * pl.L2NormSquared((1,)), start=torch.ones(1, dtype=torch.float64))
 
 
+@pytest.mark.filterwarnings("ignore:PIAG got step")
 @pytest.mark.parametrize("L", [1.0, 4.0])
 def test_constant_delay_of_fifty_has_its_known_threshold(L):
     threshold = 2 * math.sin(math.pi / 202)
