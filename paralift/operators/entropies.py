@@ -5,6 +5,7 @@ import math
 import torch
 
 from .functional import Functional
+from .space import Space
 
 __all__ = ["NegativeEntropy", "KullbackLeibler", "LogisticLoss"]
 
@@ -44,7 +45,7 @@ class KullbackLeibler(Functional):
     def __init__(self, data, space=None):
         if not (torch.isfinite(data).all() and (data >= 0).all()):
             raise ValueError("KullbackLeibler got data below 0, or NaN or inf; counts need to be finite numbers >= 0.")
-        super().__init__(tuple(data.shape) if space is None else space)
+        super().__init__(Space.of(data) if space is None else space)
         self.data = data
 
     def _value(self, x):
@@ -76,7 +77,7 @@ class LogisticLoss(Functional):
     def __init__(self, labels, space=None):
         if not (labels.abs() == 1).all():
             raise ValueError("LogisticLoss got labels other than -1 and 1; map the classes to them.")
-        super().__init__(tuple(labels.shape) if space is None else space)
+        super().__init__(Space.of(labels) if space is None else space)
         self.labels = labels
 
     def _value(self, x):

@@ -24,9 +24,12 @@ class ADMM(Solver):
     exact : solve the x-step by conjugate gradients where F is quadratic and G absent; otherwise the step is the linearised one above.
 
     1/tau = L + rho |K|^2 with L the Lipschitz constant of grad F. residual: norm of the primal and the dual residual. Converges for 1/tau >= L + rho |K|^2 and fixed
-    rho, hence also with balancing, which ends; ergodic O(1/k).
+    rho, hence also with balancing, which ends; for the means of k steps, y = rho u and F = 0,
+    (G + H)(means) - E* + <y*, K mean x - mean z> <= (|x_0 - x*|^2_{1/tau - rho K*K} + rho |z_0 - K x*|^2 + |y_0 - y*|^2/rho) / (2 k).
+    With exact steps, F mu-strongly convex and L-smooth and K onto, linear with the factor |1 - r/2| + (r/2) max((rho b - 1)/(rho b + 1), (1 - rho s)/(1 + rho s)) for
+    b = |K|^2/mu, s = (smallest singular value of K)^2/L.
     Sources: Boyd, Parikh, Chu, Peleato & Eckstein, Found. Trends Mach. Learn. 3(1), 2011 (scaled form); balancing: Wohlberg, arXiv 1704.06209; linearised: Ouyang,
-    Chen, Lan & Pasiliao, SIAM J. Imaging Sci. 8(1), 2015.
+    Chen, Lan & Pasiliao, SIAM J. Imaging Sci. 8(1), 2015; ergodic: He & Yuan, SIAM J. Numer. Anal. 50(2), 2012; linear: Giselsson & Boyd, IEEE Trans. Autom. Control 62(2), 2017.
     """
 
     needs = (NOT_CONVEX, NO_PROX,
@@ -42,7 +45,8 @@ class ADMM(Solver):
     def check(self, problem):
         super().check(problem)
         if problem.smooth_part is not None and not isfinite(problem.smooth_part.grad_lipschitz):
-            raise ValueError(f"ADMM cannot take gradient steps on {problem.smooth_part!r}: its gradient has no finite Lipschitz bound; pass it as linear=f @ K.")
+            raise ValueError(f"ADMM cannot take gradient steps on {problem.smooth_part!r}: its gradient has no finite Lipschitz bound; "
+                             "pass it as linear=f @ K, or use PGD or BregmanPGD.")
 
     def start(self, problem):
         x, F = problem.start()["x"], problem.smooth_part

@@ -22,8 +22,8 @@ class BregmanPGD(Solver):
     bound : the relative smoothness L of F (L h - F convex), where you know it; the search then starts from 1/L, and a number above it warns. On the simplex
         with entropy L = max |Q_ij| serves <x, Q x>/2; with Burg's kernel L = sum b serves KullbackLeibler(b) @ A.
 
-    residual: sqrt(2 D_h(u, u+)) / tau, the length of the step in the kernel's geometry. Converges for tau <= 1/L: E(u_k) - E* <= D_h(u*, u_0) / (tau k); linearly
-    where F is strongly convex relative to h. F needs no Lipschitz gradient.
+    residual: sqrt(2 D_h(u, u+)) / tau, the length of the step in the kernel's geometry. Converges for tau <= 1/L: E(u_k) - E(u) <= D_h(u, u_0) / (tau k)
+    for every u; where F - mu h is convex D_h(u*, u_k) falls by 1 - tau mu or more a step. F needs no Lipschitz gradient.
     Sources: Bauschke, Bolte & Teboulle, Math. Oper. Res. 42(2), 2017; Lu, Freund & Nesterov, SIAM J. Optim. 28(1), 2018.
     """
 
@@ -43,7 +43,7 @@ class BregmanPGD(Solver):
     def check(self, problem):
         super().check(problem)
         if not hasattr(problem, "smooth_part") or problem.smooth_part is None:
-            raise TypeError(f"BregmanPGD cannot solve {problem!r}: it needs a Composite with a smooth part; use PGD for problems of several blocks.")
+            raise TypeError(f"BregmanPGD cannot solve {type(problem).__name__}: it needs a Composite with a smooth part; use PGD or BCD for problems of several blocks.")
         if not self.kernel.can_step(problem.nonsmooth_part):
             raise TypeError(f"BregmanPGD has no step for {problem.nonsmooth_part!r} with {type(self.kernel).__name__}; use PGD, PDHG, or another kernel.")
         x = problem.start()["x"]

@@ -21,9 +21,10 @@ class DouglasRachford(Solver):
     step : tau > 0, any; "auto" is 1/L where F has a Lipschitz bound, 1 otherwise.
     relaxation : r in (0, 2).
 
-    x = y is what the result holds (the last prox's y). residual: |x - y| / tau. Converges for convex f, g, every tau > 0 and 0 < r < 2; linearly where one of them is
-    strongly convex and smooth. Sources: Lions & Mercier, SIAM J. Numer. Anal. 16(6), 1979; Eckstein & Bertsekas, Math. Program. 55, 1992; rate: Giselsson & Boyd,
-    IEEE Trans. Autom. Control 62(2), 2017.
+    x = y is what the result holds (the last prox's y). residual: |x - y| / tau. Converges for convex f, g, every tau > 0 and 0 < r < 2, with
+    |x_k - y_k|^2 <= |s_0 - s*|^2 / (r (2 - r) (k + 1)); where f or g is mu-strongly convex and L-smooth |s_k - s*| falls by
+    |1 - r/2| + (r/2) max((1 - tau mu)/(1 + tau mu), (tau L - 1)/(tau L + 1)) or more a step. Sources: Lions & Mercier, SIAM J. Numer. Anal. 16(6), 1979; Eckstein &
+    Bertsekas, Math. Program. 55, 1992; residual: He & Yuan, Math. Program. 153, 2015; factor: Giselsson & Boyd, IEEE Trans. Autom. Control 62(2), 2017.
     """
 
     needs = (NOT_CONVEX, NO_PROX)

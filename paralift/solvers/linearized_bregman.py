@@ -22,7 +22,8 @@ class LinearizedBregman(Solver):
     step : tau; "auto" is 1/L. The bound is 2/L.
     mu : the larger, the closer the limit is to a minimiser of J alone; 1 by default.
 
-    residual: |grad F(u)|. Each step lowers F, and D(u*, u_k) for consistent data, for tau <= 1/L; F(u_k) - min F = O(1/k).
+    residual: |grad F(u)|. Each step lowers F, and D(u*, u_k) for consistent data, for tau <= 1/L; F(u_k) - min F <= (mu J(u*) + |u*|^2/2) / (tau k). For
+    F = |A u - b|^2/2 and J = lambda |u|_1, A u_k - b falls by 1 - tau (smallest singular value > 0 of A_S)^2 a step once the support S and the signs are found.
     Sources: Yin, Osher, Goldfarb & Darbon, SIAM J. Imaging Sci. 1(1), 2008; Cai, Osher & Shen, SIAM J. Imaging Sci. 2(1), 2009; training: Bungert, Roith,
     Tenbrinck & Burger, J. Mach. Learn. Res. 23(192), 2022.
     """

@@ -105,6 +105,7 @@ class Solver:
                     continue
                 record = _numbers(record() if callable(record) else record)
                 if not _sound(record):
+                    reason = f"{', '.join(f'{k} {v:g}' for k, v in record.items() if not isfinite(v))} in iteration {iteration}"
                     status, (state, iteration, passes) = Status.DIVERGED, kept
                     break
                 kept = (state, iteration, passes)
@@ -131,6 +132,8 @@ class Solver:
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
         line.close()
+        if status is Status.MAX_ITERATIONS:
+            reason = f"iterations {iteration} >= {self.max_iterations}"
         result = running()
         result.solution = problem.finish(state["point"])
         if checkpoint is not None:
@@ -148,7 +151,7 @@ class Solver:
         if "change" in wanted:
             last = history.get("objective", ())
             run["change"] = abs(record["objective"] - last[-1]) / scale if len(last) else inf
-        if "residual" in wanted and "residual" not in run and not history and isinstance(self.tolerance, Tolerance):
+        if "residual" in wanted and "residual" not in run and not history and self.tolerance != 0:
             raise ValueError(f"{type(self).__name__} records no residual to stop on; it records {', '.join(record)}: use Tolerance(change=...), seconds or passes.")
         return run
 

@@ -95,6 +95,13 @@ def test_logistic_prox_is_found_from_every_point(sigma):
     assert ((u - x + sigma * f.gradient(u)).abs() / (x.abs() + sigma)).max() < 1e-12
 
 
+@pytest.mark.parametrize("name", ["QuadraticForm", "KullbackLeibler", "LogisticLoss", "IndicatorAffine", "LeastSquares"])
+def test_functionals_made_of_data_take_its_dtype(name):
+    """So a problem made of them starts in it; integer counts and labels are no dtype for an unknown."""
+    assert CASES[name][0].space.dtype is torch.float64
+    assert pl.KullbackLeibler(torch.tensor([1, 2])).space.dtype is torch.float32
+
+
 @pytest.mark.parametrize("name", POTENTIALS)
 @pytest.mark.parametrize("penalty", [pl.LiftedBregman, pl.MAC, pl.Lifted, pl.Fenchel])
 def test_penalty(name, penalty):

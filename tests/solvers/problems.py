@@ -1,6 +1,7 @@
 """Seven problems with optima obtained without our solvers: scikit-learn, scipy, or a duality gap evaluated in numpy.
 
-Each function returns {form: (problem, check)} and E*: the forms are the same problem, split differently; E*'s relative error is below 1e-9.
+Each function returns {form: problem} and E*, with a relative error below 1e-9. The forms are one problem, split differently: "smooth" F + G with a gradient and a prox,
+"split" and "three" with a term H(K x), "dual" the dual problem as F + G (`instance` gives its own optimal value).
 """
 
 from functools import cache
@@ -174,3 +175,17 @@ def simplex():
 
 
 PROBLEMS = {"lasso": lasso, "logistic": logistic, "nonnegative": nonnegative, "tv": tv, "nuclear": nuclear, "poisson": poisson, "simplex": simplex}
+
+
+def network(samples=300, **kw):
+    """A lifted network on some of the digits."""
+    torch.manual_seed(0)
+    (x, y), test = pl.data.digits()
+    net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
+    return pl.LiftedTraining(net, x[:samples], y[:samples], validation=test, **kw)
+
+
+def instance(name, form):
+    """(problem, its optimal value)."""
+    forms, best = PROBLEMS[name]()
+    return forms[form], best if form != "dual" else float(forms[form].value(forms[form].start())) - best
