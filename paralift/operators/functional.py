@@ -243,6 +243,12 @@ class _Translated(_Wrapper):
         super().__init__(f)
         self.shift = shift
 
+    def _bind(self, space):
+        super()._bind(space)
+        own = tuple(self.shift.shape[-self.ndim:]) if torch.is_tensor(self.shift) and self.ndim else ()
+        if any(n not in (1, m) for n, m in zip(reversed(own), reversed(self.space.shape))):
+            raise ValueError(f"{self.f!r} translated by a tensor of shape {tuple(self.shift.shape)} was put on elements of shape {self.space.shape}; both must agree.")
+
     @property
     def grad_lipschitz(self):
         return self.f.grad_lipschitz
@@ -308,6 +314,8 @@ class _Composed(Functional):
     """x -> f(op(x)); its gradient is op'(x)* grad f(op(x)). op(x) is kept, so value and gradient at one x apply op once."""
 
     def __init__(self, f, op):
+        if f.space is not None and f.space.shape != op.range.shape:
+            raise ValueError(f"{f!r} @ {op!r} does not fit: the functional needs trailing axes {f.space.shape}, the operator gives {op.range.shape}.")
         super().__init__(op.domain)
         self.f, self.op, self.convex = f.on(op.range), op, f.convex and op.is_linear
         self._lipschitz = self._seen = None

@@ -6,7 +6,7 @@ Sources: Parikh & Boyd, Found. Trends Optim. 1(3), 2014; simplex and l1 ball: Du
 import torch
 
 from .functional import Functional
-from .space import inner
+from .space import Space, inner
 
 __all__ = ["IndicatorBox", "IndicatorNonnegative", "IndicatorSimplex", "IndicatorL1Ball", "IndicatorL2Ball", "IndicatorLinfBall", "IndicatorAffine"]
 
@@ -165,7 +165,7 @@ class IndicatorAffine(_Set):
     def __init__(self, matrix, rhs):
         if matrix.dim() != 2 or tuple(rhs.shape) != (matrix.shape[0],):
             raise ValueError(f"IndicatorAffine got a matrix {tuple(matrix.shape)} and a right side {tuple(rhs.shape)}; it needs (m, n) and (m,).")
-        super().__init__(matrix.shape[1])
+        super().__init__(Space.of(matrix[0]))
         self.matrix, self.rhs, self.pinv = matrix, rhs, torch.linalg.pinv(matrix)
         if torch.linalg.vector_norm(matrix @ (self.pinv @ rhs) - rhs) > 1e-4 * (1 + torch.linalg.vector_norm(rhs)):
             raise ValueError("IndicatorAffine got a system A x = b without a solution; project b onto the range of A first.")

@@ -72,13 +72,16 @@ class EntropyKernel(Kernel):
         return x.log()
 
     def distance(self, u, x):
-        return torch.sum(torch.special.xlogy(u, u / x) - u + x)
+        d = (u - x) / x                                     # u log(u / x) - u + x, without cancellation where u is near x
+        return torch.sum(x * (torch.special.xlog1py(1 + d, d) - d))
 
     def bregman_step(self, x, g, tau, G=None):
         a, f = _split(G)
         if isinstance(f, IndicatorSimplex):
-            return f.radius * torch.softmax(x.log() - tau * g, -1)
-        return x * torch.exp(-tau * (g + a if isinstance(f, L1Norm) else g))
+            new = f.radius * torch.softmax(x.log() - tau * g, -1)
+        else:
+            new = x * torch.exp(-tau * (g + a if isinstance(f, L1Norm) else g))
+        return new.clamp(min=torch.finfo(x.dtype).tiny)     # the interior, also where exp underflows
 
 
 class BurgKernel(Kernel):
@@ -97,8 +100,8 @@ class BurgKernel(Kernel):
         return -1 / x
 
     def distance(self, u, x):
-        r = u / x
-        return torch.sum(r - r.log() - 1)
+        d = (u - x) / x
+        return torch.sum(d - torch.log1p(d))
 
     def bregman_step(self, x, g, tau, G=None):
         a, f = _split(G)

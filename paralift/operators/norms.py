@@ -3,7 +3,7 @@
 import torch
 
 from .functional import Functional
-from .space import inner, sum_trailing
+from .space import Space, inner, sum_trailing
 
 __all__ = ["ZeroFunctional", "L1Norm", "L2Norm", "L2NormSquared", "GroupL1Norm", "SupNorm", "NuclearNorm", "Huber", "QuadraticForm"]
 
@@ -241,7 +241,7 @@ class QuadraticForm(Functional):
             raise ValueError(f"QuadraticForm got a matrix of shape {tuple(matrix.shape)}; it needs a square one.")
         if not torch.allclose(matrix, matrix.mT, rtol=1e-4, atol=1e-6):
             raise ValueError("QuadraticForm got a matrix that is not symmetric; pass (Q + Q.T) / 2.")
-        super().__init__(matrix.shape[0])
+        super().__init__(Space.of(matrix[0]))
         self.values, self.vectors = torch.linalg.eigh(matrix)
         if self.values[0] < -1e-5 * self.values[-1].abs():
             raise ValueError(f"QuadraticForm got a matrix with the eigenvalue {self.values[0]:.3g}; a convex form needs none below 0.")

@@ -105,7 +105,8 @@ class Softplus(Functional):
     def _prox(self, x, sigma):
         # with u = softplus(w)/beta and Psi'(u) = w/beta - u: (1 - s) softplus(w) + s w = beta v
         v = self.beta * x
-        reach = (v.abs() + 2 * (1 + sigma)) / sigma + v.abs() + 2      # the slope lies between sigma and 1
+        # the slope lies between sigma and 1; at v = 0 the root is about log(sigma) for large sigma
+        reach = (v.abs() + 2 * (1 + sigma)) / sigma + v.abs() + 2 + math.log1p(float(torch.as_tensor(sigma).max()))
         plus = torch.nn.functional.softplus
         w = _increasing_root(lambda w: (1 - sigma) * plus(w) + sigma * w, lambda w: (1 - sigma) * torch.sigmoid(w) + sigma, v, -reach, reach)
         return plus(w) / self.beta

@@ -25,6 +25,11 @@ class Space:
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "device", torch.device(self.device))
 
+    @classmethod
+    def of(cls, x):
+        """The space of the tensor `x`: its shape, its device, and its dtype where that is no integer type."""
+        return cls(tuple(x.shape), x.dtype if x.is_floating_point() or x.is_complex() else torch.float32, x.device)
+
     @property
     def ndim(self):
         return len(self.shape)

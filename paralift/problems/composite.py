@@ -49,6 +49,9 @@ class Composite(Problem):
             if not spaces:
                 raise ValueError("Composite got no start and no part with a space; pass start=torch.zeros(shape).")
             start = spaces[0].zero()
+            if any(not s.fits(start) for s in spaces):
+                named = ", ".join(f"the {name} part on {f.space.shape}" for name, f in parts if f is not None and f.space is not None)
+                raise ValueError(f"Composite got parts on different spaces: {named}; all of them need the space of the one unknown x.")
         for name, f in parts:
             if f is not None and f.space is not None and not f.space.fits(start):
                 raise ValueError(f"Composite got a start of shape {tuple(start.shape)}; the {name} part needs trailing axes {f.space.shape}.")

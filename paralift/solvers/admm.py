@@ -6,7 +6,7 @@ import torch
 
 from ..operators.least_squares import LeastSquares
 from ..operators.norms import QuadraticForm
-from .solver import Solver
+from .solver import NO_PROX, NOT_CONVEX, Solver
 
 __all__ = ["ADMM"]
 
@@ -18,17 +18,21 @@ class ADMM(Solver):
     Parameters
     ----------
     rho : of the augmented Lagrangian to begin with.
-    balancing : rho doubles (halves) where the primal residual |K x - z| is more than 10 times the dual one (or conversely), after ever longer waits.
+    balancing : in the first 1000 iterations, after ever longer waits, rho grows by sqrt(p/d), at most 5, at least 1/5, where one of p and d is more than 1.5 times the
+        other: p the primal residual over max(|K x|, |z|), d the dual one over |K* y|.
     relaxation : r in [1, 2), 1 by default.
     exact : solve the x-step by conjugate gradients where F is quadratic and G absent; otherwise the step is the linearised one above.
 
     1/tau = L + rho |K|^2 with L the Lipschitz constant of grad F. residual: norm of the primal and the dual residual. Converges for 1/tau >= L + rho |K|^2 and fixed
-    rho, hence also with balancing, which stops changing rho; ergodic O(1/k).
-    Sources: Boyd, Parikh, Chu, Peleato & Eckstein, Found. Trends Mach. Learn. 3(1), 2011 (scaled form, balancing); linearised: Ouyang, Chen, Lan & Pasiliao,
-    SIAM J. Imaging Sci. 8(1), 2015.
+    rho, hence also with balancing, which ends; for the means of k steps, y = rho u and F = 0,
+    (G + H)(means) - E* + <y*, K mean x - mean z> <= (|x_0 - x*|^2_{1/tau - rho K*K} + rho |z_0 - K x*|^2 + |y_0 - y*|^2/rho) / (2 k).
+    With exact steps, F mu-strongly convex and L-smooth and K onto, linear with the factor |1 - r/2| + (r/2) max((rho b - 1)/(rho b + 1), (1 - rho s)/(1 + rho s)) for
+    b = |K|^2/mu, s = (smallest singular value of K)^2/L.
+    Sources: Boyd, Parikh, Chu, Peleato & Eckstein, Found. Trends Mach. Learn. 3(1), 2011 (scaled form); balancing: Wohlberg, arXiv 1704.06209; linearised: Ouyang,
+    Chen, Lan & Pasiliao, SIAM J. Imaging Sci. 8(1), 2015; ergodic: He & Yuan, SIAM J. Numer. Anal. 50(2), 2012; linear: Giselsson & Boyd, IEEE Trans. Autom. Control 62(2), 2017.
     """
 
-    needs = (("convex", "it is not convex; use PGD or BCD."), ("has_prox", "its nonsmooth part has no prox."),
+    needs = (NOT_CONVEX, NO_PROX,
              ("linear", "it has no term H(K x); use PGD, FISTA or DouglasRachford."))
     splits = True
 
@@ -41,7 +45,8 @@ class ADMM(Solver):
     def check(self, problem):
         super().check(problem)
         if problem.smooth_part is not None and not isfinite(problem.smooth_part.grad_lipschitz):
-            raise ValueError(f"ADMM cannot take gradient steps on {problem.smooth_part!r}: its gradient has no finite Lipschitz bound; pass it as linear=f @ K.")
+            raise ValueError(f"ADMM cannot take gradient steps on {problem.smooth_part!r}: its gradient has no finite Lipschitz bound; "
+                             "pass it as linear=f @ K, or use PGD or BregmanPGD.")
 
     def start(self, problem):
         x, F = problem.start()["x"], problem.smooth_part
@@ -101,10 +106,11 @@ class ADMM(Solver):
 
         later = {**state, "point": {"x": new}, "images": images, "z": new_z, "u": new_u, "k": state["k"] + 1}
         found = None
-        if self.balancing and later["k"] >= state["next"]:
+        if self.balancing and state["next"] <= later["k"] <= 1000:
             found = residuals()
-            p, d = map(float, found)
-            factor = 2.0 if p * rho > 10 * d else 0.5 if d > 10 * p * rho else 1.0
+            p = max(float(found[0]), 1e-30) / max(float(norms(images)), float(norms(new_z)), 1e-30)
+            d = max(float(found[1]), 1e-30) / max(rho * float(torch.linalg.vector_norm(sum(k._adjoint(u) for k, u in zip(K, new_u)))), 1e-30)
+            factor = 1.0 if 1 / 1.5 <= p / d <= 1.5 else min(max((p / d) ** 0.5, 0.2), 5.0)
             later.update(rho=rho * factor, u=[u / factor for u in new_u], next=int(1.2 * later["k"]) + 10)
         later["dual"] = [rho * u for u in new_u]
 

@@ -6,7 +6,7 @@ from math import inf
 import torch
 
 from ..operators.kernels import BurgKernel, EntropyKernel, Kernel
-from .solver import Solver
+from .solver import NO_GRADIENT, Solver
 from .steps import check_step
 
 __all__ = ["BregmanPGD"]
@@ -23,12 +23,12 @@ class BregmanPGD(Solver):
     bound : the relative smoothness L of F (L h - F convex), where you know it; the search then starts from 1/L, and a number above it warns. On the simplex
         with entropy L = max |Q_ij| serves <x, Q x>/2; with Burg's kernel L = sum b serves KullbackLeibler(b) @ A.
 
-    residual: sqrt(2 D_h(u, u+)) / tau, the length of the step in the kernel's geometry. Converges for tau <= 1/L: E(u_k) - E* <= D_h(u*, u_0) / (tau k); linearly
-    where F is strongly convex relative to h. F needs no Lipschitz gradient.
+    residual: sqrt(2 D_h(u, u+)) / tau, the length of the step in the kernel's geometry. Converges for tau <= 1/L: E(u_k) - E(u) <= D_h(u, u_0) / (tau k)
+    for every u; where F - mu h is convex D_h(u*, u_k) falls by 1 - tau mu or more a step. F needs no Lipschitz gradient.
     Sources: Bauschke, Bolte & Teboulle, Math. Oper. Res. 42(2), 2017; Lu, Freund & Nesterov, SIAM J. Optim. 28(1), 2018.
     """
 
-    needs = (("smooth", "its smooth part has no gradient."),)
+    needs = (NO_GRADIENT,)
 
     def __init__(self, max_iterations=1000, kernel="entropy", step="auto", bound=None, grow=1.3, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)
@@ -43,12 +43,12 @@ class BregmanPGD(Solver):
     def check(self, problem):
         super().check(problem)
         if not hasattr(problem, "smooth_part") or problem.smooth_part is None:
-            raise TypeError(f"BregmanPGD cannot solve {problem!r}: it needs a Composite with a smooth part; use PGD for problems of several blocks.")
+            raise TypeError(f"BregmanPGD cannot solve {type(problem).__name__}: it needs a Composite with a smooth part; use PGD or BCD for problems of several blocks.")
         if not self.kernel.can_step(problem.nonsmooth_part):
             raise TypeError(f"BregmanPGD has no step for {problem.nonsmooth_part!r} with {type(self.kernel).__name__}; use PGD, PDHG, or another kernel.")
         x = problem.start()["x"]
         if not torch.isfinite(self.kernel._gradient(x)).all():
-            raise ValueError(f"BregmanPGD got a start on the boundary of {type(self.kernel).__name__}'s domain; pass a start > 0.")
+            raise ValueError(f"BregmanPGD got a start on the boundary of {type(self.kernel).__name__}'s domain; pass a start > 0, or use PGD or FISTA.")
         if self.step_size != "auto" and self.bound is not None and self.step_size * self.bound > 1.0001:
             warnings.warn(f"the step {self.step_size:g} is above the bound 1/L = {1 / self.bound:.4g} under which convergence is proved; use step='auto'.", stacklevel=4)
 

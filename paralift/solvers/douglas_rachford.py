@@ -5,7 +5,7 @@ from math import inf
 import torch
 
 from ..operators.linear import IdentityOperator
-from .solver import Solver
+from .solver import NO_PROX, NOT_CONVEX, Solver
 from .steps import check_step
 
 __all__ = ["DouglasRachford"]
@@ -22,12 +22,13 @@ class DouglasRachford(Solver):
     step : tau > 0, any; "auto" is 1/L where F has a Lipschitz bound, 1 otherwise.
     relaxation : r in (0, 2).
 
-    x = y is what the result holds (the last prox's y). residual: |x - y| / tau. Converges for convex f, g, every tau > 0 and 0 < r < 2; linearly where one of them is
-    strongly convex and smooth. Sources: Lions & Mercier, SIAM J. Numer. Anal. 16(6), 1979; Eckstein & Bertsekas, Math. Program. 55, 1992; rate: Giselsson & Boyd,
-    IEEE Trans. Autom. Control 62(2), 2017.
+    x = y is what the result holds (the last prox's y). residual: |x - y| / tau. Converges for convex f, g, every tau > 0 and 0 < r < 2, with
+    |x_k - y_k|^2 <= |s_0 - s*|^2 / (r (2 - r) (k + 1)); where f or g is mu-strongly convex and L-smooth |s_k - s*| falls by
+    |1 - r/2| + (r/2) max((1 - tau mu)/(1 + tau mu), (tau L - 1)/(tau L + 1)) or more a step. Sources: Lions & Mercier, SIAM J. Numer. Anal. 16(6), 1979; Eckstein &
+    Bertsekas, Math. Program. 55, 1992; residual: He & Yuan, Math. Program. 153, 2015; factor: Giselsson & Boyd, IEEE Trans. Autom. Control 62(2), 2017.
     """
 
-    needs = (("convex", "it is not convex; use PGD or BCD."), ("has_prox", "its nonsmooth part has no prox."))
+    needs = (NOT_CONVEX, NO_PROX)
     splits = True
 
     def __init__(self, max_iterations=1000, step="auto", relaxation=1.5, tolerance=0.0, max_seconds=inf):

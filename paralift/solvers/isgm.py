@@ -26,6 +26,7 @@ class ISGM(Solver):
     seed : of the order of the samples and of dropout; the same seed gives the same run.
 
     The history's "objective" is the mean over the pass of the loss before each step, plus R.
+    On all samples the exact implicit step is the proximal point method: |theta_k - theta*| falls by 1/(1 + tau mu) where the loss of a linear model is mu-strongly convex.
     Sweep: x_l = argmin over x_l of the layer's penalty plus the next one's, linearised; theta_l by the majorised one-layer regression, which is an
     n x n solve for linear layers. Sources: Toulis & Airoldi, Ann. Statist. 45(4), 2017; Wang & Benning, JMLR 24(232), 2023.
     """

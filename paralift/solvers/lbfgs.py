@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..operators.indicators import IndicatorBox, IndicatorNonnegative
-from .solver import Solver
+from .solver import NO_GRADIENT, Solver
 
 __all__ = ["LBFGS"]
 
@@ -24,7 +24,7 @@ class LBFGS(Solver):
     Source: Byrd, Lu, Nocedal & Zhu, SIAM J. Sci. Comput. 16(5), 1995.
     """
 
-    needs = (("smooth", "its smooth part has no gradient."),)
+    needs = (NO_GRADIENT,)
 
     def __init__(self, max_iterations=20, inner=200, memory=20, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)

@@ -5,7 +5,7 @@ from math import inf, isfinite
 
 import torch
 
-from .solver import Solver
+from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
 
 __all__ = ["LinearizedBregman"]
@@ -23,12 +23,13 @@ class LinearizedBregman(Solver):
     step : tau; "auto" is 1/L. The bound is 2/L.
     mu : the larger, the closer the limit is to a minimiser of J alone; 1 by default.
 
-    residual: |grad F(u)|. Each step lowers F, and D(u*, u_k) for consistent data, for tau <= 1/L; F(u_k) - min F = O(1/k).
+    residual: |grad F(u)|. Each step lowers F, and D(u*, u_k) for consistent data, for tau <= 1/L; F(u_k) - min F <= (mu J(u*) + |u*|^2/2) / (tau k). For
+    F = |A u - b|^2/2 and J = lambda |u|_1, A u_k - b falls by 1 - tau (smallest singular value > 0 of A_S)^2 a step once the support S and the signs are found.
     Sources: Yin, Osher, Goldfarb & Darbon, SIAM J. Imaging Sci. 1(1), 2008; Cai, Osher & Shen, SIAM J. Imaging Sci. 2(1), 2009; training: Bungert, Roith,
     Tenbrinck & Burger, J. Mach. Learn. Res. 23(192), 2022.
     """
 
-    needs = (("smooth", "its smooth part has no gradient."), ("has_prox", "its nonsmooth part has no prox."))
+    needs = (NO_GRADIENT, NO_PROX)
 
     def __init__(self, max_iterations=1000, step="auto", mu=1.0, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)
@@ -41,7 +42,7 @@ class LinearizedBregman(Solver):
         bounds = problem.lipschitz(point)
         if self.step_size == "auto":
             if not all(map(isfinite, bounds.values())):
-                raise ValueError("LinearizedBregman got step='auto' for a gradient without a finite Lipschitz bound; pass a number.")
+                raise ValueError("LinearizedBregman got step='auto' for a gradient without a finite Lipschitz bound; pass a number, or use BregmanPGD or PGD, which need none.")
             steps = {k: 1 / max(b, 1e-12) for k, b in bounds.items()}
         else:
             steps = dict.fromkeys(bounds, float(self.step_size))

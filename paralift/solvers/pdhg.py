@@ -5,7 +5,7 @@ from math import inf, isfinite
 
 import torch
 
-from .solver import Solver
+from .solver import NO_PROX, NOT_CONVEX, Solver
 
 __all__ = ["PDHG"]
 
@@ -23,12 +23,15 @@ class PDHG(Solver):
 
     An F of constant curvature c (c/2 |x - m|^2) joins the prox, and gives the strong convexity that "accelerated" needs.
     residual: norm of the primal and dual optimality residuals at (x+, y+). The dual is kept in `result.state["dual"]`, `Tolerance(gap=...)` uses it.
-    Converges for 1/tau - sigma |K|^2 >= L/2, L the Lipschitz constant of an explicit grad F: ergodic gap O(1/k); accelerated |x_k - x*|^2 = O(1/k^2).
-    Sources: Chambolle & Pock, J. Math. Imaging Vis. 40, 2011; Condat, J. Optim. Theory Appl. 158, 2013; Vu, Adv. Comput. Math. 38, 2013;
-    adaptive: Goldstein, Li, Yuan, Esser & Baraniuk, arXiv 1305.0546.
+    Converges for 1/tau - sigma |K|^2 >= L/2, L the Lipschitz constant of an explicit grad F. "constant" without one is the proximal point method in the metric
+    |z|_M^2 = |x|^2/tau - 2 <K x, y> + |y|^2/sigma: the means of k steps have a gap of at most |z_0 - z*|_M^2 / (2 r k), r the relaxation; where G and H* are gamma- and
+    delta-strongly convex |z_k - z*|_M falls by 1/(1 + m), m = min(gamma tau, delta sigma)/(1 + sqrt(tau sigma) |K|), at r = 1. "accelerated":
+    |x_k - x*|^2 <= tau_k^2 (|x_0 - x*|^2/tau_0^2 + |y_0 - y*|^2/(tau_0 sigma_0)), tau_k = O(1/(gamma k)), y_0 the dual before the first half step.
+    Sources: Chambolle & Pock, J. Math. Imaging Vis. 40, 2011; Condat, J. Optim. Theory Appl. 158, 2013; Vu, Adv. Comput. Math. 38, 2013; metric: He & Yuan, SIAM J.
+    Imaging Sci. 5(1), 2012, with Rockafellar, SIAM J. Control Optim. 14(5), 1976; adaptive: Goldstein, Li, Yuan, Esser & Baraniuk, arXiv 1305.0546.
     """
 
-    needs = (("convex", "it is not convex; use PGD or BCD."), ("has_prox", "its nonsmooth part has no prox."))
+    needs = (NOT_CONVEX, NO_PROX)
     splits = True
 
     def __init__(self, max_iterations=1000, step="auto", variant="adaptive", ratio=1.0, relaxation=None, tolerance=0.0, max_seconds=inf):
@@ -53,7 +56,7 @@ class PDHG(Solver):
         if not isfinite(L):
             raise ValueError(f"PDHG cannot take gradient steps on {problem.smooth_part!r}: its gradient has no finite Lipschitz bound; pass it as linear=f @ K, or use BregmanPGD.")
         if self.variant == "accelerated" and not max(c, self._modulus(problem)) > 0:
-            raise ValueError("PDHG got variant='accelerated' for a problem without known strong convexity; use variant='adaptive'.")
+            raise ValueError("PDHG got variant='accelerated' for a problem without known strong convexity; use PDHG(variant='adaptive') or ADMM.")
         if self.relaxation is not None and self.relaxation > 1 and L > 0:
             raise ValueError("PDHG got relaxation > 1 with a gradient step on F, which is not proved at the step it takes; use relaxation=1.")
 

@@ -3,7 +3,7 @@
 import torch
 
 from .fista import FISTA
-from .solver import Solver
+from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import BarzilaiBorwein, forward_backward, residual, start_steps, step_rule
 
 __all__ = ["PGD"]
@@ -19,12 +19,15 @@ class PGD(Solver):
     acceleration : None; "nesterov" (FISTA with a = 3); "heavy_ball" (adds 0.9 (u - u_old) before the prox).
     restart : of Nesterov's momentum, by the gradient test.
 
-    residual: |u - u+| / tau. Converges for step < 2/L (F convex with an L-Lipschitz gradient), E(u_k) - E* = O(1/k) for step <= 1/L. With bounded backtracking
-    (at most 60 halvings) F needs to be differentiable only. Heavy ball is proved for quadratic F at step < 3.8/L, for convex F at step <= 0.2/L.
-    Sources: Beck & Teboulle, SIAM J. Imaging Sci. 2(1), 2009; Polyak, 1964; Ochs, Chen, Brox & Pock, SIAM J. Imaging Sci. 7(2), 2014.
+    residual: |u - u+| / tau. Converges for step < 2/L (F convex with an L-Lipschitz gradient); E(u_k) - E* <= |u_0 - u*|^2 / (2 tau k) for step <= 1/L; where F is
+    mu-strongly convex |u_k - u*| falls by max(|1 - tau mu|, |1 - tau L|) or more a step. With bounded backtracking (at most 60 halvings) F needs to be differentiable only.
+    Heavy ball is proved for quadratic F at step < 3.8/L (the factor is the largest root of z^2 - (1.9 - tau lambda) z + 0.9 over the spectrum), and to a critical point
+    for every F at step < 0.2/L.
+    Sources: Beck & Teboulle, SIAM J. Imaging Sci. 2(1), 2009; strongly convex: Taylor, Hendrickx & Glineur, J. Optim. Theory Appl. 178, 2018; heavy ball: Polyak, USSR
+    Comput. Math. Math. Phys. 4(5), 1964; Ochs, Chen, Brox & Pock, SIAM J. Imaging Sci. 7(2), 2014.
     """
 
-    needs = FISTA.needs
+    needs = (NO_GRADIENT, NO_PROX)
 
     def __init__(self, max_iterations=1000, step="auto", acceleration=None, restart=True, tolerance=0.0, max_seconds=float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)

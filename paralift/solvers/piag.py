@@ -1,11 +1,12 @@
 """Proximal incremental aggregated gradient: gradients of shards that arrive late."""
 
+import warnings
 from math import isfinite
 
 import torch
 
 from ..problems.finite_sum import FiniteSum
-from .solver import Solver
+from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
 from .stochastic import subtract
 
@@ -33,7 +34,7 @@ class PIAG(Solver):
     The residual is the proximal-gradient map's at the late aggregate plus L times the largest recent move, so that late gradients cannot feign an end.
     """
 
-    needs = (("smooth", "its smooth part has no gradient; smooth it with MoreauEnvelope."), ("has_prox", "its nonsmooth part has no prox."))
+    needs = (NO_GRADIENT, NO_PROX)
 
     def __init__(self, max_iterations=100, shards=10, delays=0, max_delay=50, step="auto", momentum=0.0, seed=0, tolerance=0.0, max_seconds=float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
@@ -88,7 +89,7 @@ class PIAG(Solver):
         for part in self._parts(problem):
             own, w = (problem, 1.0) if part is None else (problem.restrict(part), (part.stop - part.start) / problem.samples)
             bounds = own.lipschitz(point) if part is None else own.mean_lipschitz(point)
-            total += w * max(bounds.values()) ** 2
+            total += w * (sum if part is None else max)(bounds.values()) ** 2
         if not isfinite(total):
             raise TypeError(f"PIAG cannot choose a step for {type(problem).__name__}: its smooth part has no Lipschitz bound; give a step, or use PGD(step='backtracking').")
         return max(total, 1e-60) ** 0.5
@@ -98,10 +99,20 @@ class PIAG(Solver):
         point = problem.start_theta() if isinstance(problem, FiniteSum) else problem.start()
         names, m = problem.theta_names if isinstance(problem, FiniteSum) else list(point), len(self._parts(problem))
         L = self._lipschitz(problem, point) if isinstance(self.step_size, str) else 1 / self.step_size
+        if not isinstance(self.step_size, str) and problem.convex:
+            self._check_step(problem, point, m)
         bold = {"step": min(1.0, 3.96 / (self.max_delay + m)) / L, "since": 0, "begin": {n: point[n].clone() for n in names},
                 "sum": 0.0, "moves": 0.0, "count": 0, "mean": None, "top": None, "jump": 0.0}
         return {"point": point, "previous": {n: point[n].clone() for n in names}, "ring": {n: torch.stack([point[n]] * (self.max_delay + 1)) for n in names},
                 "table": {}, "aggregate": {}, "values": [], "born": [0] * m, "recent": [0.0] * (self.max_delay + m), "k": 0, "lipschitz": L, "bold": bold}
+
+    def _check_step(self, problem, point, m):
+        try:
+            bound = 0.99 / (self._lipschitz(problem, point) * (self.max_delay + m))
+        except TypeError:                                  # no Lipschitz bound to compare with
+            return
+        if self.step_size > 1.0001 * bound:
+            warnings.warn(f"PIAG got step={self.step_size:g}; its theorem covers steps up to {bound:.3g}, larger ones may diverge; use step='auto'.", stacklevel=4)
 
     def _delays(self, k, m):
         """The delays of updates k .. k + m - 1."""

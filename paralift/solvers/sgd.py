@@ -30,6 +30,8 @@ class SGD(Stochastic):
     Singer, J. Mach. Learn. Res. 12, 2011 (Theorem 5); prox in Adam's metric: Yun, Lozano & Yang, NeurIPS 2021; momentum: Gao, Rodomanov & Stich, ICML 2024.
     """
 
+    bounded = False
+
     def __init__(self, epochs=10, batch_size=32, step="auto", metric="plain", schedule="constant", seed=0, tolerance=0.0, max_seconds=float("inf")):
         super().__init__(epochs, batch_size, step, seed, tolerance, max_seconds)
         if metric not in METRICS:
@@ -40,11 +42,11 @@ class SGD(Stochastic):
 
     def start(self, problem):
         theta = problem.start_theta()
-        share = {"momentum": 0.05, "plain": 0.5}.get(self.metric)
-        if self.step_size != "auto":
-            step = float(self.step_size)
+        share, auto = {"momentum": 0.05, "plain": 0.5}.get(self.metric), self.step_size == "auto"
+        if share and auto or self.metric == "plain" and problem.convex:        # a number is compared with the theorem's bound
+            step = min(self._steps(problem, theta, lambda L, ell, n, b: share / ell).values())
         else:
-            step = DEFAULT_STEPS[self.metric] if share is None else min(self._steps(problem, theta, lambda L, ell, n, b: share / ell).values())
+            step = DEFAULT_STEPS[self.metric] if auto else float(self.step_size)
         return {"point": theta, "epoch": 0, "step": step, "metric": metric_start(self.metric, [theta[k] for k in problem.theta_names])}
 
     def step(self, problem, state):

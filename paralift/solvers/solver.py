@@ -13,6 +13,10 @@ from .stopping import Tolerance
 
 __all__ = ["Solver"]
 
+NO_GRADIENT = ("smooth", "its smooth part has no gradient; give it to PDHG or ADMM, which take proxes only, or smooth it with MoreauEnvelope.")
+NO_PROX = ("has_prox", "its nonsmooth part has no prox; write it as f @ K for PDHG or ADMM, or smooth it with MoreauEnvelope.")
+NOT_CONVEX = ("convex", "it is not convex; use PGD or BCD.")
+
 
 class Solver:
     """A method: `start(problem)` gives a state (a dict of tensors and plain values with the key "point"), `step(problem, state)` the next one
@@ -101,6 +105,7 @@ class Solver:
                     continue
                 record = _numbers(record() if callable(record) else record)
                 if not _sound(record):
+                    reason = f"{', '.join(f'{k} {v:g}' for k, v in record.items() if not isfinite(v))} in iteration {iteration}"
                     status, (state, iteration, passes) = Status.DIVERGED, kept
                     break
                 kept = (state, iteration, passes)
@@ -127,6 +132,8 @@ class Solver:
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
         line.close()
+        if status is Status.MAX_ITERATIONS:
+            reason = f"iterations {iteration} >= {self.max_iterations}"
         result = running()
         result.solution = problem.finish(state["point"])
         if checkpoint is not None:
@@ -144,7 +151,7 @@ class Solver:
         if "change" in wanted:
             last = history.get("objective", ())
             run["change"] = abs(record["objective"] - last[-1]) / scale if len(last) else inf
-        if "residual" in wanted and "residual" not in run and not history and isinstance(self.tolerance, Tolerance):
+        if "residual" in wanted and "residual" not in run and not history and self.tolerance != 0:
             raise ValueError(f"{type(self).__name__} records no residual to stop on; it records {', '.join(record)}: use Tolerance(change=...), seconds or passes.")
         return run
 

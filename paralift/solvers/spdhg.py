@@ -6,7 +6,7 @@ from math import inf
 import torch
 
 from .pdhg import PDHG
-from .solver import Solver
+from .solver import NO_PROX, NOT_CONVEX, Solver
 
 __all__ = ["SPDHG"]
 
@@ -34,7 +34,7 @@ class SPDHG(Solver):
     iterates: Alacaoglu, Fercoq & Cevher, SIAM J. Optim. 32(2), 2022.
     """
 
-    needs = (("convex", "it is not convex; use PGD or BCD."), ("has_prox", "its nonsmooth part has no prox."), ("linear", "it has no term H(K x); use PGD or FISTA."))
+    needs = (NOT_CONVEX, NO_PROX, ("linear", "it has no term H(K x); use PGD or FISTA."))
     splits = True
 
     def __init__(self, max_iterations=500, step="auto", variant="adaptive", probabilities=None, ratio=1.0, seed=0, tolerance=0.0, max_seconds=inf):

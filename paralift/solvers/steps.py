@@ -8,6 +8,9 @@ import torch
 __all__ = ["StepRule", "Constant", "Lipschitz", "Backtracking", "BarzilaiBorwein"]
 
 
+_NO_BOUND = "use step='backtracking' (PGD, FISTA), BregmanPGD, or PDHG and ADMM with this part as f @ K."
+
+
 class StepRule:
     """`start(problem, point)` gives the first steps {block: tau}; `search` says whether they are tried and cut."""
 
@@ -21,7 +24,7 @@ class StepRule:
 
 
 class Constant(StepRule):
-    """The same number on all blocks; warns once where it is above `bound`/L, L the largest Lipschitz bound of a block."""
+    """The same number on all blocks; warns once where it is above `bound`/L, L the largest Lipschitz bound of a block. Refused where L is inf."""
 
     def __init__(self, value, bound=2.0):
         if not isinstance(value, (int, float)) or not 0 < value < inf:
@@ -34,7 +37,9 @@ class Constant(StepRule):
         except NotImplementedError:
             bounds = {}
         largest = max(bounds.values(), default=0.0)
-        if isfinite(largest) and self.value * largest > self.bound:
+        if largest == inf:
+            raise ValueError(f"the constant step {self.value:g} was given for a gradient without a finite Lipschitz bound, where no constant step is safe; {_NO_BOUND}")
+        if self.value * largest > self.bound:
             warnings.warn(f"the step {self.value:g} is above the bound {self.bound:g}/L = {self.bound / largest:.4g} of the theorem; use step='auto'.", stacklevel=5)
         return {k: self.value for k in bounds or point}
 
@@ -51,7 +56,7 @@ class Lipschitz(StepRule):
         bounds = problem.lipschitz(point)
         if any(not isfinite(b) for b in bounds.values()):
             name = next(k for k, b in bounds.items() if not isfinite(b))
-            raise ValueError(f"the gradient with respect to block {name!r} has no finite Lipschitz bound; use step='backtracking', a number, BregmanPGD or PDHG.")
+            raise ValueError(f"the gradient with respect to block {name!r} has no finite Lipschitz bound; {_NO_BOUND}")
         return {k: self.factor / b if b > 1e-12 else 1.0 for k, b in bounds.items()}
 
 
@@ -101,7 +106,11 @@ def step_rule(step, method, bound=2.0, barzilai_borwein=False):
     named = {"auto": Auto, "backtracking": Backtracking, "lipschitz": Lipschitz, **({"barzilai_borwein": BarzilaiBorwein} if barzilai_borwein else {})}
     if isinstance(step, BarzilaiBorwein) and not barzilai_borwein:
         raise ValueError(f"{method} got step={step!r}; Barzilai-Borwein steps go without extrapolation: use PGD.")
+    if isinstance(step, Constant):
+        return Constant(step.value, min(step.bound, bound))
     if isinstance(step, StepRule):
+        if isinstance(step, Lipschitz) and step.factor > bound:
+            warnings.warn(f"{method} got the step {step.factor:g}/L, which is above the bound {bound:g}/L of the theorem; use step='auto'.", stacklevel=3)
         return step
     step = check_step(step, method, tuple(named), " or a step rule")
     return named[step]() if isinstance(step, str) else Constant(step, bound)
@@ -112,7 +121,7 @@ def start_steps(rule, problem, point):
     steps = rule.start(problem, point)
     search = rule.search
     if isinstance(rule, Auto):
-        known = problem.convex and all(map(isfinite, problem.lipschitz(point).values()))
+        known = problem.convex and len(steps) == 1 and all(map(isfinite, problem.lipschitz(point).values()))
         search = not known
     return {"steps": steps, "scale": 1.0, "search": search}
 

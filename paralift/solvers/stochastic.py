@@ -6,7 +6,7 @@ from math import isfinite
 import torch
 
 from ..problems.finite_sum import FiniteSum
-from .solver import Solver
+from .solver import NO_PROX, Solver
 from .steps import check_step
 
 __all__ = ["Stochastic", "expected_smoothness"]
@@ -25,7 +25,8 @@ def expected_smoothness(full, largest, n, batch):
 class Stochastic(Solver):
     """Base of the methods on finite sums (1/n) sum_i f_i + R. A subclass sets `_passes`, the passes of the step just made."""
 
-    needs = (("samples", "it has no samples to draw minibatches from; use PGD, BCD or PIAG."), ("has_prox", "its nonsmooth part has no prox; use SGD."))
+    needs = (("samples", "it has no samples to draw minibatches from; use PGD, BCD or PIAG."), NO_PROX)
+    bounded = True               # whether a step needs a Lipschitz bound, also one that the user gives
     _passes = 1.0
 
     def __init__(self, epochs, batch_size, step, seed, tolerance, max_seconds):
@@ -62,6 +63,8 @@ class Stochastic(Solver):
         safe = {}
         for name in problem.theta_names:
             if not isfinite(largest[name]):
+                if not self.bounded and not isinstance(self.step_size, str):
+                    return dict.fromkeys(problem.theta_names, float(self.step_size))
                 raise TypeError(f"{type(self).__name__} cannot choose a step for {type(problem).__name__}: {type(problem.loss).__name__} has a gradient without a Lipschitz "
                                 "bound; use SGD with a step of your own, or PGD(step='backtracking').")
             full_l = min(full[name], largest[name])

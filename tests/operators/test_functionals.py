@@ -78,6 +78,30 @@ def test_functional(name):
     assert got == value or abs(got - value) < 1e-9
 
 
+@pytest.mark.parametrize("name", [n for n in FOUND if CASES[n][0].differentiable and CASES[n][0].has_prox and CASES[n][0].convex])
+def test_prox_holds_at_every_step(name):
+    """u - v + sigma grad f(u) = 0, relative to |v| + sigma, up to sigma = 1e5 (splitting methods with a small penalty take such steps)."""
+    f, points, _ = CASES[name]
+    x = pl.testing._points(f, points, 0)
+    for sigma in (1.0, 30.0, 1e3, 1e5):
+        u = f.prox(x, sigma)
+        assert ((u - x + sigma * f.gradient(u)).abs() / (x.abs() + sigma)).max() < 1e-7, sigma
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 1.0, 1e2, 1e5])
+def test_logistic_prox_is_found_from_every_point(sigma):
+    x, f = sigma * torch.linspace(-3, 3, 2001, dtype=torch.float64), pl.LogisticLoss(torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(1001)[:2001])
+    u = f.prox(x, sigma)
+    assert ((u - x + sigma * f.gradient(u)).abs() / (x.abs() + sigma)).max() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["QuadraticForm", "KullbackLeibler", "LogisticLoss", "IndicatorAffine", "LeastSquares"])
+def test_functionals_made_of_data_take_its_dtype(name):
+    """So a problem made of them starts in it; integer counts and labels are no dtype for an unknown."""
+    assert CASES[name][0].space.dtype is torch.float64
+    assert pl.KullbackLeibler(torch.tensor([1, 2])).space.dtype is torch.float32
+
+
 @pytest.mark.parametrize("name", POTENTIALS)
 @pytest.mark.parametrize("penalty", [pl.LiftedBregman, pl.MAC, pl.Lifted, pl.Fenchel])
 def test_penalty(name, penalty):

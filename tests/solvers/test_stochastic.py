@@ -1,10 +1,10 @@
 import cmath
 import math
-import warnings
 
 import numpy as np
 import pytest
 import torch
+from problems import network
 from torch import nn
 
 import paralift as pl
@@ -126,6 +126,7 @@ def quadratic(L):
     return pl.Composite((0.5 * L) * pl.L2NormSquared((1,)), start=torch.ones(1, dtype=torch.float64))
 
 
+@pytest.mark.filterwarnings("ignore:PIAG got step")
 @pytest.mark.parametrize("L", [1.0, 4.0])
 def test_constant_delay_of_fifty_has_its_known_threshold(L):
     threshold = 2 * math.sin(math.pi / 202)
@@ -183,17 +184,10 @@ def test_late_gradients_do_not_feign_convergence():
 
 
 # ---- tables
-def deep(n=300, **kw):
-    torch.manual_seed(0)
-    (x, y), test = pl.data.digits()
-    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 10))
-    return pl.LiftedTraining(net, x[:n], y[:n], validation=test, **kw)
-
-
 def test_tables_hold_residuals_and_inputs_only():
     X, y = data()
     classes = (y > 0).long() + (y > 1).long()
-    for problem, numbers in ((pl.linear_model(X, classes, loss="cross_entropy"), 240 * 3), (deep(), 300 * (32 + (32 + 16) + (16 + 10)))):
+    for problem, numbers in ((pl.linear_model(X, classes, loss="cross_entropy"), 240 * 3), (network(), 300 * (32 + (32 + 16) + (16 + 10)))):
         assert problem.table_numbers() == numbers and f"{numbers:,} numbers" in repr(problem)
         for solver in (pl.SAGA(1), pl.PIAG(1)):
             assert sum(v.numel() for v in solver.solve(problem).state["table"].values()) == numbers
@@ -201,7 +195,7 @@ def test_tables_hold_residuals_and_inputs_only():
 
 
 def test_the_tables_mean_is_the_gradient():
-    for problem in (lasso()[0], deep()):
+    for problem in (lasso()[0], network()):
         theta = problem.start_theta()
         for solver in (pl.SAGA(3), pl.PIAG(3)):
             state = solver.solve(problem).state
@@ -228,11 +222,11 @@ def test_convolutions_have_tables_and_batch_normalisation_has_none():
     assert pl.SVRG(8, batch_size=20, step=0.05).solve(norm).objective < 2.3
 
 
-# ---- networks, classical models, resume
+# ---- networks, classical models
 @pytest.mark.parametrize("solver", [pl.SGD(12, metric="adam", step=5e-3), pl.SGD(12, metric="momentum", step=0.05), pl.SGD(15, step=0.3, schedule="linear"), pl.SAGA(15, step=0.2),
                                     pl.SVRG(15, step=0.2), pl.PIAG(100, shards=20, delays=3, step=0.05)], ids=lambda s: type(s).__name__ + getattr(s, "metric", ""))
 def test_networks_train(solver):
-    assert solver.solve(deep(1000)).history["accuracy"][-1] > 0.8
+    assert solver.solve(network(1000)).history["accuracy"][-1] > 0.8
 
 
 def test_sgd_falls_to_its_ball_and_falling_steps_go_further():
@@ -254,23 +248,7 @@ def test_linear_model_is_what_scikit_learn_calls_it():
     for solver in (pl.PGD(2000), pl.SAGA(200)):
         x = solver.solve(problem).x
         assert np.allclose(x["weight"].numpy()[0], fit.coef_, atol=1e-6) and abs(float(x["bias"]) - fit.intercept_) < 1e-6
-    assert not deep().convex
-
-
-@pytest.mark.parametrize("solver", [lambda n: pl.SGD(n, metric="adam"), lambda n: pl.SAGA(n, step=0.1), lambda n: pl.SVRG(n, step=0.1),
-                                    lambda n: pl.SVRG(n, step=0.1, refresh="epoch"), lambda n: pl.Katyusha(0.1, n, step=0.1),
-                                    lambda n: pl.PIAG(n, delays="random", max_delay=7, step="bold"), lambda n: pl.PIAG(n, delays=[0, 5], momentum=0.3)])
-def test_resume_is_exact_and_seeds_repeat(solver, tmp_path):
-    problem = deep()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        whole, again = solver(6).solve(problem), solver(6).solve(problem)
-        half = solver(3).solve(problem, checkpoint=tmp_path / "half")
-    assert whole.history["objective"] == again.history["objective"]
-    for start in (half, tmp_path / "half"):
-        resumed = solver(6).solve(problem, resume=start)
-        assert resumed.history["objective"] == whole.history["objective"] and resumed.data_passes == whole.data_passes
-        assert all(torch.equal(whole.x[k], resumed.x[k]) for k in whole.x)
+    assert not network().convex
 
 
 def test_passes_count_gradients():
