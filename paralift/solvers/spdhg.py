@@ -57,7 +57,7 @@ class SPDHG(Solver):
             raise TypeError(f"SPDHG cannot solve {type(problem).__name__}: it needs a Composite; use PGD or BCD for problems of several blocks.")
         L, c = PDHG._curvature(problem)
         if L:
-            raise TypeError(f"SPDHG takes no gradient steps on {problem.smooth_part!r}; pass it as a linear term f @ K, in blocks: linear=subsets(f @ K, 8).")
+            raise TypeError(f"SPDHG takes no gradient steps on {problem.smooth_part!r}; pass it as a linear term f @ K, in blocks (linear=subsets(f @ K, 8)), or use PDHG.")
         if self.variant == "accelerated" and not max(c, PDHG._modulus(problem)) > 0:
             raise ValueError("SPDHG got variant='accelerated' for a problem without known strong convexity; use variant='adaptive'.")
         for name, value in (("probabilities", self.probabilities), ("sigmas", self.step_size[1] if self.step_size != "auto" else None)):
