@@ -49,7 +49,11 @@ class FISTA(Solver):
         scale = state["scale"]
         if greedy and not state["search"]:
             state = {**state, "steps": {b: scale * s for b, s in steps.items()}}
-        new, tau, found = forward_backward(problem, y, self.step_size, state)
+        lin = problem.linearise(y) if state["search"] else None
+        if weight and lin is not None and not torch.isfinite(lin.value):       # y has left the domain of F: go on from u, without momentum
+            y, weight, k = u, 0.0, 0
+            lin = problem.linearise(y)
+        new, tau, found = forward_backward(problem, y, self.step_size, state, linearisation=lin)
         first = state["first"]
         if self.restart == "function":
             k = 0 if weight and bool(problem.value(new) > problem.value(u)) else k + 1

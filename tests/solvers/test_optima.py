@@ -4,6 +4,7 @@ import importlib
 import re
 
 import pytest
+import torch
 from methods import CASES, JUDGED, METHODS, exported
 from problems import PROBLEMS, instance
 
@@ -49,6 +50,14 @@ def test_what_a_method_cannot_solve_is_refused(kind, name, form):
             make(1).solve(instance(name, form)[0])
         others = [c for c in exported() if c != kind and re.search(rf"\b{c}\b", str(error.value))]
         assert others, f"names no method that can: {error.value}"
+
+
+@pytest.mark.parametrize("restart", ["gradient", "function", "greedy", None])
+def test_extrapolated_points_outside_the_domain_are_not_used(restart):
+    """KL(b, x) has its minimum 0 at b; from far above momentum carries x below 0, where it is inf."""
+    b = torch.tensor([0.1, 1.5, 3.0, 2.2, 0.7], dtype=torch.float64)
+    problem = pl.Composite(pl.KullbackLeibler(b), pl.IndicatorNonnegative(), start=torch.full((5,), 20.0, dtype=torch.float64))
+    assert pl.FISTA(500, restart=restart).solve(problem).objective < 1e-8
 
 
 # (made for n iterations with the Lipschitz bound L, the problems); lasso and logistic regression by the variance-reduced methods are in test_stochastic.py
