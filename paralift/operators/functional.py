@@ -311,14 +311,15 @@ class _Sum(_Wrapper):
 
 
 class _Composed(Functional):
-    """x -> f(op(x)); its gradient is op'(x)* grad f(op(x)). op(x) is kept, so value and gradient at one x apply op once."""
+    """x -> f(op(x)); its gradient is op'(x)* grad f(op(x)). op(x) is kept, so value and gradient at one x apply op once;
+    after `extrapolate` the images of the last few points are."""
 
     def __init__(self, f, op):
         if f.space is not None and f.space.shape != op.range.shape:
             raise ValueError(f"{f!r} @ {op!r} does not fit: the functional needs trailing axes {f.space.shape}, the operator gives {op.range.shape}.")
         super().__init__(op.domain)
         self.f, self.op, self.convex = f.on(op.range), op, f.convex and op.is_linear
-        self._lipschitz = self._seen = None
+        self._lipschitz, self._seen, self._room = None, [], 1
 
     @property
     def grad_lipschitz(self):
@@ -330,13 +331,31 @@ class _Composed(Functional):
     def differentiable(self):
         return self.f.differentiable
 
+    def _map(self, x):
+        return self.op._call(x)
+
     def _image(self, x):
         if x.requires_grad or x.is_inference():
-            return self.op._call(x)
-        seen = self._seen
-        if seen is None or seen[0] is not x or seen[1] != x._version:
-            self._seen = seen = (x, x._version, self.op._call(x))
-        return seen[2]
+            return self._map(x)
+        for seen, version, image in self._seen:
+            if seen is x and version == x._version:
+                return image
+        image = self._map(x)
+        self._seen = [(x, x._version, image), *self._seen[:self._room - 1]]
+        return image
+
+    def extrapolate(self, old, new, weight):
+        """old + weight (new - old), whose image under a linear op follows from the two that are kept (points in between cost no product)."""
+        x = torch.lerp(old, new, weight)
+        if self.op.is_linear and not (x.requires_grad or x.is_inference()):
+            a, b = self._image(old), self._image(new)
+            self._seen, self._room = [(x, x._version, torch.lerp(a, b, weight)), (new, new._version, b), (old, old._version, a)], 4
+        return x
+
+    def curvature(self, x):
+        """L_f |op g|^2 / |g|^2, g the gradient at x: at most `grad_lipschitz`, for one product."""
+        g = self._gradient(x)
+        return self.f.grad_lipschitz * float((torch.linalg.vector_norm(self.op._call(g)) / torch.linalg.vector_norm(g).clamp(min=torch.finfo(g.dtype).tiny)) ** 2)
 
     def _value(self, x):
         return self.f(self._image(x))
@@ -345,7 +364,7 @@ class _Composed(Functional):
         return self.op._derivative_adjoint(x, self.f._gradient(self._image(x)))
 
     def __getstate__(self):
-        return {**vars(self), "_seen": None}
+        return {**vars(self), "_seen": []}
 
     def __repr__(self):
         return f"{self.f!r} @ {self.op!r}"

@@ -32,14 +32,13 @@ class LeastSquares(_Composed):
         self.data, self.weight, self.tolerance, self.max_iterations = data, float(weight), tolerance, max_iterations
         self._factor = None
 
-    def _image(self, x):
-        if x.requires_grad or x.is_inference():
-            return self.op._call(x) - self.data
-        seen = self._seen
-        if seen is None or seen[0] is not x or seen[1] != x._version:
-            r = self.op._call(x)
-            self._seen = seen = (x, x._version, r.sub_(self.data) if r.data_ptr() != x.data_ptr() else r - self.data)
-        return seen[2]
+    def _map(self, x):
+        r = self.op._call(x)
+        return r - self.data if r.requires_grad or r.is_inference() or r.data_ptr() == x.data_ptr() else r.sub_(self.data)
+
+    def excess(self, new, x):
+        """D(new, x) = weight/2 |A (new - x)|^2, without cancellation."""
+        return 0.5 * self.weight * torch.linalg.vector_norm(self._image(new) - self._image(x)) ** 2
 
     def _value(self, x):
         r = self._image(x)

@@ -175,7 +175,11 @@ class SupNorm(Functional):
 
 
 class NuclearNorm(Functional):
-    """Sum of the singular values over the last two axes; prox: soft thresholding of them."""
+    """Sum of the singular values over the last two axes; prox: soft thresholding of them.
+
+    The prox X f(X*X), f(s^2) = max(1 - sigma/s, 0), comes from the eigenvectors of the smaller Gram matrix in double precision, at half the cost of singular vectors;
+    its error is of order eps |X| max(1, |X|/sigma), so sigma < 1e-6 |X| takes the singular vectors.
+    """
 
     positive_homogeneous = True
     ndim = 2
@@ -184,10 +188,21 @@ class NuclearNorm(Functional):
         return sum_trailing(torch.linalg.svdvals(x).sum(-1), self.ndim - 2)
 
     def _prox(self, x, sigma):
-        U, s, Vh = torch.linalg.svd(x, full_matrices=False)
         if torch.is_tensor(sigma) and sigma.dim():
             sigma = sigma.squeeze(-1)                  # (..., 1, 1) per sample -> (..., 1) per singular value
-        return (U * (s - sigma).clamp(min=0).unsqueeze(-2)) @ Vh
+        size = torch.linalg.vector_norm(x, dim=(-2, -1)).unsqueeze(-1)
+        if not (sigma > 1e-6 * size).all():
+            U, s, Vh = torch.linalg.svd(x, full_matrices=False)
+            return (U * (s - sigma).clamp(min=0).unsqueeze(-2)) @ Vh
+        X = x.to(torch.complex128 if x.is_complex() else torch.float64)
+        X = X.mH if x.shape[-2] < x.shape[-1] else X
+        squares, V = torch.linalg.eigh(X.mH @ X)
+        factor = (1 - sigma / squares.clamp(min=_tiny(X)).sqrt()).clamp(min=0)
+        if X.dim() == 2:
+            rank = int((factor > 0).sum())             # the largest come last
+            V, factor = V[:, len(factor) - rank:], factor[len(factor) - rank:]
+        new = ((X @ V) * factor.unsqueeze(-2)) @ V.mH
+        return (new.mH if x.shape[-2] < x.shape[-1] else new).to(x.dtype)
 
     def _conj_value(self, x):
         return _unit_ball(self._polar(x))

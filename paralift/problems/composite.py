@@ -93,6 +93,21 @@ class Composite(Problem):
     def prox(self, point, steps):
         return point if self.nonsmooth_part is None else {"x": self.nonsmooth_part._prox(point["x"], steps["x"])}
 
+    def first_step(self, point):
+        """|g|^2 / (L_f |A g|^2) >= 1/L for F = f(A .), g its gradient."""
+        F = self.smooth_part
+        if not self.convex or not isinstance(F, _Composed) or not F.op.is_linear or not F.f.smooth:
+            return None
+        return {"x": 1 / max(F.curvature(point["x"]), 1e-12)}
+
+    def extrapolate(self, old, new, weight, blocks):
+        F = self.smooth_part
+        return {"x": F.extrapolate(old["x"], new["x"], 1 + weight)} if isinstance(F, _Composed) else super().extrapolate(old, new, weight, blocks)
+
+    def excess(self, new, point, lin, d):
+        F = self.smooth_part
+        return F.excess(new["x"], point["x"]) if isinstance(F, LeastSquares) else super().excess(new, point, lin, d)
+
     def lipschitz(self, point, blocks=None):
         return {"x": 0.0 if self.smooth_part is None else self.smooth_part.grad_lipschitz}
 

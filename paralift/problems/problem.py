@@ -55,6 +55,10 @@ class Problem:
         """M >= the Hessian of F in `blocks`, as a map {name: gradient} -> {name: M^-1 gradient}, where it is cheap and the blocks have no G; None elsewhere."""
         return None
 
+    def first_step(self, point):
+        """{name: step} to begin a search with, where values of F at new points cost no product of their own between `extrapolate`d ones; None elsewhere."""
+        return None
+
     def sweep_order(self):
         """Groups of blocks in the order in which a coordinate method visits them."""
         return [(name,) for name in self.start()]
@@ -66,6 +70,16 @@ class Problem:
 
     def gradient(self, point, blocks=None):
         return self.linearise(point, blocks).gradient
+
+    def extrapolate(self, old, new, weight, blocks):
+        """new + weight (new - old) in `blocks`, new in the others."""
+        return {k: torch.lerp(old[k], v, 1 + weight) if k in blocks else v for k, v in new.items()}
+
+    def excess(self, new, point, lin, d):
+        """D_F(new, point) = F(new) - F(point) - <grad F(point), d>, d = new - point; what rounding leaves of it is taken off."""
+        here = self.smooth_value(new)
+        model = lin.value + self.inner({k: lin.gradient[k] for k in d}, d)
+        return here - model - 1e-12 * abs(model) - 10 * torch.finfo(here.dtype).eps * abs(lin.value)
 
     def inner(self, a, b):
         """Global sum over blocks of Re <a, b>."""

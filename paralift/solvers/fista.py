@@ -3,7 +3,7 @@
 import torch
 
 from .solver import NO_GRADIENT, NO_PROX, Solver
-from .steps import forward_backward, residual, start_steps, step_rule
+from .steps import attempt, forward_backward, residual, start_steps, step_rule
 
 __all__ = ["FISTA"]
 
@@ -36,36 +36,41 @@ class FISTA(Solver):
 
     def start(self, problem):
         point = problem.start()
-        steps = start_steps(self.step_size, problem, point)
+        steps = start_steps(self.step_size, problem, point, free=self.restart != "greedy")
         if self.restart == "greedy" and not steps["search"]:
             steps["scale"] = 1.3
-        return {"point": point, "previous": point, "k": 0, "first": 0.0, **steps}
+        return {"point": point, "previous": point, "t": 1.0, "first": 0.0, **steps}
 
     def step(self, problem, state):
-        u, old, k, steps = state["point"], state["previous"], state["k"], state["steps"]
+        u, old, t, steps, search = state["point"], state["previous"], state["t"], state["steps"], state["search"]
         greedy = self.restart == "greedy"
-        weight = 0.0 if k < 1 else 1.0 if greedy else (k - 1) / (k + self.a)
-        y = u if weight == 0 else {b: torch.lerp(old[b], u[b], 1 + weight) if b in steps else u[b] for b in u}
-        scale = state["scale"]
-        if greedy and not state["search"]:
-            state = {**state, "steps": {b: scale * s for b, s in steps.items()}}
-        lin = problem.linearise(y) if state["search"] else None
-        if weight and lin is not None and not torch.isfinite(lin.value):       # y has left the domain of F: go on from u, without momentum
-            y, weight, k = u, 0.0, 0
-            lin = problem.linearise(y)
-        new, tau, found = forward_backward(problem, y, self.step_size, state, linearisation=lin)
-        first = state["first"]
+        scale = state["scale"] * self.step_size.grow if search else state["scale"]
+        y = lin = None
+        for _ in range(self.step_size.limit if search else 1):
+            later = (state["scale"] / scale) ** 0.5 * t + 1 / self.a
+            weight = 0.0 if t == 1 else 1.0 if greedy else (t - 1) / later
+            if weight or y is None:
+                y = problem.extrapolate(old, u, weight, steps) if weight else u
+                lin = problem.linearise(y) if search else None
+                if weight and lin is not None and not torch.isfinite(lin.value):       # y has left the domain of F: go on from u, without momentum
+                    y, weight, t = u, 0.0, 1.0
+                    lin, later = problem.linearise(y), (state["scale"] / scale) ** 0.5 + 1 / self.a
+            if search:
+                new, tau, fits = attempt(problem, y, lin, {b: scale * s for b, s in steps.items()})
+                if fits:
+                    break
+                scale *= self.step_size.shrink
+            else:
+                new, tau, _ = forward_backward(problem, y, self.step_size, {**state, "steps": {b: scale * s for b, s in steps.items()}})
+        first, turned = state["first"], False
         if self.restart == "function":
-            k = 0 if weight and bool(problem.value(new) > problem.value(u)) else k + 1
-        elif self.restart is None:
-            k += 1
-        else:
+            turned = weight and bool(problem.value(new) > problem.value(u))
+        elif self.restart is not None:
             moved = {b: new[b] - u[b] for b in steps}
             turned = weight and sum(problem.inner({b: y[b] - new[b]}, {b: moved[b]}) / tau[b] for b in steps) > 0
-            k = 0 if turned else k + 1
-            if greedy and not state["search"]:
+            if greedy and not search:
                 size = float(problem.norm(moved))
                 first = first or size
                 scale = max(0.96 * scale, 1.0) if size > first else scale
-        state = {**state, "steps": steps, "point": new, "previous": new if k == 0 else u, "k": k, "scale": found if state["search"] else scale, "first": first}
+        state = {**state, "point": new, "previous": new if turned else u, "t": 1.0 if turned else later, "scale": scale, "first": first}
         return state, lambda: {"objective": problem.value(new), "residual": residual(problem, new, y, tau), **problem.metrics(new)}

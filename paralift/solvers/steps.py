@@ -92,6 +92,9 @@ class BarzilaiBorwein(Backtracking):
 class Auto(Backtracking):
     """1/L where the problem is convex with one block and L is known, backtracking otherwise (then the state's "search" is set)."""
 
+    def __init__(self):
+        super().__init__(grow=1.1)
+
 
 def check_step(step, method, named=("auto",), more=""):
     """`step` where it is one of the names or a positive number; a ValueError in a sentence elsewhere."""
@@ -116,8 +119,12 @@ def step_rule(step, method, bound=2.0, barzilai_borwein=False):
     return named[step]() if isinstance(step, str) else Constant(step, bound)
 
 
-def start_steps(rule, problem, point):
-    """What a method keeps in its state: steps, their common factor, whether they are searched for."""
+def start_steps(rule, problem, point, free=False):
+    """What a method keeps in its state: steps, their common factor, whether they are searched for. `free`: the method extrapolates, so that Auto searches
+    wherever the problem knows a first step and the search then costs no product (and no estimate of L)."""
+    first = problem.first_step(point) if free and isinstance(rule, Auto) else None
+    if first is not None:
+        return {"steps": first, "scale": 1.0, "search": True}
     steps = rule.start(problem, point)
     search = rule.search
     if isinstance(rule, Auto):
@@ -138,18 +145,22 @@ def forward_backward(problem, y, rule, state, push=None, linearisation=None):
     lin = problem.linearise(y) if linearisation is None else linearisation
     scale *= rule.grow
     for _ in range(rule.limit):
-        tau = {k: scale * s for k, s in steps.items()}
-        forward = {k: torch.sub(y[k], lin.gradient[k], alpha=tau[k]) for k in steps}
-        if push is not None:
-            forward = {k: v + push[k] for k, v in forward.items()}
-        new = {**y, **problem.prox(forward, tau)}
-        d = {k: new[k] - y[k] for k in steps}
-        model = lin.value + problem.inner({k: lin.gradient[k] for k in d}, d) + sum(0.5 / tau[k] * problem.inner({k: v}, {k: v}) for k, v in d.items())
-        here = problem.smooth_value(new)
-        if here <= model + 1e-12 * abs(model) + 10 * torch.finfo(here.dtype).eps * abs(lin.value):
+        new, tau, fits = attempt(problem, y, lin, {k: scale * s for k, s in steps.items()}, push)
+        if fits:
             break
         scale *= rule.shrink
     return new, tau, scale
+
+
+def attempt(problem, y, lin, tau, push=None):
+    """A forward-backward step from y and whether F lies below its quadratic model there: D_F(new, y) <= sum_k |new_k - y_k|^2 / (2 tau_k), up to rounding."""
+    forward = {k: torch.sub(y[k], lin.gradient[k], alpha=t) for k, t in tau.items()}
+    if push is not None:
+        forward = {k: v.add_(push[k]) for k, v in forward.items()}
+    new = {**y, **problem.prox(forward, tau)}
+    d = {k: new[k] - y[k] for k in tau}
+    allowed = sum(0.5 / tau[k] * problem.inner({k: v}, {k: v}) for k, v in d.items())
+    return new, tau, bool(problem.excess(new, y, lin, d) <= allowed + 1e-12 * abs(allowed))
 
 
 def residual(problem, new, y, tau):
