@@ -7,7 +7,7 @@ A new method is one line in METHODS: made for a time limit in seconds, and the f
 import argparse
 import platform
 import time
-from math import inf, log10
+from math import inf
 
 import torch
 
@@ -160,7 +160,7 @@ def network(quick):
     return {"network": make, "batches": make}
 
 
-PROBLEMS = {"lasso": (lasso, ("smooth", pl.FISTA, 1e-11)), "logistic, digits": (logistic, ("smooth", pl.FISTA, 1e-10)), "TV denoising": (denoising, ("smooth", pl.FISTA, 1e-9)),
+PROBLEMS = {"lasso": (lasso, ("smooth", pl.FISTA, 1e-11)), "logistic, digits": (logistic, ("smooth", pl.FISTA, 1e-10)), "TV denoising": (denoising, ("smooth", pl.FISTA, 1e-11)),
             "Poisson deconvolution": (poisson, ("box", pl.LBFGS, 1e-11))}
 
 
@@ -194,9 +194,15 @@ def draw(curves, path):
     """One column a problem; above over data passes, below over seconds."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from PIL import Image
 
     names = list(dict.fromkeys(name for lines in curves.values() for name in lines))
-    style = {name: {"color": colormaps["tab20"](i % 20), "linestyle": ("-", "--")[i // 20], "linewidth": 1.2, "label": name} for i, name in enumerate(names)}
+    kinds, style = {}, {}                                # a colour a class, a dash a variant
+    for name in names:
+        variants = kinds.setdefault(name.split(",")[0], [])
+        variants.append(name)
+        k = list(kinds).index(name.split(",")[0])
+        style[name] = {"color": colormaps["tab20"]((2 * k) % 20 + k // 10), "linestyle": ("-", "--", ":", "-.")[(len(variants) - 1) % 4], "linewidth": 1.3, "label": name}
     figure = Figure(figsize=(17, 7.2), layout="constrained")
     axes = figure.subplots(2, len(curves), sharey="col")
     for column, (problem, lines) in enumerate(curves.items()):
@@ -214,6 +220,7 @@ def draw(curves, path):
         found.update(dict(zip(*reversed(axis.get_legend_handles_labels()))))
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=8, fontsize=8)
     figure.savefig(path, dpi=75)
+    Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)
     print(f"\nfigure: {path}")
 
 
@@ -242,7 +249,7 @@ def main():
         cells = []
         for lines in curves.values():
             passes, seconds = reach(lines.get(title, []), TARGET)
-            cells += [f"{passes:.0f}", f"{seconds:.3f}"] if passes < inf else ["(1e%.0f)" % log10(max(min(r[2] for r in lines[title]), 1e-16)), "-"] if title in lines else ["", ""]
+            cells += [f"{passes:.0f}", f"{seconds:.3f}"] if passes < inf else [f"({min(r[2] for r in lines[title]):.0e})", "-"] if title in lines else ["", ""]
         if any(cells):
             print(f"| {title} | " + " | ".join(cells) + " |", flush=True)
 

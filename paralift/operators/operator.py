@@ -130,6 +130,9 @@ class _Adjoint(LinearOperator):
     def _adjoint(self, x):
         return self.op._call(x)
 
+    def norm(self, iterations=100, tolerance=1e-6, seed=0):
+        return self.op.norm(iterations, tolerance, seed)
+
     @property
     def adjoint(self):
         return self.op
