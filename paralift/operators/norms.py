@@ -53,8 +53,6 @@ class L1Norm(Functional):
     def _prox(self, x, sigma):
         if x.is_complex():
             return x * (1 - sigma / x.abs().clamp(min=_tiny(x))).clamp(min=0)
-        if torch.is_tensor(sigma):
-            return x - torch.minimum(torch.maximum(x, -sigma), sigma)
         return x - x.clamp(-sigma, sigma)
 
     def _conj_prox(self, x, sigma, out=None):

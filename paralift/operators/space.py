@@ -24,15 +24,12 @@ class Space:
             raise ValueError(f"Space got the shape {shape}; every axis needs a length of at least 0.")
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "device", torch.device(self.device))
+        object.__setattr__(self, "ndim", len(shape))
 
     @classmethod
     def of(cls, x):
         """The space of the tensor `x`: its shape, its device, and its dtype where that is no integer type."""
         return cls(tuple(x.shape), x.dtype if x.is_floating_point() or x.is_complex() else torch.float32, x.device)
-
-    @property
-    def ndim(self):
-        return len(self.shape)
 
     @property
     def size(self):
@@ -57,6 +54,11 @@ class Space:
         if not self.fits(x):
             raise ValueError(f"An element of shape {tuple(x.shape)} was given; the space needs trailing axes {self.shape}.")
         return x
+
+
+def all_finite(x):
+    """Whether no entry is NaN or inf: the sum says so in one pass, unless it overflows."""
+    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
 
 
 def sum_trailing(x, ndim):

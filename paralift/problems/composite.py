@@ -74,18 +74,18 @@ class Composite(Problem):
         x, F = point["x"], self.smooth_part
         if F is None:
             return Linearisation(self._zero(x), {"x": torch.zeros_like(x)})
-        return Linearisation(_total(F(x)), {"x": F._gradient(x)})
+        return Linearisation(_total(F._value(x)), {"x": F._gradient(x)})
 
     def gradient(self, point, blocks=None):
         x, F = point["x"], self.smooth_part
         return {"x": torch.zeros_like(x) if F is None else F._gradient(x)}
 
     def smooth_value(self, point, blocks=None):
-        return self._zero(point["x"]) if self.smooth_part is None else _total(self.smooth_part(point["x"]))
+        return self._zero(point["x"]) if self.smooth_part is None else _total(self.smooth_part._value(point["x"]))
 
     def nonsmooth_value(self, point):
         x = point["x"]
-        value = self._zero(x) if self.nonsmooth_part is None else _total(self.nonsmooth_part(x))
+        value = self._zero(x) if self.nonsmooth_part is None else _total(self.nonsmooth_part._value(x))
         for H, K in self.linear:
             value = value + _total(H(K._call(x)))
         return value

@@ -24,6 +24,10 @@ class FiniteSum:
         """{l: (r_l, x_{l-1})} for some samples (a slice or an index tensor), a row a sample; None stands for the data at the first stage.
         With value=True the pair (mean loss, factors)."""
         x, y, kept, p = _take(self.inputs, samples), _take(self.targets, samples), [], None       # a chain: table_obstacle refuses other graphs
+        if self.depth == 1 and self.stages[0].is_linear_layer:                 # a linear model, in as few calls as possible
+            z = self.stages[0].forward(x, theta)
+            found = {1: (self.loss.gradient(z, y), None)}
+            return (self.loss.value(z, y).mean(), found) if value else found
         for stage in self.stages:
             z, pull = stage.evaluate(x, theta, self.seed, wrt_input=stage.index > 1, wrt_theta=False)
             kept.append((stage, x, z, pull))
@@ -42,6 +46,10 @@ class FiniteSum:
     def expand(self, factors, samples=slice(None), scale=None):
         """{name: scale * sum_i r_l^i (x) x_{l-1}^i}, the factors' rows belonging to `samples`; by default scale = 1 / rows, the mean gradient."""
         gradient = {}
+        if self.depth == 1 and self.stages[0].is_linear_layer:
+            r, x = factors[1]
+            gradient = self.stages[0].linear_gradient(r, _take(self.inputs, samples), 1 / len(r) if scale is None else scale)
+            factors = {}
         for l, (r, x) in factors.items():
             stage = self.stages[l - 1]
             x = _take(self.inputs, samples) if x is None else x

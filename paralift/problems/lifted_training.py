@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..operators.functional import Functional
+from ..operators.space import all_finite
 from .lift import lift
 from .lifted import LiftedProblem
 from .losses import loss_from
@@ -145,9 +146,9 @@ class LiftedTraining(LiftedProblem):
             raise ValueError("no samples were given; training needs at least one.")
         if targets is None or len(inputs) != len(targets):
             raise ValueError(f"{len(inputs)} inputs and {0 if targets is None else len(targets)} targets were given; every input needs one target.")
-        if inputs.is_floating_point() and not torch.isfinite(inputs).all():
+        if inputs.is_floating_point() and not all_finite(inputs):
             raise ValueError("the inputs hold NaN or inf; remove or repair those samples.")
-        if targets.is_floating_point() and not torch.isfinite(targets).all():
+        if targets.is_floating_point() and not all_finite(targets):
             raise ValueError("the targets hold NaN or inf; remove or repair those samples.")
 
     @staticmethod

@@ -4,7 +4,7 @@ import torch
 
 from ..operators.functional import Functional
 from ..operators.penalties import MAC, LiftedBregman, Penalty
-from ..operators.space import sum_trailing
+from ..operators.space import all_finite, sum_trailing
 
 __all__ = ["Loss", "CrossEntropy", "SquaredError", "Logistic", "FunctionalLoss", "PenaltyLoss", "loss_from"]
 
@@ -22,7 +22,7 @@ class Loss:
     def check(self, z, y):
         if y.shape != z.shape:
             raise ValueError(f"targets of shape {tuple(y.shape)} were given; the network's output has shape {tuple(z.shape)} and {type(self).__name__} needs the same.")
-        if not torch.isfinite(y).all():
+        if not all_finite(y):
             raise ValueError("the targets hold NaN or inf; remove or repair those samples.")
 
 

@@ -5,6 +5,7 @@ Every stage's vector-Jacobian product is local: no graph spans two stages, and n
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -102,6 +103,11 @@ class Stage:
     def is_linear_layer(self):
         return type(self.module) is nn.Linear
 
+    @cached_property
+    def names(self):
+        """{name inside the module: name in the network}."""
+        return {inside: name for name, inside in self.theta.items()}
+
     def pairs(self, values):
         """(parent, its part of `values`), the data and absent parts left out."""
         return [(p, v) for p, v in zip(self.parents, values if isinstance(values, tuple) else (values,)) if p and v is not None]
@@ -112,7 +118,7 @@ class Stage:
     def forward(self, x, point, seed=None, update_buffers=False):
         """z = A(x; theta), no graph."""
         if self.is_linear_layer:
-            names = {inside: name for name, inside in self.theta.items()}
+            names = self.names
             return nn.functional.linear(x, point[names["weight"]], point[names["bias"]] if "bias" in names else None)
         with torch.no_grad():
             return self._call_module(self._local(point), x, seed, update_buffers)
@@ -122,8 +128,9 @@ class Stage:
 
     def linear_gradient(self, r, x, scale=1.0):
         """{name: scale * sum_i r_i (x) [x_i, 1]} of a linear layer."""
-        names = {inside: name for name, inside in self.theta.items()}
-        rows, flat = r.reshape(-1, r.shape[-1]), x.reshape(-1, x.shape[-1])
+        names, rows, flat = self.names, r, x
+        if r.dim() != 2:
+            rows, flat = r.reshape(-1, r.shape[-1]), x.reshape(-1, x.shape[-1])
         G = torch.addmm(rows.new_zeros(1, 1), rows.T, flat, beta=0, alpha=scale)
         return {names["weight"]: G, **({names["bias"]: rows.sum(0).mul_(scale)} if "bias" in names else {})}
 

@@ -82,8 +82,8 @@ class PDHG(Solver):
             if tau * (0.5 * L + sigma * norm2) > 1.03:
                 warnings.warn(f"PDHG's steps ({tau:g}, {sigma:g}) break 1/tau - sigma |K|^2 >= L/2 (|K|^2 = {norm2:.4g}, L = {L:.4g}); use step='auto'.", stacklevel=4)
         dual = [torch.zeros_like(K._call(x)) for _, K in problem.linear]
-        offset = problem.smooth_part._gradient(torch.zeros_like(x)) if c else None
-        return {"point": {"x": x}, "dual": dual, "base": x, "base_dual": dual, "offset": offset, "tau": tau, "sigma": sigma, "L": L, "c": c, "norm2": norm2,
+        anchor = problem.smooth_part._gradient(torch.zeros_like(x)).div_(-c) if c else None              # F = c/2 |x - anchor|^2 + const
+        return {"point": {"x": x}, "dual": dual, "base": x, "base_dual": dual, "anchor": anchor, "tau": tau, "sigma": sigma, "L": L, "c": c, "norm2": norm2,
                 "balance": 0.5, "k": 0, "relaxation": self.relaxation or (1.0 if L or self.variant == "accelerated" else 1.9)}
 
     def step(self, problem, state):
@@ -92,10 +92,8 @@ class PDHG(Solver):
         v = _adjoints(problem, duals, x)
         if gradient is not None:
             v.add_(gradient)
-        if c:
-            v.add_(state["offset"])
         shrink = 1 / (1 + tau * c)
-        torch.add(x if shrink == 1 else shrink * x, v, alpha=-tau * shrink, out=v)
+        torch.add(torch.lerp(state["anchor"], x, shrink) if c else x, v, alpha=-tau * shrink, out=v)
         new = v if G is None else G._prox(v, tau * shrink)
         theta, later = 1.0, state
         if self.variant == "accelerated":
@@ -117,7 +115,7 @@ class PDHG(Solver):
             return torch.linalg.vector_norm(p), sum((torch.linalg.vector_norm(v) ** 2 for v in d), torch.zeros_like(v.real.sum())).sqrt()
 
         found = None
-        if self.variant == "adaptive" and duals and (state["k"] < 50 or state["k"] % 10 == 0):
+        if self.variant == "adaptive" and duals and (state["k"] < 20 or state["k"] % 10 == 0):
             found = residuals()
             later = self._rebalance(state, float(found[0]), float(found[1]))
         state = {**later, "point": {"x": new}, "dual": new_duals, "k": state["k"] + 1, "base": new, "base_dual": new_duals}

@@ -85,6 +85,7 @@ class Solver:
         provenance = {"solver": repr(self), "paralift": _version(), "torch": str(torch.__version__), "python": platform.python_version(),
                       "machine": platform.machine(), "threads": torch.get_num_threads()}
         rule = self.tolerance if isinstance(self.tolerance, Tolerance) else Tolerance(residual=self.tolerance)
+        wanted = rule.needs()
         line = Progress(type(self).__name__, self.max_iterations, progress)
         began = last_save = time.perf_counter()
         status, reason, kept = Status.MAX_ITERATIONS, "", (state, iteration, passes)
@@ -109,7 +110,7 @@ class Solver:
                     status, (state, iteration, passes) = Status.DIVERGED, kept
                     break
                 kept = (state, iteration, passes)
-                run = self._quantities(problem, state, record, history, rule)
+                run = self._quantities(problem, state, record, history, wanted)
                 run["seconds"], run["passes"] = seconds, passes
                 for name, value in {"iteration": iteration, "data_passes": passes, "seconds": seconds, **record}.items():
                     history.setdefault(name, []).append(value)
@@ -142,9 +143,9 @@ class Solver:
             raise RuntimeError(f"{self!r} ended with {status.name}: {status.value}")
         return result
 
-    def _quantities(self, problem, state, record, history, rule):
+    def _quantities(self, problem, state, record, history, wanted):
         """What the stopping rules see; the gap is computed, and recorded, where a rule asks for it."""
-        wanted, run = rule.needs(), dict(record)
+        run = dict(record)
         scale = max(1.0, abs(record.get("objective", 1.0)))
         if "gap" in wanted and "gap" not in record:
             run["gap"] = record["gap"] = float(problem.gap(state["point"], state.get("dual", ()))) / scale

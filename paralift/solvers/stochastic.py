@@ -11,7 +11,8 @@ from .steps import check_step
 
 __all__ = ["Stochastic", "expected_smoothness"]
 
-CHUNK = 4096                     # samples gathered at a time; minibatches are views of a chunk
+CHUNK = 4096                     # samples of which a full gradient is made at a time
+CACHE = 2**20                    # bytes of inputs gathered at a time; minibatches are views of them
 
 
 def expected_smoothness(full, largest, n, batch):
@@ -29,12 +30,12 @@ class Stochastic(Solver):
     bounded = True               # whether a step needs a Lipschitz bound, also one that the user gives
     _passes = 1.0
 
-    def __init__(self, epochs, batch_size, step, seed, tolerance, max_seconds):
+    def __init__(self, epochs, batch_size, step, seed, tolerance, max_seconds, rules=("auto",)):
         super().__init__(epochs, tolerance, max_seconds)
         name = type(self).__name__
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"{name} got batch_size={batch_size!r}; it needs an integer >= 1.")
-        self.batch_size, self.step_size, self.seed = batch_size, check_step(step, name), seed
+        self.batch_size, self.step_size, self.seed = batch_size, check_step(step, name, rules), seed
 
     @property
     def passes_per_step(self):
@@ -51,7 +52,9 @@ class Stochastic(Solver):
         """Chunks (their subproblem, the samples' indices, slices of minibatches) of a fresh order of all samples; minibatches differ by one sample at most."""
         n = problem.samples
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)).to(problem.inputs.device)
-        for rows in order.tensor_split(max(1, -(-n // max(CHUNK, self.batch_size)))):
+        x = problem.inputs
+        size = max(1, CACHE // (x[0].numel() * x.element_size() * self.batch_size)) * self.batch_size
+        for rows in order.tensor_split(-(-n // size)):
             cuts = torch.arange(len(rows)).tensor_split(max(1, round(len(rows) / self.batch_size)))
             yield problem.restrict(rows, seed=self.seed * 7919 + epoch), rows, [slice(int(c[0]), int(c[-1]) + 1) for c in cuts]
 
@@ -60,13 +63,11 @@ class Stochastic(Solver):
         """{name: step}: rule(L, expected smoothness, n, b) per block, or the number given, with a warning above the rule's own."""
         full, largest = problem.mean_lipschitz(theta), problem.sample_lipschitz(theta)
         n, b = problem.samples, min(self.batch_size, problem.samples)
+        if not self.bounded and not isinstance(self.step_size, str) and not all(map(isfinite, largest.values())):
+            return dict.fromkeys(problem.theta_names, float(self.step_size))
+        self._require_bounds(problem, largest)
         safe = {}
         for name in problem.theta_names:
-            if not isfinite(largest[name]):
-                if not self.bounded and not isinstance(self.step_size, str):
-                    return dict.fromkeys(problem.theta_names, float(self.step_size))
-                raise TypeError(f"{type(self).__name__} cannot choose a step for {type(problem).__name__}: {type(problem.loss).__name__} has a gradient without a Lipschitz "
-                                "bound; use SGD with a step of your own, or PGD(step='backtracking').")
             full_l = min(full[name], largest[name])
             safe[name] = rule(max(full_l, 1e-30), max(expected_smoothness(full_l, largest[name], n, b), 1e-30), n, b)
         if isinstance(self.step_size, str):
@@ -74,6 +75,11 @@ class Stochastic(Solver):
         if problem.convex and self.step_size > 1.0001 * min(safe.values()):
             warnings.warn(f"{type(self).__name__} got step={self.step_size:g}; its theorem covers steps up to {min(safe.values()):.3g}, larger ones may diverge.", stacklevel=4)
         return {name: float(self.step_size) for name in safe}
+
+    def _require_bounds(self, problem, bounds):
+        if not all(map(isfinite, bounds.values())):
+            raise TypeError(f"{type(self).__name__} cannot choose a step for {type(problem).__name__}: {type(problem.loss).__name__} has a gradient without a Lipschitz "
+                            "bound; use SGD with a step of your own, or PGD(step='backtracking').")
 
     # ---- gradients
     def _difference(self, part, batch, theta, anchor, factored):
@@ -99,10 +105,14 @@ class Stochastic(Solver):
 
     # ---- what the history shows
     def _record(self, problem, theta, anchor, gradient, steps):
-        """The objective at theta, and the norm of the proximal-gradient map at the anchor, where the gradient is at hand."""
-        moved = problem.prox({k: anchor[k] - steps[k] * g for k, g in gradient.items()}, steps)
-        residual = sum(((anchor[k] - moved[k]) / steps[k]).square().sum(dtype=torch.float64) for k in moved).sqrt()
-        return {"objective": float(problem.mean_loss(theta) + problem.regularisation(theta)), "residual": float(residual), **problem.metrics(theta)}
+        """The objective at theta, and the norm of the proximal-gradient map at the anchor, where the gradient is at hand; evaluated where a row is due."""
+
+        def record():
+            moved = problem.prox({k: anchor[k] - steps[k] * g for k, g in gradient.items()}, steps)
+            residual = sum(((anchor[k] - moved[k]) / steps[k]).square().sum(dtype=torch.float64) for k in moved).sqrt()
+            return {"objective": float(problem.mean_loss(theta) + problem.regularisation(theta)), "residual": float(residual), **problem.metrics(theta)}
+
+        return record
 
 
 def subtract(new, old):
