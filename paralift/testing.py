@@ -23,6 +23,8 @@ class _Table:
     def close(self):
         text = f"{self.subject}\n" + "\n".join(f"  {'ok  ' if e <= t else 'FAIL'}  {n:<52} {e:10.2e}  (at most {t:.0e})" for n, e, t in self.rows)
         print(text)
+        if not self.rows:
+            raise CheckFailed(f"{self.subject}: nothing could be checked; give the class a _prox (and _value), or a _gradient.")
         if any(not e <= t for _, e, t in self.rows):
             raise CheckFailed(text)
 

@@ -82,7 +82,8 @@ def leaves_of(network):
     else:
         leaves.append(("", network))
     single = lambda m: not any(True for _ in m.children()) or type(m).__module__.startswith("torch.nn.")
-    return leaves if all(single(m) for _, m in leaves) else None
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+    return leaves if all(single(m) for _, m in leaves) and not hooked else None
 
 
 def cut(network, penalty="bregman", stacklevel=2):
@@ -90,15 +91,15 @@ def cut(network, penalty="bregman", stacklevel=2):
     for m in network.modules():
         if getattr(m, "inplace", False):
             m.inplace = False
-    stages, pending, bind = [], [], Binder(penalty)
+    stages, pending, bind, names = [], [], Binder(penalty), {id(p): name for name, p in network.named_parameters()}
 
     def close(stage_penalty, label):
         modules = [m for _, m in pending]
         module = modules[0] if len(modules) == 1 else nn.Sequential(*modules) if modules else nn.Identity()
         theta = {}
-        for position, (name, m) in enumerate(pending):
-            for inside, _ in m.named_parameters():
-                theta[f"{name}.{inside}" if name else inside] = inside if len(modules) == 1 else f"{position}.{inside}"
+        for position, (_, m) in enumerate(pending):
+            for inside, p in m.named_parameters():
+                theta[names[id(p)]] = inside if len(modules) == 1 else f"{position}.{inside}"
         stages.append(Stage(len(stages) + 1, module, theta, stage_penalty, label=label, random=is_random(module)))
         pending.clear()
 

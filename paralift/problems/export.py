@@ -7,7 +7,10 @@ from torch import fx
 
 from .stages import lifting
 
-__all__ = ["exported", "kind_of", "place_of", "is_value", "finite_mask"]
+__all__ = ["exported", "kind_of", "place_of", "is_value", "finite_mask", "VIEWS"]
+
+VIEWS = {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "unsqueeze", "squeeze", "slice", "select", "expand", "flatten", "unflatten", "getitem", "chunk", "split",
+         "split_with_sizes", "unbind", "contiguous", "movedim", "expand_as", "view_as", "tensor_split"}
 
 
 def exported(module, example):
@@ -18,6 +21,11 @@ def exported(module, example):
     if len(example) < 2:
         raise ValueError(f"an example of {len(example)} samples was given; lift needs at least 2, so that the batch axis can be told from the others.")
     buffers = {name: b.clone() for name, b in module.named_buffers()}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        output = module(example)
+    if not torch.is_tensor(output):
+        raise ValueError(f"{type(module).__name__} returns {f'{len(output)} values' if isinstance(output, (tuple, list)) else f'a {type(output).__name__}'}; lift needs a module that "
+                         "returns one tensor: wrap it in a module that picks it (for instance .logits).")
     try:
         with warnings.catch_warnings(), lifting():
             warnings.simplefilter("ignore")
@@ -29,11 +37,6 @@ def exported(module, example):
     finally:
         for name, b in module.named_buffers():
             b.copy_(buffers[name])
-    outputs = graph.output_node().args[0]
-    outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-    if len(outputs) != 1 or not isinstance(outputs[0], fx.Node) or not torch.is_tensor(outputs[0].meta.get("val")):
-        raise ValueError(f"{type(module).__name__} returns {len(outputs)} values; lift needs a module that returns one tensor: "
-                         "wrap it in a module that picks it (for instance .logits).")
     _functional(graph)
     _finite_masks(graph)
     return graph
@@ -59,6 +62,9 @@ def _functional(graph):
             continue
         name, value = node.target.overloadpacket.__name__, node.args[0] if node.args else None
         if name.endswith("_") and not name.endswith("__") and isinstance(value, fx.Node) and value.op != "get_attr":
+            if kind_of(value) in VIEWS:
+                raise ValueError(f"{place_of(node) or 'the network'} writes in place into a view ({name} after {kind_of(value)}), which a graph of values cannot follow; "
+                                 "write it without in-place calls, for instance with torch.where or torch.cat.")
             packet = getattr(torch.ops.aten, name[:-1], None)
             if packet is not None and node.target._overloadname in packet.overloads():
                 node.target = getattr(packet, node.target._overloadname)
@@ -66,13 +72,17 @@ def _functional(graph):
                 value.replace_all_uses_with(node, delete_user_cb=lambda user: user in later)
 
 
-MASKED = -1e4
+MASKED, MASKING = -1e4, {"masked_fill", "masked_fill_", "where", "full", "full_like", "new_full", "scalar_tensor", "fill", "fill_", "mul"}
 
 
 def _finite_masks(graph):
-    """Masks of -inf or the lowest number become -1e4: softmax is the same, and penalties stay finite."""
+    """Masks of -inf or the lowest number before a softmax become -1e4: softmax is the same, and penalties stay finite."""
+    before = set()
+    for node in reversed(graph.nodes):
+        if kind_of(node) in ("softmax", "_softmax") or any(user in before for user in node.users):
+            before.add(node)
     for node in graph.nodes:
-        if node.op == "call_function":
+        if kind_of(node) in MASKING and node in before:
             node.args = tuple(MASKED if isinstance(a, float) and a < -1e30 else a for a in node.args)
             node.kwargs = {k: MASKED if isinstance(a, float) and a < -1e30 else a for k, a in node.kwargs.items()}
 

@@ -8,13 +8,11 @@ from torch import fx, nn
 from ..operators.potentials import Identity
 from .activations import activation_of
 from .cut import Binder, cut, leaves_of
-from .export import exported, finite_mask, is_value, kind_of, place_of
+from .export import VIEWS, exported, finite_mask, is_value, kind_of, place_of
 from .stages import Stage
 
 __all__ = ["lift", "StageGraph"]
 
-VIEWS = {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "unsqueeze", "squeeze", "slice", "select", "expand", "flatten", "unflatten", "getitem", "chunk", "split",
-         "split_with_sizes", "unbind", "contiguous", "movedim", "expand_as", "view_as", "tensor_split"}
 RANDOM = {"dropout", "feature_dropout", "alpha_dropout", "native_dropout", "rrelu", "bernoulli", "rand_like", "randn_like", "scaled_dot_product_attention"}
 
 

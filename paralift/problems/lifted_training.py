@@ -1,8 +1,8 @@
 """`LiftedTraining`: train a torch network by lifting it."""
 
 import copy
+import fnmatch
 import math
-import re
 
 import numpy as np
 import torch
@@ -18,20 +18,33 @@ from .stages import Stage
 __all__ = ["LiftedTraining"]
 
 
-def _tensors(inputs, targets):
-    """(inputs, targets) as tensors, from tensors, arrays, a Dataset or a DataLoader."""
+def _tensors(inputs, targets, like=None):
+    """(inputs, targets) as tensors, from tensors, arrays, lists, a Dataset or a DataLoader; on the device of the tensor `like`. Numbers in arrays and lists, which are
+    double by habit, and targets take its precision; integer labels become int64."""
     if isinstance(inputs, torch.utils.data.DataLoader):
         inputs = inputs.dataset
     if isinstance(inputs, torch.utils.data.Dataset):
         if targets is not None:
             raise ValueError("a Dataset and targets were given; a Dataset already holds its targets, so pass targets=None.")
+        if isinstance(inputs, torch.utils.data.IterableDataset):
+            raise TypeError("an IterableDataset was given; training draws its samples in any order: pass a Dataset with __len__ and __getitem__, or tensors.")
         pairs = [inputs[i] for i in range(len(inputs))]
         inputs, targets = (torch.stack([torch.as_tensor(p[k]) for p in pairs]) if pairs else torch.empty(0) for k in (0, 1))
     convert = lambda a, name: a if torch.is_tensor(a) else torch.as_tensor(np.asarray(a)) if isinstance(a, (np.ndarray, list, tuple)) else _refuse(a, name)  # noqa: E731
-    return convert(inputs, "inputs"), convert(targets, "targets")
+    x, y = convert(inputs, "inputs"), convert(targets, "targets")
+    if x.dim() == 0 or y.dim() == 0:
+        raise ValueError("a single number was given as inputs or targets; samples go on the first axis.")
+    if like is not None:
+        if not torch.is_tensor(inputs) and x.is_floating_point():
+            x = x.to(like.dtype)
+        y = y.to(like.dtype) if y.is_floating_point() else y if y.dtype == torch.bool or y.is_complex() else y.long()
+        x, y = x.to(like.device), y.to(like.device)
+    return x, y
 
 
 def _refuse(a, name):
+    if a is None:
+        raise TypeError(f"no {name} were given; pass a tensor, an array, or a torch Dataset or DataLoader that holds both.")
     raise TypeError(f"{name} of type {type(a).__name__} were given; pass a tensor, an array, or a torch Dataset or DataLoader.")
 
 
@@ -59,18 +72,20 @@ class LiftedTraining(LiftedProblem):
 
     def __init__(self, network, inputs, targets=None, loss="cross_entropy", penalty="bregman", weight_regulariser=None,
                  activation_regulariser=None, rho=2.0, frozen=(), validation=None, granularity="activation"):
-        inputs, targets = _tensors(inputs, targets)
         if not isinstance(network, nn.Module):
             raise TypeError(f"{type(network).__name__} was given as the network; it needs a torch.nn.Module, "
                             "for instance torch.nn.Sequential(...) or paralift.networks.chain(...).")
-        self._check_data(inputs, targets)
         self.network = copy.deepcopy(network).train()
         first = next(self.network.parameters(), None)
         if first is None:
             raise ValueError(f"{type(network).__name__} has no parameters; a network to train needs at least one layer with weights.")
-        if inputs.is_floating_point() and inputs.dtype != first.dtype:
-            raise TypeError(f"inputs of dtype {inputs.dtype} were given; the network's parameters are {first.dtype}: convert one with .to(...).")
-        inputs, targets = inputs.to(first.device), targets.to(first.device)
+        self._in_place = [name for name, m in self.network.named_modules() if getattr(m, "inplace", False)]         # lifting turns it off, `finish` on again
+        pairs = lambda data: _tensors(*(data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)), first)
+        inputs, targets = _tensors(inputs, targets, first)
+        self.validation = None if validation is None else pairs(validation)
+        for name, data in (("", (inputs, targets)), ("validation: ", self.validation)):
+            if data is not None:
+                self._check_data(*data, first.dtype, name)
         few = inputs[:4] if len(inputs) > 1 else torch.cat([inputs, inputs])
         stages = lift(self.network, few, granularity, penalty, stacklevel=3)
         ends_in_activation = stages[-1].penalty is not None
@@ -93,9 +108,12 @@ class LiftedTraining(LiftedProblem):
                 x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
                 try:
                     z = stage.forward(x, point, seed=0)
+                    if not torch.is_tensor(z):
+                        raise RuntimeError(f"it returns a {type(z).__name__}, and a stage needs one tensor: wrap the layer in a module that picks it.")
                 except (RuntimeError, IndexError) as error:
-                    raise ValueError(f"stage {stage.index} ({stage.operator}) refused an input of shape {tuple(x.shape)}: {str(error).splitlines()[0]} "
-                                     "Make the layer's size fit the data or the layer before.") from None
+                    shapes = ", ".join(str(tuple(v.shape)) for v in (x if isinstance(x, tuple) else (x,)))
+                    raise ValueError(f"stage {stage.index} ({stage.operator}) refused an input of shape {shapes}, dtype {few.dtype}: {str(error).splitlines()[0]} "
+                                     "Make the layer's size and dtype fit the data or the layer before.") from None
                 stage.space = tuple(z.shape[1:])
                 if stage.penalty is not None:
                     stage.penalty = stage.penalty.on(stage.space)
@@ -103,14 +121,18 @@ class LiftedTraining(LiftedProblem):
         if self._last_penalty is not None:
             self._last_penalty = self._last_penalty.on(stages[-1].space)
         loss = loss_from(loss, self._last_penalty)
-        if len(targets) == len(inputs):
-            probe = z[:1].expand(len(targets), *z.shape[1:])
-            loss.check(probe, targets)
+        loss.check(z[:1].expand(len(targets), *z.shape[1:]), targets)
         rho = self._rho(rho, len(stages))
         names = [name for s in stages for name in s.theta]
-        matches = lambda pattern, name: re.fullmatch(pattern.replace(".", r"\.").replace("*", ".*"), name)  # noqa: E731
-        frozen = {name for name in names for pattern in ([frozen] if isinstance(frozen, str) else frozen) if matches(pattern, name)}
+        matches = lambda pattern, name: fnmatch.fnmatchcase(name, pattern)  # noqa: E731
+        patterns = [frozen] if isinstance(frozen, str) else list(frozen)
+        lost = [pattern for pattern in patterns if not any(matches(pattern, name) for name in names)]
+        if lost:
+            raise ValueError(f"frozen {lost} match no parameter; the network has {names}.")
+        frozen = {name for name in names for pattern in patterns if matches(pattern, name)}
         frozen |= {name for name, p in theta.items() if not p.requires_grad}
+        if frozen.issuperset(names):
+            raise ValueError("every parameter is frozen; training needs at least one that is free.")
         regularisers = {}
         if weight_regulariser is not None:
             table = weight_regulariser if isinstance(weight_regulariser, dict) else {"*": weight_regulariser}
@@ -122,6 +144,8 @@ class LiftedTraining(LiftedProblem):
                     raise ValueError(f"weight_regulariser {pattern!r} matches no parameter; the network has {names}.")
                 regularisers.update({n: R.on(tuple(theta[n].shape)) for n in hit if n not in frozen})
         extra = {}
+        if activation_regulariser is not None and not isinstance(activation_regulariser, dict):
+            raise TypeError(f"activation_regulariser={activation_regulariser!r} was given; it needs {{layer number: Functional}}, for instance {{1: 0.1 * L1Norm()}}.")
         for l, S in (activation_regulariser or {}).items():
             if l not in range(1, len(stages)):
                 raise ValueError(f"activation_regulariser for layer {l} was given; the lifted layers are 1 to {len(stages) - 1}.")
@@ -135,25 +159,29 @@ class LiftedTraining(LiftedProblem):
         super().__init__(stages, loss, inputs, targets, rho, regularisers, extra, frozen)
         self.initial = {name: p.detach().clone() for name, p in theta.items()}
         self._buffers = {name: b.clone() for name, b in self.network.named_buffers()}
-        self.validation = None if validation is None else _tensors(*validation)
         if self.validation is not None:
-            self._check_data(*self.validation)
-            self.loss.check(z[:1].expand(len(self.validation[1]), *z.shape[1:]), self.validation[1])
+            x, y = self.validation
+            if x.shape[1:] != inputs.shape[1:]:
+                raise ValueError(f"validation: inputs of shape {tuple(x.shape[1:])} a sample were given; training has {tuple(inputs.shape[1:])}.")
+            self.loss.check(z[:1].expand(len(y), *z.shape[1:]), y)
 
     @staticmethod
-    def _check_data(inputs, targets):
+    def _check_data(inputs, targets, dtype, name):
         if len(inputs) == 0:
-            raise ValueError("no samples were given; training needs at least one.")
-        if targets is None or len(inputs) != len(targets):
-            raise ValueError(f"{len(inputs)} inputs and {0 if targets is None else len(targets)} targets were given; every input needs one target.")
-        if inputs.is_floating_point() and not all_finite(inputs):
-            raise ValueError("the inputs hold NaN or inf; remove or repair those samples.")
-        if targets.is_floating_point() and not all_finite(targets):
-            raise ValueError("the targets hold NaN or inf; remove or repair those samples.")
+            raise ValueError(f"{name}no samples were given; at least one is needed.")
+        if len(inputs) != len(targets):
+            raise ValueError(f"{name}{len(inputs)} inputs and {len(targets)} targets were given; every input needs one target.")
+        if inputs.is_floating_point() and inputs.dtype != dtype:
+            raise TypeError(f"{name}inputs of dtype {inputs.dtype} were given; the network's parameters are {dtype}: convert one with .to(...).")
+        for what, values in (("inputs", inputs), ("targets", targets)):
+            if values.is_floating_point() and not all_finite(values):
+                raise ValueError(f"{name}the {what} hold NaN or inf; remove or repair those samples.")
 
     @staticmethod
     def _rho(rho, depth):
         rho = rho(depth) if callable(rho) else rho
+        if not isinstance(rho, (int, float, dict)) or isinstance(rho, dict) and not all(l in range(1, depth) for l in rho):
+            raise ValueError(f"rho={rho!r} was given; it needs a positive number, or {{layer: number}} for the layers 1 to {depth - 1}.")
         table = {l: float(rho.get(l, 2.0) if isinstance(rho, dict) else rho) for l in range(1, depth)}
         for l, value in table.items():
             if not (value > 0 and math.isfinite(value)):
@@ -188,16 +216,30 @@ class LiftedTraining(LiftedProblem):
         finally:
             self.network.train()
 
+    def _settle_statistics(self, point):
+        """A point that holds x comes from a method on all samples: the running statistics of normalisations are then those of all samples at its parameters."""
+        norms = [m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats] if "x1" in point else []
+        if norms:
+            momenta = [m.momentum for m in norms]
+            for m in norms:
+                m.momentum = 1.0
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.func.functional_call(self.network, {name: point[name] for name in self.initial}, (self.inputs,))
+            for m, momentum in zip(norms, momenta):
+                m.momentum = momentum
+
     def metrics(self, point):
         """Validation loss and accuracy of the *forward* network, and the penalty residual |x - sigma(z)| / |sigma(z)| where x is at hand."""
         columns = {}
+        self._settle_statistics(point)
         if self.validation is not None:
             inputs, targets = self.validation
             z = self.predict(point, inputs)
             if self._last_penalty is None:
                 columns["validation_loss"] = float(self.loss.value(z, targets).mean())
             if self.loss.classifies:
-                columns["accuracy"] = float((z.argmax(-1) == targets).float().mean())
+                counted = targets != getattr(self.loss, "ignore_index", None)
+                columns["accuracy"] = float((z.argmax(-1) == targets)[counted].float().mean())
             if not self.loss.classifies:
                 columns["validation_error"] = float((z - targets).square().flatten(1).sum(1).mean())
         if "x1" in point and len(point["x1"]) == self.samples:
@@ -207,7 +249,10 @@ class LiftedTraining(LiftedProblem):
 
     def finish(self, point):
         """The trained network, an ordinary torch module in evaluation mode."""
+        self._settle_statistics(point)
         network = copy.deepcopy(self.network)
+        for name in self._in_place:
+            network.get_submodule(name).inplace = True
         with torch.no_grad():
             for name, p in network.named_parameters():
                 p.copy_(point[name])

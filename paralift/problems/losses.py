@@ -29,7 +29,8 @@ class Loss:
 class CrossEntropy(Loss):
     """-log softmax(z)_y = B(e_y, z), the Bregman distance of the softmax potential; classes on the last axis.
 
-    y: integer labels (n,); entries equal to `ignore_index` do not count. `label_smoothing` s mixes e_y with the uniform vector.
+    y: integer labels (n, ...); a sample's positions are summed, entries equal to `ignore_index` count 0 (the problem divides by the samples, torch by the labels that count).
+    `label_smoothing` s mixes e_y with the uniform vector.
     """
 
     lipschitz = 0.5
@@ -52,8 +53,11 @@ class CrossEntropy(Loss):
             raise ValueError(f"labels from {kept.min()} to {kept.max()} were given; "
                              f"{z.shape[-1]} outputs need labels from 0 to {z.shape[-1] - 1}: widen the last layer or mend the labels.")
 
+    def _classes(self, y):
+        return y.masked_fill(y == self.ignore_index, 0)
+
     def _target(self, z, y):
-        one_hot = torch.zeros_like(z).scatter_(-1, y.clamp(min=0).unsqueeze(-1), 1 - self.label_smoothing)
+        one_hot = torch.zeros_like(z).scatter_(-1, self._classes(y).unsqueeze(-1), 1 - self.label_smoothing)
         return one_hot.add_(self.label_smoothing / z.shape[-1]) if self.label_smoothing else one_hot
 
     def value(self, z, y):
@@ -64,7 +68,7 @@ class CrossEntropy(Loss):
     def value_and_gradient(self, z, y):
         if self.label_smoothing or z.dim() > 2 or self.ignore_index >= 0:
             return self.value(z, y), self.gradient(z, y)
-        logp, index = torch.log_softmax(z, -1), y.clamp(min=0).unsqueeze(-1)
+        logp, index = torch.log_softmax(z, -1), self._classes(y).unsqueeze(-1)
         kept = (y != self.ignore_index).to(z.dtype)
         r = logp.exp()
         r.scatter_add_(-1, index, r.new_full((), -1.0).expand(len(y), 1))
@@ -75,7 +79,7 @@ class CrossEntropy(Loss):
         if self.label_smoothing:
             r.sub_(self._target(z, y))
         else:
-            r.scatter_add_(-1, y.clamp(min=0).unsqueeze(-1), r.new_full((), -1.0).expand(*y.shape, 1))
+            r.scatter_add_(-1, self._classes(y).unsqueeze(-1), r.new_full((), -1.0).expand(*y.shape, 1))
         return r.mul_((y != self.ignore_index).unsqueeze(-1))
 
 
@@ -128,6 +132,8 @@ class KullbackLeiblerLoss(Loss):
         super().check(z, y)
         if (y < 0).any():
             raise ValueError(f"targets down to {y.min()} were given; the Kullback-Leibler loss needs counts >= 0.")
+        if (z <= 0).any():
+            raise ValueError(f"the network's output falls to {float(z.min()):.3g}; the Kullback-Leibler loss needs z > 0: end the network with torch.nn.Softplus.")
 
     def value(self, z, y):
         inside = z - y + torch.xlogy(y, y) - torch.xlogy(y, z)
@@ -165,11 +171,13 @@ def loss_from(loss, last_penalty):
     if isinstance(loss, Penalty):
         return PenaltyLoss(loss)
     if isinstance(loss, Functional):
+        if not loss.differentiable:
+            raise TypeError(f"loss={loss!r} was given, which has no gradient; smooth it with MoreauEnvelope(..., t), or choose 'huber'.")
         return FunctionalLoss(loss)
     if loss == "bregman":
         return PenaltyLoss(last_penalty if isinstance(last_penalty, LiftedBregman) else LiftedBregman(last_penalty.potential))
     makers = {"cross_entropy": CrossEntropy, "squared_error": SquaredError, "logistic": Logistic,
               "huber": lambda: FunctionalLoss(Huber(1.0)), "kullback_leibler": KullbackLeiblerLoss}
-    if loss not in makers:
+    if not isinstance(loss, str) or loss not in makers:
         raise ValueError(f"loss={loss!r} was given; choose one of {sorted([*makers, 'bregman'])}, a Functional, a Penalty or a Loss.")
     return makers[loss]()

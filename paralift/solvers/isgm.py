@@ -3,6 +3,7 @@
 import torch
 
 from .metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
+from .result import Status
 from .solver import Solver
 from .steps import check_step
 
@@ -22,7 +23,7 @@ class ISGM(Solver):
     inner : a solver, in place of the sweeps: every minibatch's problem goes to `inner.solve(subproblem)`, for instance `inner=PGD(10)`.
     metric : "adam", "adagrad", "momentum" (0.9) or "plain", as for SGD; after several sweeps or an inner solver it acts on the increment of the implicit step.
         Regularisers are part of the implicit step for "plain", and a prox in the metric after it otherwise (per coordinate where they are separable).
-    schedule : "constant" or "linear" (tau falls to 2 % over the run).
+    schedule : "constant" or "linear" (tau falls to 2 % over the `epochs`; resume with the same number to go on exactly).
     seed : of the order of the samples and of dropout; the same seed gives the same run.
 
     The history's "objective" is the mean over the pass of the loss before each step, plus R.
@@ -39,9 +40,9 @@ class ISGM(Solver):
             raise ValueError(f"ISGM got metric={metric!r}; choose one of {METRICS}.")
         if schedule not in ("constant", "linear"):
             raise ValueError(f"ISGM got schedule={schedule!r}; choose 'constant' or 'linear'.")
-        for name, value in (("batch_size", batch_size), ("sweeps", sweeps)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"ISGM got {name}={value!r}; it needs an integer >= 1.")
+        for name, value, least in (("batch_size", batch_size, 1), ("sweeps", sweeps, 1), ("seed", seed, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"ISGM got {name}={value!r}; it needs an integer >= {least}.")
         if inner is not None and (sweeps != 1 or not isinstance(inner, Solver)):
             raise ValueError(f"ISGM got inner={inner!r} and sweeps={sweeps}; inner needs a solver such as PGD(10) or BCD(3), and takes the place of the sweeps.")
         self.step_size = DEFAULT_STEPS.get(metric, 0.1) if check_step(step, "ISGM") == "auto" else step
@@ -59,7 +60,10 @@ class ISGM(Solver):
 
     def _inner_step(self, sub, theta, tau):
         """(loss, (theta - theta+) / tau) with theta+ from the inner solver."""
-        x = self.inner.solve(sub, progress=False).x
+        result = self.inner.solve(sub, progress=False)
+        if result.status is Status.INTERRUPTED:
+            raise KeyboardInterrupt
+        x = result.x
         return sub.loss_at(theta), {name: (theta[name] - x[name]) / tau for name in sub.theta_names}
 
     def step(self, problem, state):

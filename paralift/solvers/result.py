@@ -42,6 +42,7 @@ class Result:
     solution: object = None
     provenance: dict = field(default_factory=dict)
     reason: str = ""                # the stopping rule that held, with its numbers
+    finish: object = field(default=None, repr=False)          # x -> solution, while the solver runs
 
     @property
     def success(self):
@@ -49,9 +50,10 @@ class Result:
 
     @property
     def network(self):
-        if not isinstance(self.solution, torch.nn.Module):
-            raise AttributeError("this result holds no network; its solution is result.solution, its blocks are result.x.")
-        return self.solution
+        solution = self.finish(self.x) if self.solution is None and self.finish is not None else self.solution
+        if not isinstance(solution, torch.nn.Module):
+            raise AttributeError("this result holds no network; its blocks are result.x. A result read from a file has one once its problem is given: Result.load(path, problem).")
+        return solution
 
     @property
     def objective(self):
@@ -92,7 +94,11 @@ class Result:
     def load(cls, path, problem=None):
         """Read a saved result; with the problem, `network` (or the solution) is rebuilt too."""
         d = load_checked(path)
+        if not isinstance(d, dict) or not {"status", "state", "history", "iterations", "seconds", "data_passes", "provenance"} <= set(d) or "point" not in d["state"]:
+            raise ValueError(f"{path} holds no result; pass a file written by result.save(...) or by checkpoint=....")
         x = d["state"]["point"]
+        if problem is not None and d["state"].get("buffers"):
+            problem.set_buffers(d["state"]["buffers"])
         return cls(Status[d["status"]], x, d["state"], d["history"], d["iterations"], d["seconds"], d["data_passes"],
                    None if problem is None else problem.finish(x), d["provenance"], d.get("reason", ""))
 

@@ -1,5 +1,7 @@
 """The loop. It exists once: start, step, record, monitor, stop, checkpoint."""
 
+import inspect
+import os
 import platform
 import time
 from math import inf, isfinite, isnan
@@ -33,12 +35,24 @@ class Solver:
     needs = ()                   # attributes of a problem that the method relies on, with the sentence that says what would serve
     splits = False               # whether terms H(K x) can be treated
 
+    def __new__(cls, *arguments, **named):
+        self = super().__new__(cls)
+        self._given = inspect.signature(cls.__init__).bind(self, *arguments, **named)           # for repr, in the constructor's own words
+        self._given.apply_defaults()
+        return self
+
+    def __getnewargs_ex__(self):
+        return self._given.args[1:], self._given.kwargs
+
     def __init__(self, max_iterations=1000, tolerance=0.0, max_seconds=inf):
-        limits = [("max_iterations", max_iterations, 1), ("max_seconds", max_seconds, 0)] + [("tolerance", tolerance, 0)] * (not isinstance(tolerance, Tolerance))
+        budget = "epochs" if "epochs" in self._given.arguments else "max_iterations"
+        if not isinstance(max_iterations, int) or isinstance(max_iterations, bool) or max_iterations < 1:
+            raise ValueError(f"{type(self).__name__} got {budget}={max_iterations!r}; it needs an integer >= 1.")
+        limits = [("max_seconds", max_seconds, 0)] + [("tolerance", tolerance, 0)] * (not isinstance(tolerance, Tolerance))
         for name, value, low in limits:
             if not isinstance(value, (int, float)) or not value >= low:
                 raise ValueError(f"{type(self).__name__} got {name}={value!r}; it needs a number >= {low}.")
-        self.max_iterations, self.tolerance, self.max_seconds = int(max_iterations), tolerance, max_seconds
+        self.max_iterations, self.tolerance, self.max_seconds = max_iterations, tolerance, max_seconds
 
     # ---- what a method defines
     def start(self, problem):
@@ -73,6 +87,12 @@ class Solver:
         self.check(problem)
         if not isinstance(record_every, int) or record_every < 1:
             raise ValueError(f"{type(self).__name__}.solve got record_every={record_every!r}; it needs an integer >= 1.")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"{type(self).__name__}.solve got callback={callback!r}; it needs a function of one argument, the running result.")
+        if checkpoint is not None and (not isinstance(checkpoint, (str, os.PathLike)) or os.path.isdir(checkpoint)):
+            raise ValueError(f"{type(self).__name__}.solve got checkpoint={checkpoint!r}; it needs the path of a file to write.")
+        if resume is not None and not isinstance(resume, (Result, str, os.PathLike)):
+            raise TypeError(f"{type(self).__name__}.solve got resume={resume!r}; it needs a Result, or the path of a checkpoint.")
         if resume is None:
             state, history, iteration, passes, before = self.start(problem), {}, 0, 0.0, 0.0
         else:
@@ -88,12 +108,13 @@ class Solver:
         wanted = rule.needs()
         line = Progress(type(self).__name__, self.max_iterations, progress)
         began = last_save = time.perf_counter()
-        status, reason, kept = Status.MAX_ITERATIONS, "", (state, iteration, passes)
+        buffers = getattr(problem, "buffers", dict)                  # running statistics move with the steps
+        status, reason, kept = Status.MAX_ITERATIONS, "", (state, iteration, passes, buffers())
 
         def running():
             if hasattr(problem, "buffers"):
                 state["buffers"] = problem.buffers()
-            return Result(status, state["point"], state, history, iteration, before + time.perf_counter() - began, passes, None, provenance, reason)
+            return Result(status, state["point"], state, history, iteration, before + time.perf_counter() - began, passes, None, provenance, reason, problem.finish)
 
         try:
             while iteration < self.max_iterations:
@@ -107,9 +128,9 @@ class Solver:
                 record = _numbers(record() if callable(record) else record)
                 if not _sound(record):
                     reason = f"{', '.join(f'{k} {v:g}' for k, v in record.items() if not isfinite(v))} in iteration {iteration}"
-                    status, (state, iteration, passes) = Status.DIVERGED, kept
+                    status = Status.DIVERGED
                     break
-                kept = (state, iteration, passes)
+                kept = (state, iteration, passes, buffers() if kept[3] else kept[3])
                 run = self._quantities(problem, state, record, history, wanted)
                 run["seconds"], run["passes"] = seconds, passes
                 for name, value in {"iteration": iteration, "data_passes": passes, "seconds": seconds, **record}.items():
@@ -133,14 +154,20 @@ class Solver:
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
         line.close()
+        if status in (Status.DIVERGED, Status.INTERRUPTED):
+            state, iteration, passes, settled = kept
+            if settled:
+                problem.set_buffers(settled)
         if status is Status.MAX_ITERATIONS:
             reason = f"iterations {iteration} >= {self.max_iterations}"
         result = running()
-        result.solution = problem.finish(state["point"])
+        result.solution, result.finish = problem.finish(state["point"]), None
         if checkpoint is not None:
             result.save(checkpoint)
         if strict and not result.success:
-            raise RuntimeError(f"{self!r} ended with {status.name}: {status.value}")
+            error = RuntimeError(f"{self!r} ended with {status.name}: {status.value} The result is kept in this error's `result`.")
+            error.result = result
+            raise error
         return result
 
     def _quantities(self, problem, state, record, history, wanted):
@@ -157,15 +184,20 @@ class Solver:
         return run
 
     def _check_resume(self, problem, saved):
-        fresh = self.start(problem)["point"]
-        if {k: tuple(v.shape) for k, v in fresh.items()} != {k: tuple(v.shape) for k, v in saved.x.items()}:
-            raise ValueError("the result to resume from belongs to another problem (other blocks or shapes); resume with the problem it was made from.")
         kind = saved.provenance.get("solver", "").split("(")[0]
         if kind != type(self).__name__:
             raise ValueError(f"the result to resume from was made by {kind}; resume with the same method, not {type(self).__name__}.")
+        fresh = self.start(problem)
+        form = lambda point: {k: (tuple(v.shape), v.dtype) for k, v in point.items()}
+        moving = form(problem.buffers()) if hasattr(problem, "buffers") else {}
+        if form(fresh["point"]) != form(saved.x) or moving != form(saved.state.get("buffers", {})):
+            raise ValueError("the result to resume from belongs to another problem (other blocks, shapes, dtypes or buffers); resume with the problem it was made from.")
+        if not _alike(fresh, {k: v for k, v in saved.state.items() if k != "buffers"}):
+            raise ValueError(f"the result to resume from was made by {saved.provenance['solver']}, which keeps another state than {self!r}; resume with the same arguments, "
+                             "budgets excepted.")
 
     def __repr__(self):
-        shown = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
+        shown = ", ".join(f"{k}={v!r}" for k, v in list(self._given.arguments.items())[1:])
         return f"{type(self).__name__}({shown})"
 
 
@@ -184,6 +216,13 @@ def _sound(record):
     if residual is None:
         return isfinite(objective)
     return isfinite(residual) and isfinite(record.get("change", 0.0)) and not isnan(objective)
+
+
+def _alike(a, b):
+    """Whether two states have the same keys, where both are filled."""
+    if not isinstance(a, dict) or not isinstance(b, dict) or not a or not b:
+        return True
+    return a.keys() == b.keys() and all(_alike(a[k], b[k]) for k in a)
 
 
 def _clone(value):
