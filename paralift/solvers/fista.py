@@ -52,8 +52,9 @@ class FISTA(Solver):
                 y = problem.extrapolate(old, u, weight, steps) if weight else u
                 lin = problem.linearise(y) if search else None
             if search:
-                new, tau, fits = attempt(problem, y, lin, {b: scale * s for b, s in steps.items()})
+                new, tau, fits, seen = attempt(problem, y, lin, {b: scale * s for b, s in steps.items()})
                 if fits:
+                    scale = scale if seen else min(scale, state["scale"])
                     break
                 scale *= self.step_size.shrink
             else:
