@@ -93,11 +93,11 @@ def test_searched_fista_keeps_its_theorems_bound(a):
     problem = lasso(pl.MatrixOperator(A), b)
     best = pl.FISTA(4000, tolerance=1e-12).solve(problem)
     L, first, seen = float(torch.linalg.matrix_norm(A, 2)) ** 2, next(iter(pl.FISTA().start(problem)["steps"].values())), []
-    pl.FISTA(150, restart=None, a=a).solve(problem, callback=lambda r: seen.append((r.objective, r.state["scale"] * first, r.state["t"] - 1 / a)))
+    pl.FISTA(150, restart=None, a=a).solve(problem, callback=lambda r: seen.append((r.objective, r.state["scale"] * first, r.state["t"])))
     size = float(best.x["x"].square().sum())
     for k, (value, tau, t) in enumerate(seen):
         assert value - best.objective <= size / (2 * tau * t * t) * (1 + 1e-9) + 1e-9
-        assert tau >= 0.5 / L and tau * t * t >= (k / a) ** 2 * 0.5 / L * (1 - 1e-9)
+        assert tau >= 0.5 / L and tau * t * t >= (1 + k / a) ** 2 * 0.5 / L * (1 - 1e-9)
 
 
 def test_searched_fista_needs_no_bound_on_the_gradient():
