@@ -353,7 +353,8 @@ class _Composed(Functional):
         return x
 
     def curvature(self, x):
-        """L_f |op g|^2 / |g|^2, g the gradient at x: at most `grad_lipschitz`, for one product."""
+        """L_f |op g|^2 / |g|^2, g the gradient at x: at most `grad_lipschitz`, for one product. The images of x and of what is tried next are kept."""
+        self._room = 4
         g = self._gradient(x)
         return self.f.grad_lipschitz * float((torch.linalg.vector_norm(self.op._call(g)) / torch.linalg.vector_norm(g).clamp(min=torch.finfo(g.dtype).tiny)) ** 2)
 

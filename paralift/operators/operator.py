@@ -7,7 +7,7 @@ A linear operator defines `_call` and `_adjoint`; a nonlinear one defines `_call
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .space import Space
+from .space import Space, inner
 
 __all__ = ["Operator", "LinearOperator", "push_forward"]
 
@@ -103,19 +103,27 @@ class LinearOperator(Operator):
         return _Rows(self, index)
 
     def norm(self, iterations=100, tolerance=1e-6, seed=0):
-        """The operator norm, by power iteration on A*A (a lower bound that grows to the norm).
+        """The operator norm, by the Lanczos process on A*A (a lower bound that grows to the norm).
 
-        Stops once an iteration changes it by less than `tolerance`, relatively. Returns a float.
+        Stops once an iteration changes it by less than `tolerance` and the residual of A*A's top vector is below a thousandth, relatively. Returns a float.
         """
         x = self.domain.randn(generator=torch.Generator(self.domain.device).manual_seed(seed))
-        last = 0.0
+        x = x / torch.linalg.vector_norm(x).clamp(min=1e-30)
+        old, diagonal, off, value = torch.zeros_like(x), [], [], 0.0
         for _ in range(iterations):
-            x = x / torch.linalg.vector_norm(x).clamp(min=1e-30)
-            x = self._adjoint(self._call(x))
-            value = torch.linalg.vector_norm(x).sqrt().item()
-            if abs(value - last) <= tolerance * value:
+            y = self._adjoint(self._call(x))
+            diagonal.append(inner(x, y).item())
+            y = y - diagonal[-1] * x - (off[-1] if off else 0.0) * old
+            beta, last = torch.linalg.vector_norm(y).item(), value
+            T = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+            if off:
+                T += torch.diag(torch.tensor(off, dtype=torch.float64), -1)               # eigh reads the lower triangle
+            squares, vectors = torch.linalg.eigh(T)
+            top, value = float(squares[-1]), max(float(squares[-1]), 0.0) ** 0.5
+            if beta <= 1e-12 * top or abs(value - last) <= tolerance * value and beta * abs(float(vectors[-1, -1])) <= 1e-3 * top:
                 break
-            last = value
+            off.append(beta)
+            old, x = x, y / beta
         return value
 
 

@@ -76,10 +76,10 @@ class Problem:
         return {k: torch.lerp(old[k], v, 1 + weight) if k in blocks else v for k, v in new.items()}
 
     def excess(self, new, point, lin, d):
-        """D_F(new, point) = F(new) - F(point) - <grad F(point), d>, d = new - point; what rounding leaves of it is taken off."""
+        """D_F(new, point) = F(new) - F(point) - <grad F(point), d>, d = new - point, and its rounding error."""
         here = self.smooth_value(new)
         model = lin.value + self.inner({k: lin.gradient[k] for k in d}, d)
-        return here - model - 1e-12 * abs(model) - 10 * torch.finfo(here.dtype).eps * abs(lin.value)
+        return here - model, 1e-12 * abs(model) + 10 * torch.finfo(here.dtype).eps * abs(lin.value)
 
     def inner(self, a, b):
         """Global sum over blocks of Re <a, b>."""

@@ -9,19 +9,21 @@ __all__ = ["FISTA"]
 
 
 class FISTA(Solver):
-    """y = u_k + (k - 1)/(k + a) (u_k - u_{k-1}),  u_{k+1} = prox_{tau G}(y - tau grad F(y)), min F + G.
+    """y = u_k + (t_k - 1)/t_{k+1} (u_k - u_{k-1}),  u_{k+1} = prox_{tau G}(y - tau grad F(y)),  t_{k+1} = sqrt(tau_k/tau_{k+1}) t_k + 1/a, min F + G.
 
     Parameters
     ----------
-    step : "auto" (1/L where L is known and E convex, backtracking otherwise), "backtracking", "lipschitz", a number <= 1/L, or a step rule.
-    a : of Chambolle & Dossal, > 2: the iterates converge too, and E(u_k) - E* = o(1/k^2).
-    restart : "gradient" (k = 0 once <y - u_{k+1}, u_{k+1} - u_k> > 0), "function" (once E rises; it evaluates E every step), "greedy", or None.
+    step : "auto" (searched where F = f(A .), which costs no product and no L; else 1/L where L is known and E convex, searched otherwise), "backtracking",
+        "lipschitz", a number <= 1/L, or a step rule. A search multiplies tau by `grow` and cuts it until D_F(u_{k+1}, y) <= |u_{k+1} - y|^2 / (2 tau).
+    a : of Chambolle & Dossal, > 2: with a fixed step t_k = 1 + (k - 1)/a, the iterates converge too, and E(u_k) - E* = o(1/k^2).
+    restart : "gradient" (t_1 = 1 again once <y - u_{k+1}, u_{k+1} - u_k> > 0), "function" (once E rises; it evaluates E every step), "greedy", or None.
         "greedy" extrapolates with weight 1, takes 1.3/L, and lowers the step towards 1/L where the iterates move away.
 
-    residual: |y - u_{k+1}| / tau. For step <= 1/L and convex E: E(u_k) - E* <= a^2 |u_0 - u*|^2 / (2 tau (k + a - 1)^2). Where E is mu-strongly convex a restart every
-    3 e sqrt(L/mu) steps (a = 3) divides E - E* by e^2; the tests above find such a period without mu, by observation, not by proof.
+    residual: |y - u_{k+1}| / tau. Convex E and steps <= 1/L or searched: E(u_k) - E* <= |u_0 - u*|^2 / (2 tau_k t_k^2), hence O(1/k^2), as
+    tau_{k+1} t_{k+1} (t_{k+1} - 1) <= tau_k t_k^2. Where E is mu-strongly convex a restart every 3 e sqrt(L/mu) steps (a = 3) divides E - E* by e^2;
+    the tests above find such a period without mu, by observation, not by proof.
     Sources: Beck & Teboulle, SIAM J. Imaging Sci. 2(1), 2009; Chambolle & Dossal, J. Optim. Theory Appl. 166, 2015; O'Donoghue & Candes,
-    Found. Comput. Math. 15, 2015; greedy: Liang, Luo & Schoenlieb, SIAM J. Sci. Comput. 44(3), 2022.
+    Found. Comput. Math. 15, 2015; growing steps: Scheinberg, Goldfarb & Bai, Found. Comput. Math. 14, 2014; greedy: Liang, Luo & Schoenlieb, SIAM J. Sci. Comput. 44(3), 2022.
     """
 
     needs = (NO_GRADIENT, NO_PROX)
@@ -39,7 +41,7 @@ class FISTA(Solver):
         steps = start_steps(self.step_size, problem, point, free=self.restart != "greedy")
         if self.restart == "greedy" and not steps["search"]:
             steps["scale"] = 1.3
-        return {"point": point, "previous": point, "t": 1.0, "first": 0.0, **steps}
+        return {"point": point, "previous": point, "t": 0.0, "first": 0.0, **steps}
 
     def step(self, problem, state):
         u, old, t, steps, search = state["point"], state["previous"], state["t"], state["steps"], state["search"]
@@ -47,8 +49,8 @@ class FISTA(Solver):
         scale = state["scale"] * self.step_size.grow if search else state["scale"]
         y = lin = None
         for _ in range(self.step_size.limit if search else 1):
-            later = (state["scale"] / scale) ** 0.5 * t + 1 / self.a
-            weight = 0.0 if t == 1 else 1.0 if greedy else (t - 1) / later
+            later = (state["scale"] / scale) ** 0.5 * t + 1 / self.a if t else 1.0
+            weight = 0.0 if not t else 1.0 if greedy else (t - 1) / later
             if weight or y is None:
                 y = problem.extrapolate(old, u, weight, steps) if weight else u
                 lin = problem.linearise(y) if search else None
@@ -56,8 +58,9 @@ class FISTA(Solver):
                     y, weight, t = u, 0.0, 1.0
                     lin, later = problem.linearise(y), (state["scale"] / scale) ** 0.5 + 1 / self.a
             if search:
-                new, tau, fits = attempt(problem, y, lin, {b: scale * s for b, s in steps.items()})
+                new, tau, fits, seen = attempt(problem, y, lin, {b: scale * s for b, s in steps.items()})
                 if fits:
+                    scale = scale if seen else min(scale, state["scale"])
                     break
                 scale *= self.step_size.shrink
             else:
@@ -72,5 +75,5 @@ class FISTA(Solver):
                 size = float(problem.norm(moved))
                 first = first or size
                 scale = max(0.96 * scale, 1.0) if size > first else scale
-        state = {**state, "point": new, "previous": new if turned else u, "t": 1.0 if turned else later, "scale": scale, "first": first}
+        state = {**state, "point": new, "previous": new if turned else u, "t": 0.0 if turned else later, "scale": scale, "first": first}
         return state, lambda: {"objective": problem.value(new), "residual": residual(problem, new, y, tau), **problem.metrics(new)}

@@ -11,7 +11,7 @@ SEARCH_EVERY = 8                 # minibatches between two trials of the step
 
 class SAGA(Stochastic):
     """For every minibatch S: theta <- prox_{gamma R}(theta - gamma (mean_S (grad f_i(theta) - g_i) + mean_all g_i)), then g_i <- grad f_i(theta), i in S;
-    gamma = 1 / (2 ell M), M a diagonal metric.
+    gamma = b / ((b + 1) ell M), b samples in S, M a diagonal metric.
 
     Parameters
     ----------
@@ -19,6 +19,7 @@ class SAGA(Stochastic):
     batch_size : samples in a minibatch.
     step : "auto": "search" where the problem is convex, "lipschitz" elsewhere. "search": ell is doubled where F_S(theta - d) > F_S(theta) - ell <d, M d> / 2,
         d = M^-1 grad F_S(theta) / ell, tried on some minibatches, and halves over a pass; M_j is the mean square of input j, plus 1 % of the largest, where R is separable.
+        (b/(b + 1) is the best factor where all f_i have the same curvature: the error falls by 1/(b + 1) a minibatch.)
         "lipschitz": M = 1 and gamma = 1 / (4 ell) with ell the expected smoothness of minibatches, which falls from L_max (b = 1) to L (b = n). Or a number, gamma.
     seed : of the orders; the same seed gives the same run.
     tolerance : stop once |(theta - prox(theta - gamma mean_all g_i)) / gamma| is at most this.
@@ -100,7 +101,7 @@ class SAGA(Stochastic):
             for i, (s, b) in enumerate(zip(batches, sizes)):
                 if metric is not None and (count % SEARCH_EVERY == 0 or count < SEARCH_EVERY and not state["epoch"]):
                     ell = self._searched(problem, part, s, theta, metric, ell * 0.5 ** (SEARCH_EVERY * b / n))
-                    steps = {k: 1 / (2 * ell * m) for k, m in metric.items()}
+                    steps = {k: b / ((b + 1) * ell * m) for k, m in metric.items()}
                 count += 1
                 found = part.factors(theta, s)
                 for key, v in _flat(found).items():

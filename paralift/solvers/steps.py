@@ -145,22 +145,24 @@ def forward_backward(problem, y, rule, state, push=None, linearisation=None):
     lin = problem.linearise(y) if linearisation is None else linearisation
     scale *= rule.grow
     for _ in range(rule.limit):
-        new, tau, fits = attempt(problem, y, lin, {k: scale * s for k, s in steps.items()}, push)
+        new, tau, fits, seen = attempt(problem, y, lin, {k: scale * s for k, s in steps.items()}, push)
         if fits:
             break
         scale *= rule.shrink
-    return new, tau, scale
+    return new, tau, scale if seen else min(scale, state["scale"])
 
 
 def attempt(problem, y, lin, tau, push=None):
-    """A forward-backward step from y and whether F lies below its quadratic model there: D_F(new, y) <= sum_k |new_k - y_k|^2 / (2 tau_k), up to rounding."""
+    """A forward-backward step from y; whether F lies below its quadratic model there, D_F(new, y) <= sum_k |new_k - y_k|^2 / (2 tau_k), up to rounding; and whether
+    that is seen above the rounding error: where it is not, steps should not grow."""
     forward = {k: torch.sub(y[k], lin.gradient[k], alpha=t) for k, t in tau.items()}
     if push is not None:
         forward = {k: v.add_(push[k]) for k, v in forward.items()}
     new = {**y, **problem.prox(forward, tau)}
     d = {k: new[k] - y[k] for k in tau}
     allowed = sum(0.5 / tau[k] * problem.inner({k: v}, {k: v}) for k, v in d.items())
-    return new, tau, bool(problem.excess(new, y, lin, d) <= allowed + 1e-12 * abs(allowed))
+    excess, rounding = problem.excess(new, y, lin, d)
+    return new, tau, bool(excess <= allowed * (1 + 1e-12) + rounding), bool(allowed > rounding)
 
 
 def residual(problem, new, y, tau):
