@@ -21,11 +21,14 @@ def exported(module, example):
     if len(example) < 2:
         raise ValueError(f"an example of {len(example)} samples was given; lift needs at least 2, so that the batch axis can be told from the others.")
     buffers = {name: b.clone() for name, b in module.named_buffers()}
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        output = module(example)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            output = module(example)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        raise ValueError(f"{type(module).__name__} refused an input of shape {tuple(example.shape)}, dtype {example.dtype}: {_sentence(error)}") from error
     if not torch.is_tensor(output):
-        raise ValueError(f"{type(module).__name__} returns {f'{len(output)} values' if isinstance(output, (tuple, list)) else f'a {type(output).__name__}'}; lift needs a module that "
-                         "returns one tensor: wrap it in a module that picks it (for instance .logits).")
+        what = f"{len(output)} values" if isinstance(output, (tuple, list)) else f"a {type(output).__name__}"
+        raise ValueError(f"{type(module).__name__} returns {what}; lift needs a module that returns one tensor: wrap it in a module that picks it (for instance .logits).")
     try:
         with warnings.catch_warnings(), lifting():
             warnings.simplefilter("ignore")

@@ -175,7 +175,8 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         if stage is None or not stage.is_linear_layer or set(stage.theta) != set(blocks) or any(name in self.regularisers for name in blocks):
             return None
         slope = self._slope(stage)
-        if point[blocks[0]].dtype in (torch.float16, torch.bfloat16) or not math.isfinite(slope) or stage.penalty is not None and stage.index < self.depth and not stage.penalty.majorised:
+        half = point[blocks[0]].dtype in (torch.float16, torch.bfloat16)
+        if half or not math.isfinite(slope) or stage.penalty is not None and stage.index < self.depth and not stage.penalty.majorised:
             return None
         x = self._input(stage, point)
         x = x.reshape(-1, x.shape[-1])

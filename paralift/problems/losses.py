@@ -132,7 +132,7 @@ class KullbackLeiblerLoss(Loss):
         super().check(z, y)
         if (y < 0).any():
             raise ValueError(f"targets down to {y.min()} were given; the Kullback-Leibler loss needs counts >= 0.")
-        if (z <= 0).any():
+        if (z < 0).any():
             raise ValueError(f"the network's output falls to {float(z.min()):.3g}; the Kullback-Leibler loss needs z > 0: end the network with torch.nn.Softplus.")
 
     def value(self, z, y):
