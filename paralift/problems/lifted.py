@@ -168,6 +168,20 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
                 order.append(theta)
         return order
 
+    def colours(self):
+        """All parameters (given x, the stages are apart), then the x in as few colours as a greedy choice needs: two for a chain, odd and even layers."""
+        theta, coupled = [], {l: set() for l in range(1, self.depth)}
+        for stage in self.stages:
+            own = tuple(name for name in stage.theta if name in self._trained and not any(name in group for group in theta))
+            theta += [own] if own else []
+            family = {p for p in (*stage.parents, stage.index) if p in coupled}
+            for l in family:
+                coupled[l] |= family - {l}
+        chosen = {}
+        for l in coupled:
+            chosen[l] = min(set(range(self.depth)) - {chosen[m] for m in coupled[l] if m in chosen})
+        return [theta] + [[(f"x{l}",) for l in coupled if chosen[l] == c] for c in sorted(set(chosen.values()))]
+
     def majoriser(self, point, blocks):
         """(slope/n) [X, 1]^T [X, 1] for the parameters of a linear layer, with 1e-4 of its mean diagonal added: one Cholesky factor serves all rows of W."""
         owners = [s for s in self.stages if not set(blocks).isdisjoint(s.theta)]

@@ -63,6 +63,10 @@ class Problem:
         """Groups of blocks in the order in which a coordinate method visits them."""
         return [(name,) for name in self.start()]
 
+    def colours(self):
+        """Lists of groups of blocks; groups of one list do not couple in F, so they may be updated at once. By default every group of the sweep order apart."""
+        return [[group] for group in self.sweep_order()]
+
     # ---- what follows from the above
     def value(self, point):
         """E(point), a 0-d tensor."""

@@ -7,7 +7,7 @@ import pytest
 import paralift as pl
 
 SOLVERS = [cls for cls in vars(pl).values() if inspect.isclass(cls) and issubclass(cls, pl.Solver) and cls is not pl.Solver]
-STEPPED = [cls for cls in SOLVERS if "step" in inspect.signature(cls).parameters and cls is not pl.BCD]          # BCD's step is a factor on its own bound
+STEPPED = [cls for cls in SOLVERS if "step" in inspect.signature(cls).parameters]
 make = lambda cls, **kw: cls(**({"strong_convexity": 0.1} if cls is pl.Katyusha else {}), **kw)
 
 

@@ -1,0 +1,81 @@
+"""Orders and inertia of block coordinate descent."""
+
+import pytest
+import torch
+from torch import nn
+
+import paralift as pl
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        u = torch.relu(self.a(x))
+        return self.d(torch.relu(self.c(torch.relu(self.b(u))) + u))
+
+
+def problem(kind="chain", **kw):
+    torch.manual_seed(0)
+    (x, y), _ = pl.data.digits()
+    net = nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10)) if kind == "chain" else Residual()
+    return pl.LiftedTraining(net.double(), x[:150].double(), y[:150], **kw)
+
+
+@pytest.mark.parametrize("kind", ["chain", "graph"])
+@pytest.mark.parametrize("solver", [pl.BCD(6), pl.BCD(6, order="random"), pl.BCD(6, order="red_black"), pl.BCD(6, step="palm"), pl.BCD(6, step=0.7)], ids=repr)
+def test_every_sweep_lowers_e(kind, solver):
+    history = solver.solve(problem(kind)).history["objective"]
+    assert all(b <= a * (1 + 1e-12) for a, b in zip(history, history[1:])) and history[-1] < 0.97 * float(problem(kind).value(problem(kind).start()))
+
+
+@pytest.mark.parametrize("kind", ["chain", "graph"])
+def test_blocks_of_one_colour_do_not_couple(kind):
+    """Updated all from the same point (Jacobi), or one after the other (Gauss-Seidel): the same; and every block has one colour."""
+    p = problem(kind)
+    colours, g = p.colours(), torch.Generator().manual_seed(1)
+    blocks = [name for colour in colours for group in colour for name in group]
+    assert sorted(blocks) == sorted(name for group in p.sweep_order() for name in group)
+    if kind == "chain":
+        assert [sorted(group[0] for group in colour) for colour in colours[1:]] == [["x1", "x3"], ["x2"]]
+    point = {k: v + 0.1 * torch.randn(v.shape, generator=g, dtype=v.dtype) for k, v in p.start().items()}
+    for colour in colours:
+        moved = dict(point)
+        for group in colour:
+            before, after = p.gradient(point, group), p.gradient(moved, group)
+            assert all(torch.allclose(before[k], after[k], atol=1e-13) for k in group)
+            moved.update({k: moved[k] + torch.randn(moved[k].shape, generator=g, dtype=moved[k].dtype) for k in group})
+
+
+def test_random_orders_come_from_the_seed():
+    runs = [pl.BCD(4, order="random", seed=s).solve(problem()).objective for s in (0, 0, 1)]
+    assert runs[0] == runs[1] != runs[2]
+    cyclic = pl.BCD(1)._groups(problem(), 0)
+    assert sorted(pl.BCD(1, order="random")._groups(problem(), 3)) == sorted(cyclic) != pl.BCD(1, order="random")._groups(problem(), 3)
+
+
+def test_inertia_keeps_its_lyapunov_function_falling_and_helps():
+    """E(u_k) + L/2 |u_k - u_{k-1}|^2 falls, G convex, tau = 1/L; and a badly scaled problem needs fewer sweeps."""
+    g = torch.Generator().manual_seed(0)
+    A = torch.randn(40, 30, dtype=torch.float64, generator=g) * torch.logspace(0, -0.6, 30, dtype=torch.float64)
+    b = torch.randn(40, dtype=torch.float64, generator=g)
+    lasso = lambda: pl.Composite(0.5 * pl.L2NormSquared().translated(b) @ pl.MatrixOperator(A), 0.05 * pl.L1Norm())
+    L, best = lasso().lipschitz(None)["x"], pl.FISTA(20000, tolerance=1e-12).solve(lasso()).objective
+    points, sweeps = [lasso().start()["x"]], {}
+    pl.BCD(200, step="lipschitz", inertia=0.7).solve(lasso(), callback=lambda r: points.append(r.x["x"]))
+    value = lambda x: float(lasso().value({"x": x}))
+    energies = [value(u) + 0.5 * L * float((u - old).square().sum()) for old, u in zip(points, points[1:])]
+    assert all(b <= a * (1 + 1e-12) for a, b in zip(energies, energies[1:]))
+    for beta in (0.0, 0.7):
+        history = pl.BCD(4000, step="lipschitz", inertia=beta).solve(lasso()).history["objective"]
+        sweeps[beta] = next(i for i, e in enumerate(history) if e - best < 1e-5 * best)
+    assert sweeps[0.7] < 0.5 * sweeps[0.0]
+
+
+@pytest.mark.parametrize("kw,words", [
+    ({"order": "backward"}, "'red_black'"), ({"inertia": 0.8}, "0.707"), ({"inertia": -0.1}, "0.707"), ({"step": "fast"}, "'palm'"), ({"step": -1.0}, "positive number")])
+def test_sentences(kw, words):
+    with pytest.raises(ValueError, match=words):
+        pl.BCD(**kw)
