@@ -131,8 +131,6 @@ class LiftedTraining(LiftedProblem):
             raise ValueError(f"frozen {lost} match no parameter; the network has {names}.")
         frozen = {name for name in names for pattern in patterns if matches(pattern, name)}
         frozen |= {name for name, p in theta.items() if not p.requires_grad}
-        if frozen.issuperset(names):
-            raise ValueError("every parameter is frozen; training needs at least one that is free.")
         regularisers = {}
         if weight_regulariser is not None:
             table = weight_regulariser if isinstance(weight_regulariser, dict) else {"*": weight_regulariser}

@@ -33,7 +33,7 @@ class BCD(Solver):
 
     def __init__(self, max_iterations=100, step="auto", order="cyclic", inertia=0.0, seed=0, tolerance=0.0, max_seconds=float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
-        check_step(step, "BCD", ("auto", "palm", "lipschitz"))
+        self.step_size = check_step(step, "BCD", ("auto", "palm", "lipschitz"))
         if order not in ("cyclic", "random", "red_black"):
             raise ValueError(f"BCD got order={order!r}; choose 'cyclic', 'random' or 'red_black'.")
         if not isinstance(inertia, (int, float)) or not 0 <= inertia < 0.5**0.5:

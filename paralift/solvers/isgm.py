@@ -53,6 +53,8 @@ class ISGM(Solver):
         for method in ("implicit_step", "explicit_gradient", "start_theta"):
             if not hasattr(problem, method):
                 raise TypeError(f"ISGM cannot solve {type(problem).__name__}: it needs a problem with parameters and samples, such as LiftedTraining; use PGD or BCD.")
+        if not problem.theta_names:
+            raise ValueError("every parameter is frozen, and ISGM updates parameters only; free one, or use PGD or BCD, which find x.")
 
     def start(self, problem):
         theta = problem.start_theta()
