@@ -209,7 +209,7 @@ class Denoising(Task):
                         pyproximal.L2(b=self.b.ravel()), pyproximal.L21(2, self.a), D, self.b.ravel().copy(), tau, mu, niter=iterations, callback=watch)
                 return run
 
-            methods.update({f"pyproximal PrimalDual, sqrt(mu/tau) = {r:g}": primal_dual(r) for r in (4.0, 16.0)})
+            methods.update({f"pyproximal PrimalDual, sqrt(mu/tau) = {r:g}": primal_dual(r) for r in (4.0, 8.0, 16.0)})
         if installed("skimage"):
             from skimage.restoration import denoise_tv_chambolle
 

@@ -38,10 +38,12 @@ class LeastSquares(_Composed):
 
     def excess(self, new, x):
         """D(new, x) = weight/2 |A (new - x)|^2, without cancellation."""
-        return 0.5 * self.weight * torch.linalg.vector_norm(self._image(new) - self._image(x)) ** 2
+        return self._half_square(self._image(new) - self._image(x))
 
     def _value(self, x):
-        r = self._image(x)
+        return self._half_square(self._image(x))
+
+    def _half_square(self, r):
         if r.dim() == self.op.range.ndim and not r.is_complex():
             r = r.reshape(-1)
             return 0.5 * self.weight * torch.dot(r, r)

@@ -106,7 +106,7 @@ class Composite(Problem):
 
     def excess(self, new, point, lin, d):
         F = self.smooth_part
-        return (F.excess(new["x"], point["x"]), 0.0) if isinstance(F, LeastSquares) else super().excess(new, point, lin, d)
+        return (_total(F.excess(new["x"], point["x"])), 0.0) if isinstance(F, LeastSquares) else super().excess(new, point, lin, d)
 
     def lipschitz(self, point, blocks=None):
         return {"x": 0.0 if self.smooth_part is None else self.smooth_part.grad_lipschitz}

@@ -8,7 +8,7 @@ __all__ = ["FiniteSum"]
 
 
 def _take(a, samples):
-    return a.index_select(0, samples) if torch.is_tensor(samples) else a[samples]
+    return a[samples] if type(samples) is slice else a.index_select(0, samples)
 
 
 class FiniteSum:

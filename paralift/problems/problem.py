@@ -87,6 +87,9 @@ class Problem:
 
     def inner(self, a, b):
         """Global sum over blocks of Re <a, b>."""
+        if len(a) == 1:
+            (k, v), = a.items()
+            return _dot(v, b[k])
         return sum(_dot(a[k], b[k]) for k in a)
 
     def norm(self, a):

@@ -3,7 +3,7 @@
 import torch
 
 from .solver import NO_GRADIENT, NO_PROX, Solver
-from .steps import attempt, forward_backward, residual, start_steps, step_rule
+from .steps import attempt, forward_backward, residual, start_steps, step_rule, weighted_inner
 
 __all__ = ["FISTA"]
 
@@ -70,7 +70,7 @@ class FISTA(Solver):
             turned = weight and bool(problem.value(new) > problem.value(u))
         elif self.restart is not None:
             moved = {b: new[b] - u[b] for b in steps}
-            turned = weight and sum(problem.inner({b: y[b] - new[b]}, {b: moved[b]}) / tau[b] for b in steps) > 0
+            turned = weight and bool(weighted_inner(problem, {b: y[b] - new[b] for b in steps}, moved, tau) > 0)
             if greedy and not search:
                 size = float(problem.norm(moved))
                 first = first or size

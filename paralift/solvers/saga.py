@@ -6,7 +6,7 @@ from .stochastic import Stochastic, subtract
 
 __all__ = ["SAGA"]
 
-SEARCH_EVERY = 8                 # minibatches between two trials of the step
+SEARCH_EVERY = 16                # minibatches between two trials of the step
 
 
 class SAGA(Stochastic):
@@ -61,10 +61,8 @@ class SAGA(Stochastic):
         return metric
 
     @staticmethod
-    def _searched(problem, part, s, theta, metric, ell):
+    def _searched(problem, part, s, theta, value, gradient, metric, ell):
         """ell, multiplied by 1.5 until F_S falls enough along its own gradient."""
-        value, found = part.factors(theta, s, value=True)
-        gradient = part.expand(found, s)
         d = {k: g / metric[k] for k, g in gradient.items()}
         size = problem.inner(gradient, d)
         slack = 10 * torch.finfo(value.dtype).eps * value.abs()
@@ -99,11 +97,12 @@ class SAGA(Stochastic):
             sizes = [s.stop - s.start for s in batches]
             before, after = {k: v.index_select(0, rows).split(sizes) for k, v in old.items()}, {k: [] for k in old}
             for i, (s, b) in enumerate(zip(batches, sizes)):
-                if metric is not None and (count % SEARCH_EVERY == 0 or count < SEARCH_EVERY and not state["epoch"]):
-                    ell = self._searched(problem, part, s, theta, metric, ell * 0.5 ** (SEARCH_EVERY * b / n))
+                due = metric is not None and (count % SEARCH_EVERY == 0 or count < SEARCH_EVERY and not state["epoch"])
+                found, count = part.factors(theta, s, value=due), count + 1
+                if due:
+                    value, found = found
+                    ell = self._searched(problem, part, s, theta, value, part.expand(found, s), metric, ell * 0.5 ** (SEARCH_EVERY * b / n))
                     steps = {k: b / ((b + 1) * ell * m) for k, m in metric.items()}
-                count += 1
-                found = part.factors(theta, s)
                 for key, v in _flat(found).items():
                     after[key].append(v)
                 change = part.expand(subtract(found, {l: (before[f"r{l}"][i], None if x is None else before[f"x{l}"][i]) for l, (_, x) in found.items()}), s, 1 / b)

@@ -152,6 +152,13 @@ def forward_backward(problem, y, rule, state, push=None, linearisation=None):
     return new, tau, scale if seen else min(scale, state["scale"])
 
 
+def weighted_inner(problem, a, b, tau):
+    """sum_k <a_k, b_k> / tau_k."""
+    if len(tau) == 1:
+        return problem.inner(a, b) / next(iter(tau.values()))
+    return sum(problem.inner({k: v}, {k: b[k]}) / tau[k] for k, v in a.items())
+
+
 def attempt(problem, y, lin, tau, push=None):
     """A forward-backward step from y; whether F lies below its quadratic model there, D_F(new, y) <= sum_k |new_k - y_k|^2 / (2 tau_k), up to rounding; and whether
     that is seen above the rounding error: where it is not, steps should not grow."""
@@ -160,7 +167,7 @@ def attempt(problem, y, lin, tau, push=None):
         forward = {k: v.add_(push[k]) for k, v in forward.items()}
     new = {**y, **problem.prox(forward, tau)}
     d = {k: new[k] - y[k] for k in tau}
-    allowed = sum(0.5 / tau[k] * problem.inner({k: v}, {k: v}) for k, v in d.items())
+    allowed = 0.5 * weighted_inner(problem, d, d, tau)
     excess, rounding = problem.excess(new, y, lin, d)
     return new, tau, bool(excess <= allowed * (1 + 1e-12) + rounding), bool(allowed > rounding)
 
