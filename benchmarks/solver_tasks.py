@@ -225,12 +225,12 @@ class Logistic(Task):
 
     def __init__(self, classes, samples, a):
         try:
-            (x, y), _ = pl.data.mnist()
+            ((x, y), _), name = pl.data.mnist(), "MNIST"
         except FileNotFoundError:
-            (x, y), _ = pl.data.digits()
+            ((x, y), _), name = pl.data.digits(), "digits"
         self.x, self.y = x[:samples].contiguous(), (y if classes > 2 else (y >= 5).long())[:samples]
         self.X, self.Y = self.x.numpy(), self.y.numpy()
-        self.classes, self.a, self.name = classes, a, f"logistic regression, MNIST {len(self.x)} x {self.x.shape[1]}, {classes} classes, a = {a:g}"
+        self.classes, self.a, self.name = classes, a, f"logistic regression, {name} {len(self.x)} x {self.x.shape[1]}, {classes} classes, a = {a:g}"
 
     def _loss(self, x):
         """(mean loss, p), p the classes' probabilities at the weights x."""

@@ -112,9 +112,9 @@ def main():
         "lasso": lambda: Lasso("lasso", *((100, 400) if q else (500, 2000)), 1.0, 0.1),
         "ill": lambda: Lasso("ill-conditioned lasso", *((100, 400) if q else (500, 2000)), 0.01, 0.01),
         "completion": lambda: Completion(*((60, 40, 4) if q else (300, 200, 10)), 0.05),
-        "tv": lambda: Denoising(64 if q else 512, 0.05),
-        "binary": lambda: Logistic(2, 2000 if q else 60000, 1e-2 if q else 1e-3),
-        "classes": lambda: Logistic(10, 2000 if q else 60000, 1e-2 if q else 1e-3),
+        "tv": lambda: Denoising(128 if q else 512, 0.05),
+        "binary": lambda: Logistic(2, 1000 if q else 60000, 3e-2 if q else 1e-3),
+        "classes": lambda: Logistic(10, 1000 if q else 60000, 3e-2 if q else 3e-3),
     }
     torch.set_num_threads(1)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "numpy", "scipy", "pyproximal", "pylops", "copt", "numba", "scikit-learn", "scikit-image")
