@@ -43,7 +43,8 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         """The forward pass: {"x1": ..}, a consistent point for the parameters `theta`."""
         point = dict(theta)
         for stage in self.stages[:-1]:
-            point[f"x{stage.index}"] = stage.penalty.activation(stage.forward(self._input(stage, point), point, self.seed, update_buffers))
+            z = self._z(stage, point) if stage.is_linear_layer else stage.forward(self._input(stage, point), point, self.seed, update_buffers)
+            point[f"x{stage.index}"] = stage.penalty.activation(z)
         return point
 
     def loss_at(self, theta):
@@ -195,19 +196,25 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         x = self._input(stage, point)
         x = x.reshape(-1, x.shape[-1])
         names = {inside: name for name, inside in stage.theta.items()}
-        M = x.T @ x
-        if "bias" in names:
-            s = x.sum(0, keepdim=True)
-            M = torch.cat([torch.cat([M, s.T], 1), torch.cat([s, s.new_full((1, 1), len(x))], 1)])
-        M *= slope / self.samples
-        M.diagonal().add_(1e-4 * M.diagonal().mean() + 1 / self.tau)
+        few, scale = 2 * len(x) <= x.shape[1], slope / self.samples
+        if few:                                                    # (s X^T X + c I)^-1 = (I - X^T (X X^T + c/s I)^-1 X) / c
+            X = torch.cat([x, x.new_ones(len(x), 1)], 1) if "bias" in names else x
+            M, width = X @ X.T, X.shape[1]
+        else:
+            M = x.T @ x
+            if "bias" in names:
+                s = x.sum(0, keepdim=True)
+                M = torch.cat([torch.cat([M, s.T], 1), torch.cat([s, s.new_full((1, 1), len(x))], 1)])
+            width = len(M)
+        c = 1e-4 * scale * float(M.diagonal().sum()) / width + 1 / self.tau
+        M.diagonal().add_(c / scale)
         factor = torch.linalg.cholesky(M)
 
         def solve(gradient):
             g = gradient[names["weight"]]
             if "bias" in names:
                 g = torch.cat([g, gradient[names["bias"]].unsqueeze(1)], 1)
-            step = torch.cholesky_solve(g.T, factor).T
+            step = torch.sub(g, torch.cholesky_solve(X @ g.T, factor).T @ X).div_(c) if few else torch.cholesky_solve(g.T, factor).T.div_(scale)
             return {names["weight"]: step[:, :x.shape[1]].contiguous(), **({names["bias"]: step[:, -1].contiguous()} if "bias" in names else {})}
 
         return solve

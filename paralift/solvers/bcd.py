@@ -1,7 +1,7 @@
 """Block coordinate descent: PALM and iPALM sweeps over the blocks."""
 
 import warnings
-from math import isfinite
+from math import inf, isfinite
 
 import torch
 
@@ -22,6 +22,13 @@ class BCD(Solver):
     order : "cyclic" (the problem's sweep order), "random" (a fresh order in every sweep, from `seed`), "red_black" (the problem's colours: all parameters, then every
         other layer's x; blocks of one colour do not couple, so they may be updated at once, by many workers, with the same result).
     inertia : beta, 0 (PALM) to 0.707 (iPALM).
+    inner_steps : steps in a row on a block that has no majoriser.
+    batch_size : samples in a group, in place of all at once; an iteration is then a pass over the groups, see below.
+    tau : of the groups' proximal term.
+
+    Groups of samples: for every group S, in a fresh order in every pass, a sweep on E_S(theta, x_S) + |theta - theta_k|^2 / (2 tau), from the forward pass x_S; the result is
+    kept if it lies below E_S(theta_k, x_S) at the x_S of the pass before, and else the sweep is done from there, so it always lowers the group's energy. The x of all samples
+    are kept and E is that of all: a pass that raises E is taken back and tau halved (theta moves by at most sqrt(2 tau E_S) a group, so small tau lowers E).
 
     With beta = 0 every sweep lowers E; limit points are critical where E is semialgebraic (Bolte, Sabach & Teboulle, Math. Program. 146, 2014; in a variable
     metric: Chouzenoux, Pesquet & Repetti, J. Global Optim. 66, 2016). On p blocks, E smooth and mu-strongly convex, a sweep lowers E - E* by
@@ -31,56 +38,125 @@ class BCD(Solver):
 
     needs = (NO_GRADIENT, NO_PROX)
 
-    def __init__(self, max_iterations=100, step="auto", order="cyclic", inertia=0.0, seed=0, tolerance=0.0, max_seconds=float("inf")):
+    def __init__(self, max_iterations=100, step="auto", order="cyclic", inertia=0.0, inner_steps=1, batch_size=None, tau=10.0, seed=0, tolerance=0.0, max_seconds=float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
         self.step_size = check_step(step, "BCD", ("auto", "palm", "lipschitz"))
         if order not in ("cyclic", "random", "red_black"):
             raise ValueError(f"BCD got order={order!r}; choose 'cyclic', 'random' or 'red_black'.")
         if not isinstance(inertia, (int, float)) or not 0 <= inertia < 0.5**0.5:
             raise ValueError(f"BCD got inertia={inertia!r}; it needs a number in [0, 0.707), below 1/sqrt(2), up to which descent is proved.")
+        for name, value in (("inner_steps", inner_steps), ("batch_size", 1 if batch_size is None else batch_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"BCD got {name}={value!r}; it needs an integer >= 1.")
+        if not isinstance(tau, (int, float)) or not 0 < tau < inf:
+            raise ValueError(f"BCD got tau={tau!r}; it needs a positive number.")
+        if batch_size is not None and inertia:
+            raise ValueError(f"BCD got batch_size={batch_size} and inertia={inertia}; inertia goes with sweeps over all samples: leave one of them out.")
+        self.inner_steps, self.batch_size, self.tau = inner_steps, batch_size, float(tau)
         self.factor, self.order, self.inertia, self.seed = (1.0 if isinstance(step, str) else step), order, inertia, seed
         self.majorise, self.search = step not in ("palm", "lipschitz"), step != "lipschitz"
         if self.factor > 1:
             warnings.warn(f"BCD got step={step:g}, which is above 1, the largest factor on 1/L_b that is proved to descend; use step='auto'.", stacklevel=2)
 
-    def start(self, problem):
-        point = problem.start()
-        return {"point": point, "previous": point if self.inertia else {}, "sweep": 0}
+    def check(self, problem):
+        super().check(problem)
+        if self.batch_size is not None and not (problem.samples and hasattr(problem, "start_theta")):
+            raise TypeError(f"BCD(batch_size={self.batch_size}) cannot solve {type(problem).__name__}: it has no samples to group; use BCD() or PGD.")
 
-    def _groups(self, problem, sweep):
+    def start(self, problem):
+        theta = () if self.batch_size is None else problem.start_theta()
+        point = problem.start()
+        state = {"point": point, "previous": point if self.inertia else {}, "sweep": 0}
+        return state if self.batch_size is None else {**state, "tau": self.tau, "value": inf, "rows": [k for k in point if k not in theta]}
+
+    def _draw(self, n, *counters):
+        """A permutation of n things, from the seed and the counters."""
+        number = self.seed
+        for c in counters:
+            number = number * 1_000_003 + c
+        return torch.randperm(n, generator=torch.Generator().manual_seed(number))
+
+    def _blocks(self, problem, sweep):
+        """The groups of blocks of a sweep, in order."""
         if self.order == "red_black":
             return [group for colour in problem.colours() for group in colour]
         groups = problem.sweep_order()
-        if self.order == "random":
-            order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + sweep))
-            groups = [groups[i] for i in order.tolist()]
-        return groups
+        return [groups[i] for i in self._draw(len(groups), sweep).tolist()] if self.order == "random" else groups
 
     def step(self, problem, state):
+        if self.batch_size is not None:
+            return self._pass(problem, state)
         before = state["point"]
-        point, residual = dict(before), 0.0
-        for group in self._groups(problem, state["sweep"]):
-            y = {k: torch.lerp(state["previous"][k], point[k], 1 + self.inertia) if self.inertia else point[k] for k in group}
+        point, residual = self._sweep(problem, before, state["sweep"], state["previous"])
+        new = {"point": point, "previous": before if self.inertia else {}, "sweep": state["sweep"] + 1}
+        return new, {"objective": float(problem.value(point)), "residual": residual, **problem.metrics(point)}
+
+    # ---- one sweep over the blocks
+    def _sweep(self, problem, point, sweep, previous=None):
+        """(point after a sweep, norm of its gradient maps)."""
+        point, residual = dict(point), 0.0
+        for group in self._blocks(problem, sweep):
+            y = {k: torch.lerp(previous[k], point[k], 1 + self.inertia) if self.inertia else point[k] for k in group}
             at = {**point, **y}
-            lin, solve = problem.linearise(at, group), problem.majoriser(at, group) if self.majorise else None
+            solve = problem.majoriser(at, group) if self.majorise else None
             if solve is not None:
-                change = solve(lin.gradient)
-                residual += float(sum(torch.sum(lin.gradient[k] ** 2) for k in group))
+                gradient = problem.gradient(at, group)
+                change = solve(gradient)
+                residual += float(sum(torch.sum(gradient[k] ** 2) for k in group))
                 point.update({k: torch.sub(y[k], change[k], alpha=self.factor) for k in group})
                 continue
             bounds = problem.lipschitz(at, group)
             tau = {k: self.factor / max(float(bounds[k]), 1e-12) if isfinite(bounds[k]) else 1.0 for k in group}
-            for _ in range(40):
-                new = problem.prox({k: torch.sub(y[k], lin.gradient[k], alpha=tau[k]) for k in group}, tau)
-                d = {k: new[k] - y[k] for k in group}
-                size = {k: float(v.abs().square().sum()) for k, v in d.items()}
-                if not self.search:
-                    break
-                model = lin.value + problem.inner(lin.gradient, d) + sum(0.5 / tau[k] * size[k] for k in group)
-                if problem.smooth_value({**at, **new}, group) <= model + 10 * torch.finfo(model.dtype).eps * abs(lin.value):
-                    break
-                tau = {k: 0.5 * v for k, v in tau.items()}
-            residual += sum(size[k] / tau[k] ** 2 for k in group)
+            for inner in range(self.inner_steps):
+                new, tau, size = self._block_step(problem, at, group, tau)
+                residual += size if inner == 0 else 0.0
+                at = {**at, **new}
             point.update(new)
-        new = {"point": point, "previous": before if self.inertia else {}, "sweep": state["sweep"] + 1}
-        return new, {"objective": float(problem.value(point)), "residual": residual**0.5, **problem.metrics(point)}
+        return point, residual**0.5
+
+    def _block_step(self, problem, at, group, tau):
+        """(new blocks, their steps, |(new - old)/tau|^2): a proximal gradient step, cut until F falls below its quadratic model."""
+        lin = problem.linearise(at, group)
+        for _ in range(40):
+            new = problem.prox({k: torch.sub(at[k], lin.gradient[k], alpha=tau[k]) for k in group}, tau)
+            d = {k: new[k] - at[k] for k in group}
+            size = {k: float(v.abs().square().sum()) for k, v in d.items()}
+            if not self.search:
+                break
+            model = lin.value + problem.inner(lin.gradient, d) + sum(0.5 / tau[k] * size[k] for k in group)
+            if problem.smooth_value({**at, **new}, group) <= model + 10 * torch.finfo(model.dtype).eps * abs(lin.value):
+                break
+            tau = {k: 0.5 * v for k, v in tau.items()}
+        return new, tau, sum(size[k] / tau[k] ** 2 for k in group)
+
+    # ---- one pass over groups of samples
+    def _restrict(self, problem, point, rows, g, S, tau=inf):
+        """The problem and the point of group g, the samples S; a group keeps its masks of dropout."""
+        own = {k: v.index_select(0, S) if k in rows else v for k, v in point.items()}
+        return problem.restrict(S, {k: v for k, v in point.items() if k not in rows}, tau, seed=self.seed * 7919 + g), own
+
+    def _value(self, problem, point, rows, groups):
+        """E, group by group."""
+        parts = (self._restrict(problem, point, rows, g, S) for g, S in enumerate(groups))
+        return sum(float(sub.value(own)) * len(S) for (sub, own), S in zip(parts, groups)) / problem.samples
+
+    def _pass(self, problem, state):
+        rows, tau, sweep, moving = state["rows"], state["tau"], state["sweep"], problem.buffers()
+        groups = self._draw(problem.samples, 0).to(problem.inputs.device).split(self.batch_size)            # the same in every pass
+        value = state["value"] if sweep else self._value(problem, state["point"], rows, groups)
+        point = {k: v.clone() if k in rows else v for k, v in state["point"].items()}
+        for turn, g in enumerate(self._draw(len(groups), 1, sweep).tolist()):
+            sub, own = self._restrict(problem, point, rows, g, groups[g], tau)
+            new, _ = self._sweep(sub, sub.start(), sweep * len(groups) + turn)
+            if not sub.value(new) <= sub.value(own):
+                new, _ = self._sweep(sub, own, sweep * len(groups) + turn)
+            for k, v in new.items():
+                if k in rows:
+                    point[k].index_copy_(0, groups[g], v)
+                else:
+                    point[k] = v
+        after = self._value(problem, point, rows, groups)
+        if not after <= value:
+            problem.set_buffers(moving)
+            point, after, tau = state["point"], value, 0.5 * tau
+        return {**state, "point": point, "sweep": sweep + 1, "tau": tau, "value": after}, {"objective": after, **problem.metrics(point)}
