@@ -52,8 +52,8 @@ def test_blocks_of_one_colour_do_not_couple(kind):
 def test_random_orders_come_from_the_seed():
     runs = [pl.BCD(4, order="random", seed=s).solve(problem()).objective for s in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
-    cyclic = pl.BCD(1)._groups(problem(), 0)
-    assert sorted(pl.BCD(1, order="random")._groups(problem(), 3)) == sorted(cyclic) != pl.BCD(1, order="random")._groups(problem(), 3)
+    cyclic = pl.BCD(1)._blocks(problem(), 0)
+    assert sorted(pl.BCD(1, order="random")._blocks(problem(), 3)) == sorted(cyclic) != pl.BCD(1, order="random")._blocks(problem(), 3)
 
 
 def test_inertia_keeps_its_lyapunov_function_falling_and_helps():
@@ -79,3 +79,28 @@ def test_inertia_keeps_its_lyapunov_function_falling_and_helps():
 def test_sentences(kw, words):
     with pytest.raises(ValueError, match=words):
         pl.BCD(**kw)
+
+
+@pytest.mark.parametrize("kind", ["chain", "graph"])
+def test_passes_over_groups_of_samples_lower_e_of_all(kind):
+    """E is that of all samples at the x that are kept; what a pass reports is that value."""
+    p = problem(kind, rho=0.5)
+    result = pl.BCD(6, batch_size=30, tau=3.0, inner_steps=2).solve(p)
+    history = [float(p.value(p.start())), *result.history["objective"]]
+    assert all(b <= a for a, b in zip(history, history[1:])) and history[-1] < 0.8 * history[0]
+    assert abs(float(p.value(result.x)) - result.objective) < 1e-12
+
+
+def test_the_small_solve_is_the_large_one():
+    """Fewer samples than inputs: the majoriser's inverse by the matrix of samples, equal to the dense one, with the proximal term too."""
+    p = problem()
+    for rows in (slice(0, 10), slice(0, 100)):
+        sub = p.restrict(rows, p.start_theta(), tau=2.0)
+        point, stage = sub.forward(sub.anchor), sub.stages[0]
+        x = torch.cat([sub.inputs, torch.ones(len(sub.inputs), 1, dtype=torch.float64)], 1)
+        M = 2.0 * x.T @ x / len(x)
+        M.diagonal().add_(1e-4 * M.diagonal().mean() + 0.5)
+        gradient = sub.gradient(point, tuple(stage.theta))
+        change = sub.majoriser(point, tuple(stage.theta))(gradient)
+        dense = torch.linalg.solve(M, torch.cat([gradient["0.weight"], gradient["0.bias"][:, None]], 1).T).T
+        assert torch.allclose(torch.cat([change["0.weight"], change["0.bias"][:, None]], 1), dense, rtol=1e-8)
