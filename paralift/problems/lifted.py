@@ -104,10 +104,11 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
 
     def smooth_value(self, point, blocks=None):
         value = sum(self._stage_value(stage, point, self._z(stage, point)) for stage, *_ in self._touched(blocks)) / self.samples
-        return value + self._proximity(point) if self.anchor is not None else value
+        return value + self._proximity(point, blocks) if self.anchor is not None else value
 
-    def _proximity(self, point):
-        return sum((point[name] - self.anchor[name]).square().sum() for name in self.theta_names) / (2 * self.tau)
+    def _proximity(self, point, blocks=None):
+        """|theta - anchor|^2 / (2 tau) over the parameters in `blocks` (None: all)."""
+        return sum((point[name] - self.anchor[name]).square().sum() for name in self.theta_names if blocks is None or name in blocks) / (2 * self.tau)
 
     def linearise(self, point, blocks=None):
         n = self.samples
@@ -133,7 +134,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
                     add(f"x{p}", g / n)
         value = value / n
         if self.anchor is not None:
-            value = value + self._proximity(point)
+            value = value + self._proximity(point, blocks)
             for name in self._trained & gradient.keys():
                 gradient[name] = gradient[name] + (point[name] - self.anchor[name]) / self.tau
         return Linearisation(value, gradient)

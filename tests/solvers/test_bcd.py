@@ -104,3 +104,55 @@ def test_the_small_solve_is_the_large_one():
         change = sub.majoriser(point, tuple(stage.theta))(gradient)
         dense = torch.linalg.solve(M, torch.cat([gradient["0.weight"], gradient["0.bias"][:, None]], 1).T).T
         assert torch.allclose(torch.cat([change["0.weight"], change["0.bias"][:, None]], 1), dense, rtol=1e-8)
+
+
+def test_inner_steps_are_steps():
+    """On one block, three steps in a row are three sweeps."""
+    g = torch.Generator().manual_seed(0)
+    lasso = pl.Composite(0.5 * pl.L2NormSquared().translated(torch.randn(20, dtype=torch.float64, generator=g)) @ pl.MatrixOperator(torch.randn(20, 9, dtype=torch.float64, generator=g)), pl.L1Norm())
+    assert torch.allclose(pl.BCD(2, inner_steps=3).solve(lasso).x["x"], pl.BCD(6).solve(lasso).x["x"], rtol=1e-12)
+    history = pl.BCD(6, inner_steps=3).solve(problem()).history["objective"]
+    assert all(b <= a * (1 + 1e-12) for a, b in zip(history, history[1:])) and history[-1] < pl.BCD(6).solve(problem()).objective
+
+
+def test_every_group_of_samples_is_lowered(monkeypatch):
+    """E_S(theta+, x+) + |theta+ - theta|^2/(2 tau) <= E_S(theta, x_S), x_S those of the pass before; where the sweep from the forward pass misses it, the one from x_S does not."""
+    seen, plain = [], pl.BCD._sweep
+
+    def watched(self, sub, point, sweep, previous=None):
+        new = plain(self, sub, point, sweep, previous)
+        seen.append((float(sub.value(point)), float(sub.value(new[0])), all(torch.equal(point[k], v) for k, v in sub.start().items())))
+        return new
+
+    monkeypatch.setattr(pl.BCD, "_sweep", watched)
+    pl.BCD(4, batch_size=30, tau=0.1).solve(problem(rho=20.0))
+    assert all(after <= before * (1 + 1e-12) for before, after, forward in seen if not forward) and len(seen) >= 4 * 5
+
+
+def test_a_pass_that_raises_e_is_taken_back():
+    torch.manual_seed(0)
+    (x, y), _ = pl.data.digits()
+    small = pl.LiftedTraining(nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10)).double(), x[:40].double(), y[:40])
+    start, result = small.start(), pl.BCD(2, batch_size=1, tau=1e6).solve(small)
+    assert result.state["tau"] == 2.5e5 and all(torch.equal(result.x[k], v) for k, v in start.items())
+    assert result.history["objective"][0] == result.history["objective"][1] and abs(result.objective - float(small.value(start))) < 1e-12
+
+
+def test_groups_of_samples_train_where_full_sweeps_fit_x_only():
+    """Digits, 10 passes: full sweeps lower E by moving x; over groups E ends lower, and so do the distance to the forward network and its errors."""
+    torch.manual_seed(0)
+    (x, y), test = pl.data.digits()
+    p = pl.LiftedTraining(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10)), x, y, validation=test)
+    full, groups = pl.BCD(10).solve(p), pl.BCD(10, batch_size=50).solve(p)
+    assert groups.objective < full.objective and groups.history["penalty_residual"][-1] < full.history["penalty_residual"][-1]
+    assert groups.history["accuracy"][-1] > 0.94 > 0.85 > full.history["accuracy"][-1]
+
+
+@pytest.mark.parametrize("call,error,words", [
+    (lambda: pl.BCD(inner_steps=0), ValueError, "inner_steps=0"), (lambda: pl.BCD(batch_size=2.5), ValueError, "batch_size=2.5"), (lambda: pl.BCD(tau=0), ValueError, "positive number"),
+    (lambda: pl.BCD(batch_size=5, inertia=0.5), ValueError, "leave one of them out"),
+    (lambda: pl.BCD(batch_size=5).solve(pl.Composite(pl.L2NormSquared(), start=torch.ones(3))), TypeError, "no samples to group"),
+    (lambda: pl.BCD(2, batch_size=30, tolerance=1e-6).solve(problem()), ValueError, "no residual")])
+def test_what_groups_need_is_said(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

@@ -191,7 +191,8 @@ def test_each_stopping_rule_says_that_it_stopped():
 # ---- resume
 NETWORK = {                                              # class: makers for a network (exact resume of the methods for composites is tested on METHODS)
     "PGD": [lambda n: pl.PGD(n), lambda n: pl.PGD(n, acceleration="nesterov")],
-    "BCD": [lambda n: pl.BCD(n), lambda n: pl.BCD(n, order="random", inertia=0.5), lambda n: pl.BCD(n, order="red_black")],
+    "BCD": [lambda n: pl.BCD(n), lambda n: pl.BCD(n, order="random", inertia=0.5), lambda n: pl.BCD(n, order="red_black"),
+            lambda n: pl.BCD(n, batch_size=90, order="random", inner_steps=2)],
     "ISGM": [lambda n: pl.ISGM(n, batch_size=50), lambda n: pl.ISGM(n, batch_size=50, sweeps=2, metric="momentum"),
              lambda n: pl.ISGM(n, batch_size=50, inner=pl.PGD(2), metric="plain")],
     "SGD": [lambda n: pl.SGD(n, metric="adam"), lambda n: pl.SGD(n, metric="momentum", schedule="inverse")],
