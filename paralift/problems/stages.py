@@ -147,7 +147,7 @@ class Stage:
         wrt_input : whether A'(x)* r is wanted; a tuple of such for several parents, None standing in the result for what is not.
         """
         if self.is_linear_layer:
-            pull = self.pull_linear(x, point, wrt_input, wrt_theta)
+            pull = self.pull_linear(x, point, wrt_input[0] if isinstance(wrt_input, tuple) else wrt_input, wrt_theta)
             pull.fresh = True
             return self.forward(x, point), pull
         several = isinstance(x, tuple)
