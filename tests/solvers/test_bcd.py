@@ -109,7 +109,8 @@ def test_the_small_solve_is_the_large_one():
 def test_inner_steps_are_steps():
     """On one block, three steps in a row are three sweeps."""
     g = torch.Generator().manual_seed(0)
-    lasso = pl.Composite(0.5 * pl.L2NormSquared().translated(torch.randn(20, dtype=torch.float64, generator=g)) @ pl.MatrixOperator(torch.randn(20, 9, dtype=torch.float64, generator=g)), pl.L1Norm())
+    A, b = torch.randn(20, 9, dtype=torch.float64, generator=g), torch.randn(20, dtype=torch.float64, generator=g)
+    lasso = pl.Composite(0.5 * pl.L2NormSquared().translated(b) @ pl.MatrixOperator(A), pl.L1Norm())
     assert torch.allclose(pl.BCD(2, inner_steps=3).solve(lasso).x["x"], pl.BCD(6).solve(lasso).x["x"], rtol=1e-12)
     history = pl.BCD(6, inner_steps=3).solve(problem()).history["objective"]
     assert all(b <= a * (1 + 1e-12) for a, b in zip(history, history[1:])) and history[-1] < pl.BCD(6).solve(problem()).objective
@@ -149,7 +150,8 @@ def test_groups_of_samples_train_where_full_sweeps_fit_x_only():
 
 
 @pytest.mark.parametrize("call,error,words", [
-    (lambda: pl.BCD(inner_steps=0), ValueError, "inner_steps=0"), (lambda: pl.BCD(batch_size=2.5), ValueError, "batch_size=2.5"), (lambda: pl.BCD(tau=0), ValueError, "positive number"),
+    (lambda: pl.BCD(inner_steps=0), ValueError, "inner_steps=0"), (lambda: pl.BCD(batch_size=2.5), ValueError, "batch_size=2.5"),
+    (lambda: pl.BCD(tau=0), ValueError, "positive number"),
     (lambda: pl.BCD(batch_size=5, inertia=0.5), ValueError, "leave one of them out"),
     (lambda: pl.BCD(batch_size=5).solve(pl.Composite(pl.L2NormSquared(), start=torch.ones(3))), TypeError, "no samples to group"),
     (lambda: pl.BCD(2, batch_size=30, tolerance=1e-6).solve(problem()), ValueError, "no residual")])
