@@ -55,8 +55,8 @@ class FISTA(Solver):
                 y = problem.extrapolate(old, u, weight, steps) if weight else u
                 lin = problem.linearise(y) if search else None
                 if weight and lin is not None and not torch.isfinite(lin.value):       # y has left the domain of F: go on from u, without momentum
-                    y, weight, t = u, 0.0, 1.0
-                    lin, later = problem.linearise(y), (state["scale"] / scale) ** 0.5 + 1 / self.a
+                    y, weight, t, later = u, 0.0, 0.0, 1.0
+                    lin = problem.linearise(y)
             if search:
                 new, tau, fits, seen = attempt(problem, y, lin, {b: scale * s for b, s in steps.items()})
                 if fits:
