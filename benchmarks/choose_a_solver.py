@@ -15,7 +15,7 @@ import paralift as pl
 
 LIMIT, TARGET = 10**7, 1e-6
 # forms: "smooth" F + G; "box" the same with bounds; "positive" the same on x > 0; "split" G + H(K x); "quadratic" F + G, both with a prox; "curved" H(K x) + |x - b|^2/2;
-# "sum" a finite sum; "network" a lifted network, all samples at once; "batches" a network by minibatches
+# "blocks" G + H(K x) with ten groups of rows; "sum" a finite sum; "network" a lifted network, all samples at once; "batches" a network by minibatches
 METHODS = {
     "PGD": (lambda s: pl.PGD(LIMIT, max_seconds=s), "smooth network"),
     "PGD, backtracking": (lambda s: pl.PGD(LIMIT, step="backtracking", max_seconds=s), "smooth"),
@@ -25,12 +25,15 @@ METHODS = {
     "FISTA, greedy": (lambda s: pl.FISTA(LIMIT, restart="greedy", max_seconds=s), "smooth"),
     "FISTA, no restart": (lambda s: pl.FISTA(LIMIT, restart=None, max_seconds=s), "smooth"),
     "BCD": (lambda s: pl.BCD(LIMIT, max_seconds=s), "smooth network"),
+    "BCD, inertia 0.5": (lambda s: pl.BCD(LIMIT, inertia=0.5, max_seconds=s), "smooth network"),
+    "BCD, groups of 50": (lambda s: pl.BCD(LIMIT, batch_size=50, max_seconds=s), "network"),
     "BregmanPGD, entropy": (lambda s: pl.BregmanPGD(LIMIT, max_seconds=s), "positive"),
     "LBFGS": (lambda s: pl.LBFGS(LIMIT, inner=20, max_seconds=s), "box"),
     "DouglasRachford": (lambda s: pl.DouglasRachford(LIMIT, max_seconds=s), "quadratic"),
     "PDHG": (lambda s: pl.PDHG(LIMIT, max_seconds=s), "split"),
     "PDHG, constant": (lambda s: pl.PDHG(LIMIT, variant="constant", max_seconds=s), "split"),
     "PDHG, accelerated": (lambda s: pl.PDHG(LIMIT, variant="accelerated", max_seconds=s), "curved"),
+    "SPDHG, 10 subsets": (lambda s: pl.SPDHG(LIMIT, max_seconds=s), "blocks"),
     "ADMM": (lambda s: pl.ADMM(LIMIT, max_seconds=s), "split"),
     "SAGA": (lambda s: pl.SAGA(LIMIT, max_seconds=s), "sum"),
     "SVRG": (lambda s: pl.SVRG(LIMIT, max_seconds=s), "sum"),
@@ -75,11 +78,15 @@ def regression(matrix, f, targets, loss, alpha):
         counter, problem = Products(op), pl.Composite(None, alpha * pl.L1Norm(), f @ op)
         return problem, counter, problem.value
 
+    def blocks():
+        problem = pl.Composite(None, alpha * pl.L1Norm(), pl.subsets(f @ pl.MatrixOperator(matrix), 10))
+        return problem, None, problem.value
+
     def finite_sum():
         n, problem = len(matrix), pl.linear_model(matrix, targets, loss=loss, regulariser=alpha / len(matrix) * pl.L1Norm())
         return problem, None, lambda point: n * problem.value({"weight": point["weight"]})
 
-    return {"smooth": smooth, "split": split, "sum": finite_sum}
+    return {"smooth": smooth, "split": split, "blocks": blocks, "sum": finite_sum}
 
 
 def lasso(quick):
@@ -144,7 +151,11 @@ def poisson(quick):
         counter, problem = Products(op), pl.Composite(None, pl.IndicatorNonnegative(), f @ op, start=start)
         return problem, counter, problem.value
 
-    return {"smooth": smooth, "box": smooth, "positive": smooth, "split": split}
+    def blocks():
+        problem = pl.Composite(None, pl.IndicatorNonnegative(), pl.subsets(f @ pl.MatrixOperator(A), 10), start=start)
+        return problem, None, problem.value
+
+    return {"smooth": smooth, "box": smooth, "positive": smooth, "split": split, "blocks": blocks}
 
 
 def network(quick):

@@ -22,7 +22,7 @@ def network(seed):
 
 makers = {"torch, fused Adam": lambda s: Torch(network(s), x, y, s), "torch, fused Adam, torch.compile": lambda s: Torch(network(s), x, y, s, compiled=True),
           "ISGM, one sweep": lambda s: Lifted(network(s), x, y, s)}
-compare({n: m for n, m in makers.items() if not (quick and "compile" in n)}, x, y, xt, yt, epochs=2 if quick else 5, seeds=1 if quick else 3)
+compare({n: m for n, m in makers.items() if not (quick and "compile" in n)}, xt, yt, epochs=2 if quick else 5, seeds=1 if quick else 3)
 
 net, few = network(0), slice(0, 12800)
 problem = pl.LiftedTraining(net, x[few], y[few], validation=(xt, yt))

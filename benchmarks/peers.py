@@ -45,44 +45,52 @@ def seconds(run):
 
 
 class Torch:
-    """The training loop of a torch user: Adam (fused), cross-entropy, one pass at a time."""
+    """The training loop of a torch user: AdamW (fused; Adam without `weight_decay`, which spares biases and normalisations), cross-entropy, one pass at a time; the step
+    falls linearly to 2 % over `falling` epochs where given."""
 
-    def __init__(self, network, x, y, seed, compiled=False):
-        self.network, self.x, self.y, self.seed, self.epoch = copy.deepcopy(network), x, y, seed, 0
-        self.optimizer, self.loss = torch.optim.Adam(self.network.parameters(), lr=1e-3, fused=True), torch.nn.CrossEntropyLoss()
+    def __init__(self, network, x, y, seed, compiled=False, falling=None, weight_decay=0.0, batch=BATCH, step=1e-3):
+        self.network, self.x, self.y, self.seed, self.epoch, self.batch = copy.deepcopy(network), x, y, seed, 0, batch
+        weights, others = ([p for p in self.network.parameters() if (p.dim() > 1) == wide] for wide in (True, False))
+        self.optimizer = torch.optim.AdamW([{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}], lr=step, fused=True)
+        self.loss = lambda z, y: torch.nn.functional.cross_entropy(z.flatten(0, -2), y.flatten())
+        steps = (falling or 1) * (len(x) // batch)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda k: max(0.02, 1 - k / steps) if falling else 1.0)
         self.call = torch.compile(self.network) if compiled else self.network
         if compiled:                                     # compilation is not timed
-            self.loss(self.call(x[:BATCH]), y[:BATCH]).backward()
+            self.loss(self.call(x[:batch]), y[:batch]).backward()
 
     def run(self):
         self.network.train()
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch))
-        for k in range(len(self.x) // BATCH):
-            i = order[k * BATCH:(k + 1) * BATCH]
+        for k in range(len(self.x) // self.batch):
+            i = order[k * self.batch:(k + 1) * self.batch]
             self.optimizer.zero_grad()
             self.loss(self.call(self.x[i]), self.y[i]).backward()
             self.optimizer.step()
+            self.schedule.step()
         self.epoch += 1
 
 
 class Lifted:
-    """ISGM on the same weights and order, one pass at a time."""
+    """ISGM on the same weights and order, one pass at a time; the step falls linearly to 2 % over `falling` epochs where given."""
 
-    def __init__(self, network, x, y, seed, problem_arguments=None, **solver_arguments):
-        self.problem, self.result, self.epoch = pl.LiftedTraining(network, x, y, **(problem_arguments or {})), None, 0
-        self.arguments = {"batch_size": BATCH, "seed": seed, **solver_arguments}
+    def __init__(self, network, x, y, seed, problem_arguments=None, falling=None, batch=BATCH, **solver_arguments):
+        self.problem, self.result = pl.LiftedTraining(network, x, y, **(problem_arguments or {})), None
+        self.solver = pl.ISGM(falling or 10**6, batch, seed=seed, schedule="linear" if falling else "constant", **solver_arguments)
 
     def run(self):
-        self.epoch += 1
-        self.result = pl.ISGM(self.epoch, **self.arguments).solve(self.problem, resume=self.result)
+        def stop(result):
+            raise StopIteration
+
+        self.result = self.solver.solve(self.problem, resume=self.result, callback=stop, progress=False)
 
     @property
     def network(self):
         return self.result.network
 
 
-def compare(makers, x, y, xt, yt, epochs, seeds):
-    """{name: maker(seed)} -> prints accuracy per epoch (mean over seeds) and time per epoch over the first maker's (median and range over the pairs)."""
+def compare(makers, xt, yt, epochs, seeds, measure=accuracy, title="test accuracy (%)"):
+    """{name: maker(seed)} -> prints `measure` per epoch (mean over seeds, largest deviation from it at the end) and time per epoch over the first maker's (median and range over the pairs)."""
     names = list(makers)
     accuracies, times = {n: [[] for _ in range(epochs)] for n in names}, {n: [] for n in names}
     for seed in range(seeds):
@@ -90,9 +98,10 @@ def compare(makers, x, y, xt, yt, epochs, seeds):
         for epoch in range(epochs):
             for n in names if epoch % 2 else reversed(names):
                 times[n].append(seconds(runs[n].run)[0])
-                accuracies[n][epoch].append(accuracy(runs[n].network, xt, yt))
-    print(f"{f'test accuracy (%), mean of {seeds} seeds':<36}" + "".join(f"{f'epoch {e + 1}':>9}" for e in range(epochs)) + "   time per epoch / first row: median (range)")
+                accuracies[n][epoch].append(measure(runs[n].network, xt, yt))
+    print(f"{f'{title}, mean of {seeds} seeds':<40}" + "".join(f"{f'epoch {e + 1}':>9}" for e in range(epochs)) + "   spread   time per epoch / first row: median (range)")
     for n in names:
         ratios = [a / b for a, b in zip(times[n], times[names[0]])]
-        print(f"{n:<36}" + "".join(f"{statistics.mean(a):9.2f}" for a in accuracies[n])
+        last = accuracies[n][-1]
+        print(f"{n:<40}" + "".join(f"{statistics.mean(a):9.3f}" for a in accuracies[n]) + f"{max(abs(v - statistics.mean(last)) for v in last):9.3f}"
               + f"   {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}); {statistics.median(times[n]):.2f} s")

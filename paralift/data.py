@@ -1,4 +1,4 @@
-"""Data sets: digits (scikit-learn's, always there), MNIST and Fashion-MNIST in IDX form."""
+"""Data sets: digits (scikit-learn's, always there), MNIST and Fashion-MNIST in IDX form, tinyshakespeare."""
 
 import gzip
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-__all__ = ["digits", "mnist", "fashion_mnist"]
+__all__ = ["digits", "mnist", "fashion_mnist", "tinyshakespeare", "characters"]
 
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _SOURCES = {          # address; md5 of the four unpacked files, for archives of the same data differ in their time stamps
@@ -20,6 +20,8 @@ _SOURCES = {          # address; md5 of the four unpacked files, for archives of
     "fashion_mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", (
         "f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9", "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965")),
 }
+
+_TEXT = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt", "6fb458f1232090904fb40fe944165e91")
 
 
 def digits(test=0.25, seed=0):
@@ -43,6 +45,29 @@ def mnist(flatten=True):
 def fashion_mnist(flatten=True):
     """Fashion-MNIST, as `mnist`."""
     return _idx_set("fashion_mnist", flatten)
+
+
+def tinyshakespeare():
+    """About 40,000 lines of Shakespeare, 1.1 million characters, as one str."""
+    name, file = "text", "tinyshakespeare.txt"
+    found = next((place / file for place in _places(name) if (place / file).exists()), None)
+    if found is None:
+        base, checksum = _TEXT
+        try:
+            found = _fetch(base, _places(name)[-1] / file, lambda raw: hashlib.md5(raw).hexdigest() == checksum)
+        except OSError as error:
+            raise FileNotFoundError(f"{file} was looked for in {', '.join(map(str, _places(name)))}, and the download failed ({error}); "
+                                    "put the file into one of these folders, or set PARALIFT_DATA to the folder that holds text/.") from None
+    return found.read_text(encoding="utf-8")
+
+
+def characters(text):
+    """(tokens, alphabet): the characters of `text` as int64 numbers, in the order of the alphabet, a str."""
+    if not isinstance(text, str) or not text:
+        raise TypeError(f"characters got {type(text).__name__} of length {len(text) if hasattr(text, '__len__') else '?'}; it needs a str that is not empty.")
+    codes = torch.from_numpy(np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.int64))
+    alphabet, tokens = torch.unique(codes, return_inverse=True)
+    return tokens, "".join(map(chr, alphabet.tolist()))
 
 
 def _places(name):
@@ -77,16 +102,21 @@ def _find(name, index):
 
 def _download(name, index, folder):
     base, checksums = _SOURCES[name]
-    with urllib.request.urlopen(f"{base}{_FILES[index]}.gz", timeout=20) as response:
-        packed = response.read()
-    if hashlib.md5(gzip.decompress(packed)).hexdigest() != checksums[index]:
-        raise ValueError(f"{name}: the downloaded {_FILES[index]}.gz has a wrong checksum; fetch it from another place.")
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder)
+    return _fetch(f"{base}{_FILES[index]}.gz", folder / f"{_FILES[index]}.gz", lambda packed: hashlib.md5(gzip.decompress(packed)).hexdigest() == checksums[index])
+
+
+def _fetch(address, path, right):
+    """Download to `path`, written atomically once `right(bytes)` holds."""
+    with urllib.request.urlopen(address, timeout=20) as response:
+        raw = response.read()
+    if not right(raw):
+        raise ValueError(f"the downloaded {path.name} has a wrong checksum; fetch it from another place than {address} and put it into {path.parent}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(handle, "wb") as file:
-        file.write(packed)
-    os.replace(temporary, folder / f"{_FILES[index]}.gz")
-    return folder / f"{_FILES[index]}.gz"
+        file.write(raw)
+    os.replace(temporary, path)
+    return path
 
 
 def _parse_idx(path):

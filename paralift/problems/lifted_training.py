@@ -1,6 +1,7 @@
 """`LiftedTraining`: train a torch network by lifting it."""
 
 import copy
+import dataclasses
 import fnmatch
 import math
 
@@ -141,7 +142,7 @@ class LiftedTraining(LiftedProblem):
                 if not hit:
                     raise ValueError(f"weight_regulariser {pattern!r} matches no parameter; the network has {names}.")
                 regularisers.update({n: R.on(tuple(theta[n].shape)) for n in hit if n not in frozen})
-        extra = {}
+        extra, self._without_extra = {}, list(stages)
         if activation_regulariser is not None and not isinstance(activation_regulariser, dict):
             raise TypeError(f"activation_regulariser={activation_regulariser!r} was given; it needs {{layer number: Functional}}, for instance {{1: 0.1 * L1Norm()}}.")
         for l, S in (activation_regulariser or {}).items():
@@ -149,9 +150,9 @@ class LiftedTraining(LiftedProblem):
                 raise ValueError(f"activation_regulariser for layer {l} was given; the lifted layers are 1 to {len(stages) - 1}.")
             if not isinstance(S, Functional) or not S.has_prox:
                 raise TypeError(f"activation_regulariser[{l}] = {S!r} was given; it needs a Functional with a prox.")
-            extra[l], stage = S.on(stages[l - 1].space), stages[l - 1]
+            extra[l] = S.on(stages[l - 1].space)
             try:
-                stage.penalty = stage.penalty.plus((1 / rho[l]) * extra[l])
+                stages[l - 1] = self._with_extra(stages[l - 1], extra[l], rho[l])
             except ValueError as error:
                 raise ValueError(f"activation_regulariser[{l}] = {S!r} was given: {error}") from None
         super().__init__(stages, loss, inputs, targets, rho, regularisers, extra, frozen)
@@ -185,6 +186,20 @@ class LiftedTraining(LiftedProblem):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"rho = {value} was given for layer {l}; a penalty weight needs a positive finite number.")
         return table
+
+    def reweighted(self, rho):
+        """The same problem with other weights of the penalties, for continuation: solve at a small rho, then go on from that result with a larger one,
+        `PGD(400).solve(problem.reweighted(10 * rho), resume=result)`. As rho grows x tends to the forward pass; `problem.forward(result.x)` puts it there."""
+        new = copy.copy(self)
+        new.rho, new.stages, new._kept = self._rho(rho, self.depth), list(self._without_extra), {}
+        for l, S in self.extra.items():
+            new.stages[l - 1] = self._with_extra(new.stages[l - 1], S, new.rho[l])
+        return new
+
+    @staticmethod
+    def _with_extra(stage, S, rho):
+        """The stage whose penalty holds S / rho."""
+        return dataclasses.replace(stage, penalty=stage.penalty.plus((1 / rho) * S))
 
     # ---- points
     def start(self):

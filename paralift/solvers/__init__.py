@@ -18,5 +18,5 @@ from .sgd import SGD
 from .solver import Solver
 from .spdhg import SPDHG
 from .steps import *  # noqa: F403
-from .stopping import Tolerance
+from .stopping import EarlyStopping, Tolerance
 from .svrg import SVRG

@@ -1,5 +1,7 @@
 """The implicit stochastic gradient method."""
 
+import math
+
 import torch
 
 from .metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
@@ -8,6 +10,8 @@ from .solver import Solver
 from .steps import check_step
 
 __all__ = ["ISGM"]
+
+SCHEDULES = {"constant": lambda done: 1.0, "linear": lambda done: max(0.02, 1 - done), "cosine": lambda done: 0.51 + 0.49 * math.cos(math.pi * min(1.0, done))}
 
 
 class ISGM(Solver):
@@ -23,7 +27,11 @@ class ISGM(Solver):
     inner : a solver, in place of the sweeps: every minibatch's problem goes to `inner.solve(subproblem)`, for instance `inner=PGD(10)`.
     metric : "adam", "adagrad", "momentum" (0.9) or "plain", as for SGD; after several sweeps or an inner solver it acts on the increment of the implicit step.
         Regularisers are part of the implicit step for "plain", and a prox in the metric after it otherwise (per coordinate where they are separable).
-    schedule : "constant" or "linear" (tau falls to 2 % over the `epochs`; resume with the same number to go on exactly).
+    schedule : tau's factor: "constant", "linear" or "cosine" (to 2 % over the `epochs`; resume with the same number to go on exactly), or a function of the
+        fraction done, from 0 to 1, for instance one that warms up.
+    weight_decay : theta <- (1 - tau weight_decay) theta before each step, for weights but biases and normalisations, as AdamW does.
+    average : 0.999, say, for the result's parameters to be the mean of the iterates with these weights: mean <- average mean + (1 - average) theta.
+    accumulate : into how many parts, one after the other, a minibatch's gradient is cut: less memory, the same step where no normalisation couples samples.
     seed : of the order of the samples and of dropout; the same seed gives the same run.
 
     The history's "objective" is the mean over the pass of the loss before each step, plus R.
@@ -34,19 +42,28 @@ class ISGM(Solver):
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD or BCD."),)
 
-    def __init__(self, epochs=10, batch_size=128, step="auto", sweeps=1, metric="adam", inner=None, schedule="constant", seed=0, max_seconds=float("inf")):
+    def __init__(self, epochs=10, batch_size=128, step="auto", sweeps=1, metric="adam", inner=None, schedule="constant", weight_decay=0.0, average=0.0,
+                 accumulate=1, seed=0, max_seconds=float("inf")):
         super().__init__(epochs, 0.0, max_seconds)
         if metric not in METRICS:
             raise ValueError(f"ISGM got metric={metric!r}; choose one of {METRICS}.")
-        if schedule not in ("constant", "linear"):
-            raise ValueError(f"ISGM got schedule={schedule!r}; choose 'constant' or 'linear'.")
-        for name, value, least in (("batch_size", batch_size, 1), ("sweeps", sweeps, 1), ("seed", seed, 0)):
+        if not callable(schedule) and schedule not in SCHEDULES:
+            raise ValueError(f"ISGM got schedule={schedule!r}; choose one of {tuple(SCHEDULES)}, or a function of the fraction done, from 0 to 1.")
+        for name, value, most in (("weight_decay", weight_decay, math.inf), ("average", average, 1.0)):
+            if not isinstance(value, (int, float)) or not 0 <= value < most:
+                raise ValueError(f"ISGM got {name}={value!r}; it needs a number >= 0{'' if most == math.inf else ' and below 1, for instance 0.999'}.")
+        for name, value, least in (("batch_size", batch_size, 1), ("sweeps", sweeps, 1), ("accumulate", accumulate, 1), ("seed", seed, 0)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"ISGM got {name}={value!r}; it needs an integer >= {least}.")
         if inner is not None and (sweeps != 1 or not isinstance(inner, Solver)):
             raise ValueError(f"ISGM got inner={inner!r} and sweeps={sweeps}; inner needs a solver such as PGD(10) or BCD(3), and takes the place of the sweeps.")
+        explicit = sweeps == 1 and inner is None
+        if accumulate > 1 and not explicit:
+            raise ValueError(f"ISGM got accumulate={accumulate} and several sweeps; an implicit step is no sum over parts of a minibatch: leave one of them out.")
         self.step_size = DEFAULT_STEPS.get(metric, 0.1) if check_step(step, "ISGM") == "auto" else step
-        self.batch_size, self.sweeps, self.inner, self.metric, self.schedule, self.seed = batch_size, sweeps, inner, metric, schedule, seed
+        self.factor = schedule if callable(schedule) else SCHEDULES[schedule]
+        self.batch_size, self.sweeps, self.inner, self.metric, self.explicit, self.seed = batch_size, sweeps, inner, metric, explicit, seed
+        self.weight_decay, self.average, self.accumulate = weight_decay, average, accumulate
 
     def check(self, problem):
         super().check(problem)
@@ -58,7 +75,23 @@ class ISGM(Solver):
 
     def start(self, problem):
         theta = problem.start_theta()
-        return {"point": theta, "epoch": 0, "metric": metric_start(self.metric, [theta[name] for name in problem.theta_names])}
+        state = {"point": theta, "epoch": 0, "metric": metric_start(self.metric, [theta[name] for name in problem.theta_names])}
+        return {**state, "average": {name: theta[name].clone() for name in problem.theta_names}} if self.average else state
+
+    def answer(self, state):
+        return {**state["point"], **state["average"]} if self.average else state["point"]
+
+    def _explicit_step(self, problem, theta, rows, seed):
+        """(loss, gradient) of the backward sweep on a minibatch, part by part."""
+        if self.accumulate == 1:
+            return problem.restrict(rows, theta, seed=seed).explicit_gradient(theta)
+        loss, total = 0.0, None
+        for k, part in enumerate(rows.chunk(self.accumulate)):
+            own, gradient = problem.restrict(part, theta, seed=seed + 104729 * k).explicit_gradient(theta)
+            share = len(part) / len(rows)
+            values = torch._foreach_mul([gradient[name] for name in problem.theta_names], share)
+            loss, total = loss + share * own, values if total is None else torch._foreach_add(total, values)
+        return loss, dict(zip(problem.theta_names, total))
 
     def _inner_step(self, sub, theta, tau):
         """(loss, (theta - theta+) / tau) with theta+ from the inner solver."""
@@ -76,21 +109,26 @@ class ISGM(Solver):
         epoch, n = state["epoch"], problem.samples
         batches = max(1, n // self.batch_size)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)).to(problem.inputs.device)
-        explicit = self.sweeps == 1 and self.inner is None
+        weights = [v for v in leaves if v.dim() > 1] if self.weight_decay else []
+        mean = {name: v.clone() for name, v in state["average"].items()} if self.average else {}
         total = torch.zeros((), device=leaves[0].device)
         for k in range(batches):
-            done = (epoch * batches + k) / (self.max_iterations * batches)
-            tau = self.step_size * (max(0.02, 1 - done) if self.schedule == "linear" else 1.0)
-            sub = problem.restrict(order[k * self.batch_size:(k + 1) * self.batch_size], theta, tau, seed=self.seed * 7919 + epoch * batches + k)
-            if explicit:
-                loss, gradient = sub.explicit_gradient(theta)
+            tau = self.step_size * self.factor((epoch * batches + k) / (self.max_iterations * batches))
+            rows, seed = order[k * self.batch_size:(k + 1) * self.batch_size], self.seed * 7919 + epoch * batches + k
+            if self.explicit:
+                loss, gradient = self._explicit_step(problem, theta, rows, seed)
             else:
+                sub = problem.restrict(rows, theta, tau, seed=seed)
                 sub.regularisers = problem.regularisers if self.metric == "plain" else {}
                 loss, gradient = sub.implicit_step(theta, tau, self.sweeps) if self.inner is None else self._inner_step(sub, theta, tau)
+            if weights:
+                torch._foreach_mul_(weights, 1 - tau * self.weight_decay)
             metric_step(self.metric, leaves, [gradient[name] for name in names], metric, tau)
-            if explicit or self.metric != "plain":
+            if self.explicit or self.metric != "plain":
                 metric_prox(self.metric, leaves, functionals, metric, tau)
+            if mean:
+                torch._foreach_lerp_(list(mean.values()), leaves, 1 - self.average)
             total += loss
         objective = float(total) / batches + float(sum(R(theta[name]) for name, R in problem.regularisers.items()))
-        new = {"point": theta, "epoch": epoch + 1, "metric": metric}
-        return new, {"objective": objective, **problem.metrics(theta)}
+        new = {"point": theta, "epoch": epoch + 1, "metric": metric, **({"average": mean} if mean else {})}
+        return new, {"objective": objective, **problem.metrics(self.answer(new))}

@@ -96,7 +96,7 @@ class Result:
         d = load_checked(path)
         if not isinstance(d, dict) or not {"status", "state", "history", "iterations", "seconds", "data_passes", "provenance"} <= set(d) or "point" not in d["state"]:
             raise ValueError(f"{path} holds no result; pass a file written by result.save(...) or by checkpoint=....")
-        x = d["state"]["point"]
+        x = {**d["state"]["point"], **d["state"].get("average", {})}
         if problem is not None and d["state"].get("buffers"):
             problem.set_buffers(d["state"]["buffers"])
         return cls(Status[d["status"]], x, d["state"], d["history"], d["iterations"], d["seconds"], d["data_passes"],

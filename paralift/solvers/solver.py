@@ -61,6 +61,10 @@ class Solver:
     def step(self, problem, state):
         raise NotImplementedError(f"{type(self).__name__} defines no step(problem, state).")
 
+    def answer(self, state):
+        """The point that the result holds."""
+        return state["point"]
+
     passes_per_step = 1.0
 
     def check(self, problem):
@@ -114,7 +118,7 @@ class Solver:
         def running():
             if hasattr(problem, "buffers"):
                 state["buffers"] = problem.buffers()
-            return Result(status, state["point"], state, history, iteration, before + time.perf_counter() - began, passes, None, provenance, reason, problem.finish)
+            return Result(status, self.answer(state), state, history, iteration, before + time.perf_counter() - began, passes, None, provenance, reason, problem.finish)
 
         try:
             while iteration < self.max_iterations:
@@ -161,7 +165,7 @@ class Solver:
         if status is Status.MAX_ITERATIONS:
             reason = f"iterations {iteration} >= {self.max_iterations}"
         result = running()
-        result.solution, result.finish = problem.finish(state["point"]), None
+        result.solution, result.finish = problem.finish(self.answer(state)), None
         if checkpoint is not None:
             result.save(checkpoint)
         if strict and not result.success:
@@ -190,7 +194,7 @@ class Solver:
         fresh = self.start(problem)
         form = lambda point: {k: (tuple(v.shape), v.dtype) for k, v in point.items()}
         moving = form(problem.buffers()) if hasattr(problem, "buffers") else {}
-        if form(fresh["point"]) != form(saved.x) or moving != form(saved.state.get("buffers", {})):
+        if form(fresh["point"]) != form(saved.state["point"]) or moving != form(saved.state.get("buffers", {})):
             raise ValueError("the result to resume from belongs to another problem (other blocks, shapes, dtypes or buffers); resume with the problem it was made from.")
         if not _alike(fresh, {k: v for k, v in saved.state.items() if k != "buffers"}):
             raise ValueError(f"the result to resume from was made by {saved.provenance['solver']}, which keeps another state than {self!r}; resume with the same arguments, "

@@ -1,8 +1,9 @@
 """When a solver stops: small rules, joined by | (either) and & (both)."""
 
+from dataclasses import replace
 from math import inf
 
-__all__ = ["Tolerance"]
+__all__ = ["EarlyStopping", "Tolerance"]
 
 _UNITS = {"residual": "", "change": "", "objective": "", "gap": "", "seconds": " s", "passes": " passes"}
 BUDGETS = {"seconds": "MAX_SECONDS", "passes": "MAX_PASSES"}
@@ -49,6 +50,38 @@ class Tolerance:
 
     def __repr__(self):
         return f"Tolerance({', '.join(f'{k}={v:g}' for k, v in self.levels.items())})"
+
+
+class EarlyStopping:
+    """A callback that stops once a column of the history has not improved for some recorded steps, and keeps the best result: `ISGM(100).solve(p, callback=early); early.best`.
+
+    column : "accuracy" and "validation_loss" are there where the problem has validation data; "objective" and "residual" always.
+    patience : how many recorded steps without an improvement are allowed.
+    largest : whether larger is better; by default for "accuracy" only.
+
+    Raises ValueError, at the first step, where the history has no such column.
+    """
+
+    def __init__(self, column="accuracy", patience=5, largest=None):
+        if not isinstance(patience, int) or patience < 1:
+            raise ValueError(f"EarlyStopping got patience={patience!r}; it needs an integer >= 1.")
+        self.column, self.patience, self.best, self.waited = column, patience, None, 0
+        self.sign = 1.0 if (column == "accuracy" if largest is None else largest) else -1.0
+
+    def __call__(self, result):
+        if self.column not in result.history:
+            raise ValueError(f"EarlyStopping watches {self.column!r}; the history has {', '.join(result.history)}: pass validation=... to the problem, or name another column.")
+        values = result.history[self.column]
+        if self.best is None or self.sign * values[-1] > self.sign * self.best.history[self.column][-1]:
+            self.waited = 0
+            self.best = replace(result, history={k: list(v) for k, v in result.history.items()}, solution=result.finish(result.x), finish=None)
+        else:
+            self.waited += 1
+        if self.waited >= self.patience:
+            raise StopIteration
+
+    def __repr__(self):
+        return f"EarlyStopping({self.column!r}, patience={self.patience})"
 
 
 class _Joined(Tolerance):
