@@ -1,5 +1,7 @@
 """Techniques of training with ISGM: schedules, decoupled weight decay, averages of iterates, accumulation, early stopping, continuation in rho."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -33,7 +35,7 @@ def test_weight_decay_is_adamw():
         assert torch.allclose(q, result.x[name], rtol=1e-10, atol=1e-12), name
 
 
-@pytest.mark.parametrize("schedule,factor", [("linear", lambda d: max(0.02, 1 - d)), ("cosine", lambda d: 0.51 + 0.49 * torch.cos(torch.tensor(d * torch.pi)).item()),
+@pytest.mark.parametrize("schedule,factor", [("linear", lambda d: max(0.02, 1 - d)), ("cosine", lambda d: 0.51 + 0.49 * math.cos(math.pi * d)),
                                              (lambda d: min(1.0, 10 * d), lambda d: min(1.0, 10 * d))])
 def test_schedules(schedule, factor):
     """Plain steps are tau_k times the gradient."""
