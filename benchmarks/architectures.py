@@ -1,14 +1,13 @@
 """ResNet, vision transformer and causal transformer: ISGM beside the module's own torch training by AdamW, same start, same order, one thread.
 
 `python benchmarks/architectures.py [--quick] [--samples 10000] [--passes 3] [--seeds 3] [resnet|vit|transformer ...]` prints the test accuracy, or the validation loss, per pass, the ratio of the
-times per pass, and the ratio of the peak memory (each from a process of its own, `--memory`). Fashion-MNIST and tinyshakespeare come through PARALIFT_DATA; the digits, and the
+times per pass, and the ratio of the peak memory (each from a process of its own). Fashion-MNIST and tinyshakespeare come through PARALIFT_DATA; the digits, and the
 texts of Python's own help, take their places where they are not at hand.
 """
 
 import argparse
 import platform
 import pydoc_data.topics
-import resource
 import subprocess
 import sys
 
@@ -76,7 +75,7 @@ KINDS = {"torch, AdamW": lambda network, x, y, seed, **k: Torch(network, x, y, s
 
 
 def peak(task, kind, batches=3):
-    """MiB that training takes above what the data and the network take, in a process of its own."""
+    """MiB that a pass takes above what is there before it, in a process of its own (Linux)."""
     lines = f"import architectures as a; a.measure_memory({task!r}, {kind!r}, {batches})"
     return float(subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True, cwd=sys.path[0]).stdout.split()[-1])
 
@@ -87,9 +86,18 @@ def measure_memory(task, kind, batches):
     torch.manual_seed(0)
     network, n = make(), batches * options["batch"]
     run = KINDS[kind](network, x[:n], y[:n], 0, **options)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run.run()                                                # what is made once is there now
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")                                      # the kernel's mark of the peak starts afresh
+    before = resident("VmRSS")
     run.run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(resident("VmHWM") - before)
+
+
+def resident(key):
+    """MiB of this process, now (VmRSS) or at most (VmHWM)."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(key))
 
 
 def main():
@@ -115,7 +123,7 @@ def main():
         compare({kind: lambda s, build=build: build(network(s), x, y, s, falling=passes, **options) for kind, build in KINDS.items()}, xt, yt, passes, seeds, measure, title)
         used = {kind: peak(task, kind) for kind in KINDS}
         first = next(iter(used.values()))
-        print("peak memory: " + ", ".join(f"{kind} {mib:.0f} MiB ({mib / first:.2f})" for kind, mib in used.items()) + "\n", flush=True)
+        print("peak memory: " + ", ".join(f"{kind} {mib:.0f} MiB ({mib / max(first, 1):.2f})" for kind, mib in used.items()) + "\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,10 @@ class ReLU(IndicatorNonnegative):
     """Psi = indicator of x >= 0: sigma(z) = max(z, 0), phi*(z) = max(z, 0)^2 / 2."""
 
     def _activation(self, z):
-        return z.clamp(min=0)
+        return torch.relu(z)                            # faster than clamp
 
     def _activation_(self, z):
-        return z.clamp_(min=0)
+        return torch.relu_(z)
 
     def _phi_conj(self, z):
         return 0.5 * z.clamp(min=0).square()

@@ -159,11 +159,17 @@ class Stage:
             z = self._call_module(local, tuple(xs) if several else xs[0], seed, update_buffers)
         inputs = [v for v in xs if v.requires_grad]
         leaves = inputs + (list(local.values()) if wrt_theta else [])
+        fresh, root = _is_fresh(z, [*xs, *local.values()]), z
+        if fresh and z._is_view():                               # a view written into gets another backward, through as_strided: differentiate what it views
+            root = z._base
+            if root.numel() != z.numel() or not root.is_contiguous():
+                fresh, root = False, z
 
         def pull(r, scale=1.0):
             if not leaves or not z.requires_grad:
                 return (None,) * len(xs) if several else None, {}
-            grads = list(torch.autograd.grad(z, leaves, r, retain_graph=keep, allow_unused=True))
+            r = r if root is z else r.reshape(root.shape)
+            grads = list(torch.autograd.grad(root, leaves, r, retain_graph=keep, allow_unused=True))
             grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves)]
             own, found = grads[len(inputs):], iter(grads[:len(inputs)])
             gx = tuple(next(found) if v.requires_grad else None for v in xs)
@@ -171,7 +177,7 @@ class Stage:
                 torch._foreach_mul_(own, scale)
             return gx if several else gx[0], dict(zip(self.theta, own)) if wrt_theta else {}
 
-        pull.fresh = _is_fresh(z, [*xs, *local.values()])
+        pull.fresh = fresh
         return z.detach(), pull
 
     def input_norm_squared(self, x, point, seed=None, iterations=12):
