@@ -6,6 +6,7 @@ texts of Python's own help, take their places where they are not at hand.
 """
 
 import argparse
+import ctypes
 import platform
 import pydoc_data.topics
 import subprocess
@@ -87,6 +88,7 @@ def measure_memory(task, kind, batches):
     network, n = make(), batches * options["batch"]
     run = KINDS[kind](network, x[:n], y[:n], 0, **options)
     run.run()                                                # what is made once is there now
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")                                      # the kernel's mark of the peak starts afresh
     before = resident("VmRSS")

@@ -29,6 +29,7 @@ class Penalty:
     lipschitz_z = 1.0              # of z -> gradient_z(x, z); 1 where sigma is a proximal map
     majorised = True               # lipschitz_z is a bound; False: an estimate, so that descent must be checked
     curvature = 1.0                # of x -> gradient_x(x, z)
+    passes = False                 # the sweep passes the pull on as it is, and needs neither z nor sigma(z)
 
     def __init__(self, potential):
         if not isinstance(potential, Functional):
@@ -163,9 +164,12 @@ class _Quadratic(Penalty):
     def _sweep_x(self, z, p, g, ratio=1.0):
         return self._minimiser(torch.sub(self._target(z), g, alpha=ratio))
 
+    @property
+    def passes(self):
+        return isinstance(self.potential, ZeroFunctional) and self.regulariser is None and getattr(self, "_map", None) is None
+
     def _sweep(self, z, p, g, weight, rho, fresh=False):
-        identity = isinstance(self.potential, ZeroFunctional) and self.regulariser is None and getattr(self, "_map", None) is None
-        return (g, weight) if identity else super()._sweep(z, p, g, weight, rho, fresh)         # sigma(z) - x = (weight / rho) g, without a pass over memory
+        return (g, weight) if self.passes else super()._sweep(z, p, g, weight, rho, fresh)         # sigma(z) - x = (weight / rho) g, without a pass over memory
 
     def __repr__(self):
         return super().__repr__() + ("" if self.regulariser is None else f" + {self.regulariser!r}")

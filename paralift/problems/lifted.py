@@ -32,7 +32,9 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
     def restrict(self, samples, anchor=None, tau=math.inf, seed=0):
         """The same problem on some samples (an index tensor or slice), with |theta - anchor|^2 / (2 tau) added."""
         take = (lambda a: a.index_select(0, samples)) if torch.is_tensor(samples) else (lambda a: a[samples])
-        return LiftedProblem(self.stages, self.loss, take(self.inputs), take(self.targets), self.rho, self.regularisers, self.extra, self.frozen, anchor, tau, seed, self.initial)
+        sub = LiftedProblem(self.stages, self.loss, take(self.inputs), take(self.targets), self.rho, self.regularisers, self.extra, self.frozen, anchor, tau, seed, self.initial)
+        sub._last_use, sub._dropped, sub._again = self._last_use, self._dropped, self._again
+        return sub
 
     # ---- points
     def start(self):

@@ -3,7 +3,7 @@
 Every stage's vector-Jacobian product is local: no graph spans two stages, and no activation with a potential is differentiated.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -77,6 +77,29 @@ def _is_fresh(z, xs):
     return kept is None and not isinstance(z, nn.Parameter) and made.grad_fn is not None and z.is_contiguous()
 
 
+class _Lend(torch.autograd.Function):
+    """x in place of a leaf of its shape without memory, so that the graph does not hold x."""
+
+    @staticmethod
+    def forward(ctx, leaf, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g, None
+
+
+def _without(lent):
+    """Saved tensors that are views of a lent x, whole, are not kept but asked for again."""
+    table = {x.data_ptr(): (x.numel(), ask) for x, ask in lent if ask is not None and x.is_contiguous()}
+
+    def pack(t):
+        numel, ask = table.get(t.data_ptr(), (0, None))
+        return (ask, t.shape) if t.numel() == numel and t.is_contiguous() else t
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept[0]().view(kept[1]) if isinstance(kept, tuple) else kept)
+
+
 @dataclass
 class Stage:
     """A_l and sigma_l: z_l = A_l(x_p; theta_l) of the outputs x_p of its parents p; parent 0 is the data.
@@ -139,11 +162,12 @@ class Stage:
         W = next(point[name] for name, inside in self.theta.items() if inside == "weight")
         return lambda r, scale=1.0: (r @ W if wrt_input else None, self.linear_gradient(r, x, scale) if wrt_theta else {})
 
-    def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False):
+    def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False, lent=()):
         """z and the local map (r, scale) -> (A'(x)* r, {name: scale * J_theta* r}), which may be called once, often with `keep`.
 
         `pull.fresh` says that z's memory is nobody else's: not an input's, and not kept for the local map.
 
+        lent : [(x_p, ask)]: the local map holds no x_p of these inputs; where it needs one it calls ask() (None: it keeps what it needs).
         wrt_input : whether A'(x)* r is wanted; a tuple of such for several parents, None standing in the result for what is not.
         """
         if self.is_linear_layer:
@@ -151,34 +175,38 @@ class Stage:
             pull.fresh = True
             return self.forward(x, point), pull
         several = isinstance(x, tuple)
-        with torch.enable_grad():
+        with torch.enable_grad(), _without(lent) if lent else nullcontext():
             xs = x if several else (x,)
             wanted = wrt_input if isinstance(wrt_input, tuple) else (wrt_input,) * len(xs)
-            xs = [v.detach().requires_grad_(bool(w) and v.is_floating_point()) for v, w in zip(xs, wanted)]
+            wanted = [bool(w) and v.is_floating_point() for v, w in zip(xs, wanted)]
+            inputs = [(v.new_empty(()).expand(v.shape) if lent else v.detach()).requires_grad_() for v, w in zip(xs, wanted) if w]
+            found = iter(inputs)
+            xs = [(_Lend.apply(next(found), v) if lent else next(found)) if w else v.detach() for v, w in zip(xs, wanted)]
             local = {k: v.detach().requires_grad_(wrt_theta) for k, v in self._local(point).items()}
             z = self._call_module(local, tuple(xs) if several else xs[0], seed, update_buffers)
-        inputs = [v for v in xs if v.requires_grad]
         leaves = inputs + (list(local.values()) if wrt_theta else [])
         fresh, root = _is_fresh(z, [*xs, *local.values()]), z
         if fresh and z._is_view():                               # a view written into gets another backward, through as_strided: differentiate what it views
             root = z._base
             if root.numel() != z.numel() or not root.is_contiguous():
                 fresh, root = False, z
+        values, shape, differentiable = z.detach(), root.shape if root is not z else None, z.requires_grad
+        edge = torch.autograd.graph.get_gradient_edge(root) if differentiable else None          # the graph, without the memory of z
+        del x, xs, z, root
 
         def pull(r, scale=1.0):
-            if not leaves or not z.requires_grad:
-                return (None,) * len(xs) if several else None, {}
-            r = r if root is z else r.reshape(root.shape)
-            grads = list(torch.autograd.grad(root, leaves, r, retain_graph=keep, allow_unused=True))
+            if not leaves or not differentiable:
+                return (None,) * len(wanted) if several else None, {}
+            grads = list(torch.autograd.grad(edge, leaves, r if shape is None else r.reshape(shape), retain_graph=keep, allow_unused=True))
             grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves)]
             own, found = grads[len(inputs):], iter(grads[:len(inputs)])
-            gx = tuple(next(found) if v.requires_grad else None for v in xs)
+            gx = tuple(next(found) if w else None for w in wanted)
             if scale != 1 and own:
                 torch._foreach_mul_(own, scale)
             return gx if several else gx[0], dict(zip(self.theta, own)) if wrt_theta else {}
 
         pull.fresh = fresh
-        return z.detach(), pull
+        return values, pull
 
     def input_norm_squared(self, x, point, seed=None, iterations=12):
         """|A'(x)|^2 in all lifted parents at once, by power iteration on at most 8 samples (for affine layers the operator is the same for each), with 10 % on top."""

@@ -1,6 +1,7 @@
 """Sweeps on a minibatch: the explicit and the implicit step of the implicit stochastic gradient method."""
 
 import math
+from functools import cached_property, partial
 
 import torch
 
@@ -10,29 +11,63 @@ __all__ = ["Sweeps"]
 class Sweeps:
     """Part of `LiftedProblem`: backward sweeps from the forward pass."""
 
-    def _evaluate_all(self, theta):
-        """Forward pass that keeps every stage's local map: {l: (x_in, z, pull)} and {l: sigma(z)}; 0 holds the data."""
+    def _evaluate_all(self, theta, recall=None):
+        """Forward pass that keeps every stage's local map: {l: (x_in, z, pull)} and {l: sigma(z)}; 0 holds the data. With `recall`, what the backward sweep does without is
+        dropped on the way, and the local maps ask recall(l) for sigma(z) where it is computed again."""
         values, kept = {0: self.inputs}, {}
         for stage in self.stages:
             x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
-            z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=tuple(p > 0 for p in stage.parents), wrt_theta=not self._trained.isdisjoint(stage.theta))
-            kept[stage.index] = (x, z, pull)
+            lent = () if recall is None else [(values[p], partial(recall, p) if p in self._again else None) for p in set(stage.parents) & self._dropped]
+            z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=tuple(p > 0 for p in stage.parents),
+                                     wrt_theta=not self._trained.isdisjoint(stage.theta), lent=lent)
+            kept[stage.index] = (x, z, pull) if recall is None else (None, z if stage.index in self._again or stage.index not in self._dropped else None, pull)
             if stage.index < self.depth:
                 values[stage.index] = stage.penalty.activation(z)
+            if recall is not None:
+                del x
+                for p in set(stage.parents) & self._dropped:
+                    if self._last_use[p] == stage.index:
+                        del values[p]
         return kept, values
+
+    @cached_property
+    def _last_use(self):
+        """{l: the last stage that takes x_l}."""
+        return {p: stage.index for stage in self.stages for p in stage.parents}
+
+    @cached_property
+    def _dropped(self):
+        """Stages whose output the backward sweep does without, or computes again (`_again`); their children's local maps are torch's, which keep what they need."""
+        stages = {s.index for s in self.stages[:-1] if s.index not in self.extra and (s.penalty.passes or hasattr(s.penalty.potential, "_activation"))}
+        return stages - {p for s in self.stages if s.is_linear_layer for p in s.parents}
+
+    @cached_property
+    def _again(self):
+        """Those whose sigma(z) is computed again from z, so that only one of both is in memory."""
+        return {l for l in self._dropped if not self.stages[l - 1].penalty.passes}
 
     def explicit_gradient(self, theta):
         """(loss, {name: gradient}): one backward sweep x_l = argmin rho_l P_l(x_l, z_l) + S_l(x_l) + <pull of the children, x_l>, the pull of child c being
         rho_c A*_c r_c, then the gradient of E_S in theta at the old theta and the forward x. The loss holds the S_l at the forward x too."""
-        kept, values = self._evaluate_all(theta)
+        def recall(l):
+            if l not in values:
+                values[l] = self.stages[l - 1].penalty.activation(kept[l][1])
+            return values[l]
+
+        kept, values = self._evaluate_all(theta, recall)
         n, gradient, pulls = self.samples, {}, {}                       # pulls: {l: (g, weight)}, the pull on x_l being weight * g
         losses, r = self.loss.value_and_gradient(kept[self.depth][1], self.targets)
         loss, weight = losses.sum() / n + self._activations_value(values), 1.0           # r is the residual without its weight
         for stage in reversed(self.stages):
             l = stage.index
-            _, z, pull = kept.pop(l)
             if l < self.depth:
-                r, weight = stage.penalty._sweep(z, values.pop(l), *pulls.pop(l), self.rho[l], pull.fresh)
+                p = recall(l) if l in self._again else values.get(l)
+                _, z, pull = kept.pop(l)
+                values.pop(l, None)
+                r, weight = stage.penalty._sweep(z, p, *pulls.pop(l), self.rho[l], pull.fresh)
+                del p, z
+            else:
+                pull = kept.pop(l)[2]
             gx, own = pull(r, weight / n)
             for name, g in own.items():
                 gradient[name] = gradient[name] + g if name in gradient else g         # shared by two stages

@@ -1,5 +1,7 @@
 """SAGA: variance reduction with a table of per-sample gradients."""
 
+import math
+
 import torch
 
 from .stochastic import Stochastic, subtract
@@ -18,7 +20,8 @@ class SAGA(Stochastic):
     epochs : passes over the samples (an iteration is a pass, each in a fresh order).
     batch_size : samples in a minibatch.
     step : "auto": "search" where the problem is convex, "lipschitz" elsewhere. "search": ell is doubled where F_S(theta - d) > F_S(theta) - ell <d, M d> / 2,
-        d = M^-1 grad F_S(theta) / ell, tried on some minibatches, and halves over a pass; M_j is the mean square of input j, plus 1 % of the largest, where R is separable.
+        d = M^-1 grad F_S(theta) / ell, tried on some minibatches, and halves over a pass, but not below twice its value in a pass whose residual rose;
+        M_j is the mean square of input j, plus 1 % of the largest, where R is separable.
         (b/(b + 1) is the best factor where all f_i have the same curvature: the error falls by 1/(b + 1) a minibatch.)
         "lipschitz": M = 1 and gamma = 1 / (4 ell) with ell the expected smoothness of minibatches, which falls from L_max (b = 1) to L (b = n). Or a number, gamma.
     seed : of the orders; the same seed gives the same run.
@@ -46,7 +49,7 @@ class SAGA(Stochastic):
         if not search:
             return {**state, "steps": self._steps(problem, theta, lambda L, ell, n, b: 1 / (4 * ell)), "metric": None, "ell": 0.0}
         self._require_bounds(problem, {name: problem.loss.lipschitz for name in problem.theta_names})
-        return {**state, "steps": {}, "metric": self._metric(problem, theta), "ell": 1e-3 * problem.loss.lipschitz}
+        return {**state, "steps": {}, "metric": self._metric(problem, theta), "ell": 1e-3 * problem.loss.lipschitz, "floor": 0.0, "residuals": (math.inf, math.inf)}
 
     @staticmethod
     def _metric(problem, theta):
@@ -101,7 +104,7 @@ class SAGA(Stochastic):
                 found, count = part.factors(theta, s, value=due), count + 1
                 if due:
                     value, found = found
-                    ell = self._searched(problem, part, s, theta, value, part.expand(found, s), metric, ell * 0.5 ** (SEARCH_EVERY * b / n))
+                    ell = self._searched(problem, part, s, theta, value, part.expand(found, s), metric, max(state["floor"], ell * 0.5 ** (SEARCH_EVERY * b / n)))
                     steps = {k: b / ((b + 1) * ell * m) for k, m in metric.items()}
                 for key, v in _flat(found).items():
                     after[key].append(v)
@@ -118,6 +121,11 @@ class SAGA(Stochastic):
             for key, v in after.items():
                 table[key].index_copy_(0, rows, torch.cat(v))
         state = {**state, "point": theta, "epoch": state["epoch"] + 1, "table": table, "mean": mean, "steps": steps, "ell": ell}
+        if metric is not None:
+            residual, (best, last) = float(self._residual(problem, theta, mean, steps)), state["residuals"]
+            if residual > last and residual > 1.5 * best:
+                state["floor"] = 2 * ell                       # the steps were too long
+            state["residuals"] = (min(best, residual), residual)
         return state, self._record(problem, theta, theta, mean, steps)
 
 

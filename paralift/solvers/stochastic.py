@@ -108,11 +108,16 @@ class Stochastic(Solver):
         """The objective at theta, and the norm of the proximal-gradient map at the anchor, where the gradient is at hand; evaluated where a row is due."""
 
         def record():
-            moved = problem.prox({k: anchor[k] - steps[k] * g for k, g in gradient.items()}, steps)
-            residual = sum(((anchor[k] - moved[k]) / steps[k]).square().sum(dtype=torch.float64) for k in moved).sqrt()
-            return {"objective": float(problem.mean_loss(theta) + problem.regularisation(theta)), "residual": float(residual), **problem.metrics(theta)}
+            return {"objective": float(problem.mean_loss(theta) + problem.regularisation(theta)), "residual": float(self._residual(problem, anchor, gradient, steps)),
+                    **problem.metrics(theta)}
 
         return record
+
+    @staticmethod
+    def _residual(problem, anchor, gradient, steps):
+        """|(u - prox(u - gamma gradient)) / gamma| at the anchor u."""
+        moved = problem.prox({k: anchor[k] - steps[k] * g for k, g in gradient.items()}, steps)
+        return sum(((anchor[k] - moved[k]) / steps[k]).square().sum(dtype=torch.float64) for k in moved).sqrt()
 
 
 def subtract(new, old):

@@ -32,3 +32,13 @@ def test_numbers_and_rules_are_taken_where_they_belong():
     for call in (lambda: pl.FISTA(step="barzilai_borwein"), lambda: pl.PGD(step="barzilai_borwein", acceleration="heavy_ball")):
         with pytest.raises(ValueError, match="needs 'auto', 'backtracking', 'lipschitz' or a positive number or a step rule"):
             call()
+
+
+def test_a_search_that_went_too_far_is_taken_back():
+    """Odd against even digits: SAGA's searched step raises the residual at first; it settles, and ends below what the bound's step reaches."""
+    (x, y), _ = pl.data.digits()
+    x, odd = x[:1200].double(), (y[:1200] % 2).double()
+    problem = pl.linear_model((x - x.mean(0)) / x.std(0).clamp(min=1e-2), odd, loss="logistic", regulariser=1 / 1200 * pl.L1Norm())
+    best = pl.FISTA(5000, tolerance=1e-9).solve(problem).objective
+    searched, bound = (pl.SAGA(200, step=step).solve(problem, record_every=200) for step in ("auto", "lipschitz"))
+    assert searched.state["floor"] > 0 and searched.objective - best < 0.5 * (bound.objective - best)
