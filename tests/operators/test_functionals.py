@@ -49,10 +49,12 @@ CASES = {
     "Clip": (pl.Clip(-0.5, 1.0), None, (v(0, 0.5), 0)),
     "HardTanh": (pl.HardTanh(), None, (v(0, 2), math.inf)),
     "ReLU6": (pl.ReLU6(), None, (v(0, 6), 0)),
+    "HardSigmoid": (pl.HardSigmoid(), None, (v(1, 0.4), -0.5 + 0.4 - 1.2)),
     "SoftThreshold": (pl.SoftThreshold(0.4), None, (v(1, -2), 1.2)),
     "Tanh": (pl.Tanh(), None, (v(0, 1), math.log(2) - 0.5)),
     "Sigmoid": (pl.Sigmoid(), None, (v(1, 0.5), -0.5 - math.log(2) - 0.125)),
     "Softplus": (pl.Softplus(1.5), None, (v(0.0), math.pi**2 / 6 / 2.25)),
+    "LogSigmoid": (pl.LogSigmoid(), None, (v(0.0), math.pi**2 / 6)),
     "Softmax": (pl.Softmax(), None, (v(0.5, 0.5), -math.log(2) - 0.25)),
     "ELU": (pl.ELU(0.7), None, (v(2, -0.7), 0.7 - 0.245)),
     "CELU": (pl.CELU(2.5), None, (v(2, -2.5), 3.125)),
@@ -121,7 +123,7 @@ def test_bregman_closed_form(name):
 
 
 @pytest.mark.parametrize("name,torch_map", [("ReLU", torch.relu), ("Tanh", torch.tanh), ("Sigmoid", torch.sigmoid), ("Softmax", lambda z: torch.softmax(z, -1)),
-                                            ("ReLU6", torch.nn.functional.relu6), ("Softplus", lambda z: torch.nn.functional.softplus(z, 1.5)),
+                                            ("ReLU6", torch.nn.functional.relu6), ("HardSigmoid", torch.nn.functional.hardsigmoid), ("LogSigmoid", torch.nn.functional.logsigmoid), ("Softplus", lambda z: torch.nn.functional.softplus(z, 1.5)),
                                             ("ELU", lambda z: torch.nn.functional.elu(z, 0.7)), ("CELU", lambda z: torch.nn.functional.celu(z, 2.5)),
                                             ("LeakyReLU", lambda z: torch.nn.functional.leaky_relu(z, 0.2))])
 def test_activation_is_the_prox(name, torch_map):
