@@ -5,7 +5,7 @@ from math import isfinite
 
 import torch
 
-from ..problems.finite_sum import FiniteSum
+from ..problems.finite_sum import FiniteSum, chunks
 from .solver import NO_PROX, Solver
 from .steps import check_step
 
@@ -93,8 +93,8 @@ class Stochastic(Solver):
     def _full_gradient(self, problem, theta, factored):
         """The mean gradient over all samples, a chunk at a time (in minibatches where samples depend on each other, as under BatchNorm)."""
         total, size, n = {name: torch.zeros_like(theta[name]) for name in problem.theta_names}, CHUNK if factored else self.batch_size, problem.samples
-        for begin in range(0, n, size):
-            part = problem.restrict(slice(begin, begin + size), seed=self.seed * 7919 + begin)
+        for rows in chunks(n, size):
+            part = problem.restrict(rows, seed=self.seed * 7919 + rows.start)
             if factored:
                 own, weight = part.expand(part.factors(theta), scale=1 / n), 1.0
             else:
