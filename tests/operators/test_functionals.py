@@ -180,6 +180,35 @@ def test_bad_parameters(call, text):
         call()
 
 
+@pytest.mark.parametrize("sigma", [-0.5, math.nan, v(0.5, -0.5)])
+@pytest.mark.parametrize("f", [pl.L1Norm(), 2.0 * pl.L1Norm(), pl.ReLU(), pl.Huber(0.5).translated(v(1, 2)), pl.L2Norm().convex_conj], ids=repr)
+def test_negative_steps_are_refused(f, sigma):
+    for call in (lambda: f.prox(v(1, 2), sigma), lambda: f.proximal(sigma)):
+        with pytest.raises(ValueError, match="prox step .*positive number"):
+            call()
+
+
+def test_elements_of_another_space_are_refused():
+    x, f = torch.ones(2, 4), pl.L2NormSquared(space=3)
+    for call in (lambda: f(x), lambda: f.prox(x), lambda: f.proximal(0.5)(x), lambda: f.gradient(x)):
+        with pytest.raises(ValueError, match=r"shape \(2, 4\); it needs trailing axes \(3,\)"):
+            call()
+
+
+BROKEN = torch.eye(3).index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(math.nan))
+
+
+@pytest.mark.parametrize("call,error,text", [
+    (lambda: pl.L2NormSquared().translated(BROKEN[1]), ValueError, "NaN or inf"), (lambda: pl.L1Norm().translated(math.inf), ValueError, "NaN or inf"),
+    (lambda: pl.L1Norm().translated([1.0, 2.0]), TypeError, "torch.as_tensor"), (lambda: pl.LeastSquares(torch.eye(3), BROKEN[1]), ValueError, "NaN or inf"),
+    (lambda: pl.QuadraticForm(BROKEN), ValueError, "matrix that holds NaN"), (lambda: pl.QuadraticForm(torch.eye(3), BROKEN[1]), ValueError, "vector that holds NaN"),
+    (lambda: pl.QuadraticForm(torch.eye(3), torch.ones(2)), ValueError, r"vector of shape \(2,\)"), (lambda: pl.IndicatorAffine(BROKEN, torch.ones(3)), ValueError, "matrix that holds NaN"),
+    (lambda: pl.IndicatorAffine(torch.eye(3), BROKEN[1]), ValueError, "right side that holds NaN")])
+def test_bad_data(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+
+
 @pytest.mark.parametrize("f", [pl.L1Norm(), pl.Huber(0.5), pl.L2NormSquared(), pl.IndicatorNonnegative(), pl.SoftThreshold(0.3)])
 def test_dtype_is_kept(f):
     for dtype in (torch.float32, torch.bfloat16):

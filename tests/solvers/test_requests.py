@@ -110,6 +110,15 @@ def test_parts_of_different_shapes_are_refused(call, words):
         call()
 
 
+@pytest.mark.parametrize("form", ["smooth", "split"])
+def test_parts_of_different_dtypes_are_refused(form):
+    term = 0.5 * pl.L2NormSquared().translated(b) @ pl.MatrixOperator(A)
+    with pytest.raises(TypeError, match="of dtype torch.float64 and a start of dtype torch.float32; convert"):
+        pl.Composite(term if form == "smooth" else None, pl.L1Norm(), term if form == "split" else None, start=torch.zeros(4))
+    images = pl.Composite(pl.L2NormSquared(), None, pl.L1Norm() @ pl.Gradient((4, 4)), start=torch.zeros(4, 4, dtype=torch.float64))         # differences act on any dtype
+    assert pl.PDHG(3).solve(images).success
+
+
 def test_a_tolerance_that_nothing_reaches_is_refused():
     for tolerance in (1e-6, pl.Tolerance(residual=1e-6)):
         with pytest.raises(ValueError, match="SGD records no residual"):
