@@ -1,7 +1,7 @@
 """The primal-dual hybrid gradient method."""
 
 import warnings
-from math import inf, isfinite
+from math import ceil, inf, isfinite
 
 import torch
 
@@ -17,7 +17,7 @@ class PDHG(Solver):
     Parameters
     ----------
     step : "auto", or a pair (tau, sigma).
-    variant : "adaptive" (tau/sigma follows the distances that x and y go, at k = 1, 2, 4, .., 2048; fixed from there, so the theorem holds), "accelerated" (theta < 1; E strongly convex), "constant" (theta = 1).
+    variant : "adaptive" (tau/sigma follows the distances that x and y go, some 20 times until k = 2048; then it is fixed, and the theorem holds), "accelerated" (theta < 1; E strongly convex), "constant" (theta = 1).
     ratio : sigma/tau = ratio^2 to begin with.
     relaxation : in [1, 2): (x, y) moves by this multiple of the step. By default 1.9; 1 with "accelerated" or with a gradient step on F.
 
@@ -84,7 +84,7 @@ class PDHG(Solver):
         dual = [torch.zeros_like(K._call(x)) for _, K in problem.linear]
         anchor = problem.smooth_part._gradient(torch.zeros_like(x)).div_(-c) if c else None              # F = c/2 |x - anchor|^2 + const
         return {"point": {"x": x}, "dual": dual, "base": x, "base_dual": dual, "anchor": anchor, "tau": tau, "sigma": sigma, "L": L, "c": c, "norm2": norm2,
-                "mark": {"x": x, "dual": dual}, "k": 0, "relaxation": self.relaxation or (1.0 if L or self.variant == "accelerated" else 1.9)}
+                "mark": {"x": x, "dual": dual}, "next": 1, "k": 0, "relaxation": self.relaxation or (1.0 if L or self.variant == "accelerated" else 1.9)}
 
     def step(self, problem, state):
         x, duals, tau, sigma, c, G = state["base"], state["base_dual"], state["tau"], state["sigma"], state["c"], problem.nonsmooth_part
@@ -115,7 +115,7 @@ class PDHG(Solver):
             return torch.linalg.vector_norm(p), sum((torch.linalg.vector_norm(v) ** 2 for v in d), torch.zeros_like(v.real.sum())).sqrt()
 
         k = state["k"] + 1
-        if self.variant == "adaptive" and duals and k & (k - 1) == 0 and k <= 2048:
+        if self.variant == "adaptive" and duals and k == state["next"] <= 2048:
             later = self._balanced(state, new, new_duals)
         state = {**later, "point": {"x": new}, "dual": new_duals, "k": k, "base": new, "base_dual": new_duals}
         if state["relaxation"] > 1:
@@ -129,8 +129,8 @@ class PDHG(Solver):
 
     @staticmethod
     def _balanced(state, x, dual):
-        """tau becomes the geometric mean of itself and of the minimiser of |x - x'|^2/tau + |y - y'|^2/sigma at the same tau sigma, (x', y') being the point at half of k;
-        a change by a factor of at most 10. 1/tau - sigma |K|^2 >= L/2 stays."""
+        """tau becomes the geometric mean of itself and of the minimiser of |x - x'|^2/tau + |y - y'|^2/sigma at the same tau sigma, (x', y') being the point
+        at the last change, k / sqrt(2); a change by a factor of at most 10. 1/tau - sigma |K|^2 >= L/2 stays."""
         tau, sigma, L, mark = state["tau"], state["sigma"], state["L"], state["mark"]
         p = float(torch.linalg.vector_norm(x - mark["x"]))
         d = sum(float(torch.linalg.vector_norm(y - z)) ** 2 for y, z in zip(dual, mark["dual"])) ** 0.5
@@ -138,7 +138,7 @@ class PDHG(Solver):
             tau *= min(max(p / d * (sigma / tau) ** 0.5, 0.01), 100.0) ** 0.5
             tau = min(tau, 1.9 / L) if L else tau
             sigma = (0.99 / tau - 0.5 * L) / state["norm2"]
-        return {**state, "tau": tau, "sigma": sigma, "mark": {"x": x, "dual": dual}}
+        return {**state, "tau": tau, "sigma": sigma, "mark": {"x": x, "dual": dual}, "next": ceil(2**0.5 * state["next"])}
 
 
 def _adjoints(problem, duals, x):
