@@ -34,7 +34,7 @@ def _tensors(inputs, targets, like=None):
         pairs = [inputs[i] for i in range(len(inputs))]
         inputs, targets = (torch.stack([torch.as_tensor(p[k]) for p in pairs]) if pairs else torch.empty(0) for k in (0, 1))
     convert = lambda a, name: a if torch.is_tensor(a) else torch.as_tensor(np.asarray(a)) if isinstance(a, (np.ndarray, list, tuple)) else _refuse(a, name)  # noqa: E731
-    x, y = convert(inputs, "inputs"), convert(targets, "targets")
+    x, y = (a.clone() if a.is_inference() else a.detach() for a in (convert(inputs, "inputs"), convert(targets, "targets")))
     if x.dim() == 0 or y.dim() == 0:
         raise ValueError("a single number was given as inputs or targets; samples go on the first axis.")
     if like is not None:
@@ -86,7 +86,12 @@ class LiftedTraining(LiftedProblem):
         first = next(self.network.parameters(), None)
         if first is None:
             raise ValueError(f"{type(network).__name__} has no parameters; a network to train needs at least one layer with weights.")
+        bad = [name for name, p in self.network.named_parameters() if not all_finite(p.detach())]
+        if bad:
+            raise ValueError(f"the network's parameters {bad} hold NaN or inf; initialise them anew, or load other weights.")
         self._in_place = [name for name, m in self.network.named_modules() if getattr(m, "inplace", False)]         # lifting turns it off, `finish` on again
+        if isinstance(validation, (tuple, list)) and len(validation) != 2:
+            raise ValueError(f"validation with {len(validation)} parts was given; it needs (inputs, targets), or a Dataset or DataLoader.")
         pairs = lambda data: _tensors(*(data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)), first)
         inputs, targets = _tensors(inputs, targets, first)
         self.validation = None if validation is None else pairs(validation)

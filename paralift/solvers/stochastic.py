@@ -46,6 +46,8 @@ class Stochastic(Solver):
         if not isinstance(problem, FiniteSum):
             raise TypeError(f"{type(self).__name__} cannot solve {type(problem).__name__}: its samples come with no gradients of their own; "
                             "use linear_model(...) or LiftedTraining(...), or PGD on this one.")
+        if not problem.theta_names:
+            raise ValueError(f"every parameter is frozen, and {type(self).__name__} updates parameters only; free one, or use PGD or BCD, which find x.")
 
     # ---- minibatches
     def _batches(self, problem, epoch):

@@ -104,6 +104,15 @@ def test_the_table_names_all_regularisers():
     assert "LiftedBregman(ReLU) " in text and "  x1: 0.2 * L2Norm on (6,)" in text and "  0.weight: 0.1 * L1Norm on (6, 5)" in text
 
 
+def test_data_with_a_graph_or_made_under_inference():
+    with torch.inference_mode():
+        frozen = X + 0
+    plain = pl.PGD(3).solve(pl.LiftedTraining(mlp(nn.Tanh()), X, LABELS)).objective
+    for inputs in (X.clone().requires_grad_(), frozen):
+        problem = pl.LiftedTraining(mlp(nn.Tanh()), inputs, LABELS, validation=(inputs, LABELS))
+        assert pl.PGD(3).solve(problem).objective == plain and pl.ISGM(1, 4).solve(problem).success
+
+
 def normed(*after):
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), *after, nn.Linear(4, 3)).double()
@@ -170,6 +179,10 @@ BAD = [
     (lambda: pl.LiftedTraining(net(), X, LABELS, rho=-1), ValueError, "positive finite"),
     (lambda: pl.LiftedTraining(net(), X, LABELS, weight_regulariser={"9.*": pl.L1Norm()}), ValueError, "matches no parameter"),
     (lambda: pl.LiftedTraining(net(), X, LABELS, activation_regulariser={7: pl.L1Norm()}), ValueError, "lifted layers are 1 to 2"),
+    (lambda: pl.LiftedTraining(net().apply(lambda m: m.bias.data.fill_(torch.nan) if hasattr(m, "bias") else None), X, LABELS), ValueError, "'0.bias', '2.bias', '4.bias'. hold NaN"),
+    (lambda: pl.LiftedTraining(net(), X, LABELS, validation=(X, LABELS, LABELS)), ValueError, "validation with 3 parts"),
+    (lambda: pl.SAGA().solve(pl.LiftedTraining(net(), X, LABELS, frozen="*")), ValueError, "every parameter is frozen"),
+    (lambda: pl.PIAG().solve(pl.LiftedTraining(net(), X, LABELS, frozen="*")), ValueError, "every parameter is frozen"),
     (lambda: pl.LiftedTraining("net", X, LABELS), TypeError, "torch.nn.Module"),
     (lambda: pl.LiftedTraining(net(), {}, LABELS), TypeError, "pass a tensor"),
     (lambda: pl.ISGM(step=-1), ValueError, "positive"),
