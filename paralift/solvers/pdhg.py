@@ -17,7 +17,8 @@ class PDHG(Solver):
     Parameters
     ----------
     step : "auto", or a pair (tau, sigma).
-    variant : "adaptive" (tau/sigma follows the distances that x and y go, some 20 times until k = 2048; then it is fixed, and the theorem holds), "accelerated" (theta < 1; E strongly convex), "constant" (theta = 1).
+    variant : "adaptive" (tau/sigma follows the distances that x and y go, some 20 times until k = 2048; then it is fixed, and the theorem holds),
+        "accelerated" (theta < 1; E strongly convex), "constant" (theta = 1).
     ratio : sigma/tau = ratio^2 to begin with.
     relaxation : in [1, 2): (x, y) moves by this multiple of the step. By default 1.9; 1 with "accelerated" or with a gradient step on F.
 

@@ -123,7 +123,8 @@ def test_bregman_closed_form(name):
 
 
 @pytest.mark.parametrize("name,torch_map", [("ReLU", torch.relu), ("Tanh", torch.tanh), ("Sigmoid", torch.sigmoid), ("Softmax", lambda z: torch.softmax(z, -1)),
-                                            ("ReLU6", torch.nn.functional.relu6), ("HardSigmoid", torch.nn.functional.hardsigmoid), ("LogSigmoid", torch.nn.functional.logsigmoid), ("Softplus", lambda z: torch.nn.functional.softplus(z, 1.5)),
+                                            ("ReLU6", torch.nn.functional.relu6), ("HardSigmoid", torch.nn.functional.hardsigmoid),
+                                            ("LogSigmoid", torch.nn.functional.logsigmoid), ("Softplus", lambda z: torch.nn.functional.softplus(z, 1.5)),
                                             ("ELU", lambda z: torch.nn.functional.elu(z, 0.7)), ("CELU", lambda z: torch.nn.functional.celu(z, 2.5)),
                                             ("LeakyReLU", lambda z: torch.nn.functional.leaky_relu(z, 0.2))])
 def test_activation_is_the_prox(name, torch_map):
@@ -202,7 +203,8 @@ BROKEN = torch.eye(3).index_put((torch.tensor(1), torch.tensor(2)), torch.tensor
     (lambda: pl.L2NormSquared().translated(BROKEN[1]), ValueError, "NaN or inf"), (lambda: pl.L1Norm().translated(math.inf), ValueError, "NaN or inf"),
     (lambda: pl.L1Norm().translated([1.0, 2.0]), TypeError, "torch.as_tensor"), (lambda: pl.LeastSquares(torch.eye(3), BROKEN[1]), ValueError, "NaN or inf"),
     (lambda: pl.QuadraticForm(BROKEN), ValueError, "matrix that holds NaN"), (lambda: pl.QuadraticForm(torch.eye(3), BROKEN[1]), ValueError, "vector that holds NaN"),
-    (lambda: pl.QuadraticForm(torch.eye(3), torch.ones(2)), ValueError, r"vector of shape \(2,\)"), (lambda: pl.IndicatorAffine(BROKEN, torch.ones(3)), ValueError, "matrix that holds NaN"),
+    (lambda: pl.QuadraticForm(torch.eye(3), torch.ones(2)), ValueError, r"vector of shape \(2,\)"),
+    (lambda: pl.IndicatorAffine(BROKEN, torch.ones(3)), ValueError, "matrix that holds NaN"),
     (lambda: pl.IndicatorAffine(torch.eye(3), BROKEN[1]), ValueError, "right side that holds NaN")])
 def test_bad_data(call, error, text):
     with pytest.raises(error, match=text):

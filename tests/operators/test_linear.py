@@ -135,8 +135,10 @@ def test_algebra_of_nonlinear_operators_is_nonlinear():
 
 
 @pytest.mark.parametrize("call,error,text", [
-    (lambda: pl.MatrixOperator(torch.tensor([[1.0, math.nan]])), ValueError, "matrix that holds NaN"), (lambda: pl.MatrixOperator(torch.tensor([[1.0, math.inf]])), ValueError, "NaN or inf"),
-    (lambda: pl.MatrixOperator(torch.ones(2, 2, dtype=torch.int64)), TypeError, "floating-point"), (lambda: pl.DiagonalOperator(torch.tensor([math.nan])), ValueError, "weights that holds NaN"),
+    (lambda: pl.MatrixOperator(torch.tensor([[1.0, math.nan]])), ValueError, "matrix that holds NaN"),
+    (lambda: pl.MatrixOperator(torch.tensor([[1.0, math.inf]])), ValueError, "NaN or inf"),
+    (lambda: pl.MatrixOperator(torch.ones(2, 2, dtype=torch.int64)), TypeError, "floating-point"),
+    (lambda: pl.DiagonalOperator(torch.tensor([math.nan])), ValueError, "weights that holds NaN"),
     (lambda: pl.Convolution(torch.tensor([1.0, math.nan]), pl.Space(4)), ValueError, "kernel that holds NaN")])
 def test_bad_entries(call, error, text):
     with pytest.raises(error, match=text):

@@ -272,7 +272,8 @@ def test_sentences():
         with pytest.raises(TypeError, match="no samples.*PGD.*PIAG"):
             solver.solve(composite)
     for call, words in ((lambda: pl.SAGA(batch_size=0), "integer >= 1"), (lambda: pl.SAGA(step=-1.0), "'lipschitz' or a positive number"), (lambda: pl.SAGA(step="fast"), "'auto'"),
-                        (lambda: pl.SVRG(refresh="never"), "'random' or 'epoch'"), (lambda: pl.Katyusha(), "SAGA, SVRG"), (lambda: pl.Katyusha(3), "strong_convexity=mu"), (lambda: pl.Katyusha(strong_convexity=0.0), "positive"),
+                        (lambda: pl.SVRG(refresh="never"), "'random' or 'epoch'"), (lambda: pl.Katyusha(), "SAGA, SVRG"),
+                        (lambda: pl.Katyusha(3), "strong_convexity=mu"), (lambda: pl.Katyusha(strong_convexity=0.0), "positive"),
                         (lambda: pl.PIAG(delays=-1), "a sequence"), (lambda: pl.PIAG(delays=[1, 2.5]), "a sequence"), (lambda: pl.PIAG(shards=0), "integer >= 1"),
                         (lambda: pl.PIAG(step="large"), "'bold'"), (lambda: pl.PIAG(momentum=1.0), r"\[0, 1\)"), (lambda: pl.SGD(metric="newton"), "choose one of"),
                         (lambda: pl.SGD(schedule="cosine"), "'linear'")):

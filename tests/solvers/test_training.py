@@ -143,7 +143,8 @@ def test_continuation_in_rho():
 
 @pytest.mark.parametrize("call,words", [
     (lambda: pl.ISGM(schedule="cos"), "'cosine'"), (lambda: pl.ISGM(weight_decay=-1), "weight_decay=-1"), (lambda: pl.ISGM(average=1.0), "below 1"),
-    (lambda: pl.ISGM(schedule=lambda d: -1.0), "-1.0 at 0"), (lambda: pl.ISGM(inner=pl.SGD(1)), "such as PGD"), (lambda: pl.ISGM(accumulate=0), "accumulate=0"), (lambda: pl.ISGM(accumulate=2, sweeps=3), "no sum over parts")])
+    (lambda: pl.ISGM(schedule=lambda d: -1.0), "-1.0 at 0"),
+    (lambda: pl.ISGM(inner=pl.SGD(1)), "such as PGD"), (lambda: pl.ISGM(accumulate=0), "accumulate=0"), (lambda: pl.ISGM(accumulate=2, sweeps=3), "no sum over parts")])
 def test_what_training_needs_is_said(call, words):
     with pytest.raises(ValueError, match=words):
         call()
