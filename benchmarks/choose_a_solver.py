@@ -37,7 +37,7 @@ METHODS = {
     "ADMM": (lambda s: pl.ADMM(LIMIT, max_seconds=s), "split"),
     "SAGA": (lambda s: pl.SAGA(LIMIT, max_seconds=s), "sum"),
     "SVRG": (lambda s: pl.SVRG(LIMIT, max_seconds=s), "sum"),
-    "Katyusha": (lambda s: pl.Katyusha(1e-4, LIMIT, max_seconds=s), "sum"),
+    "Katyusha": (lambda s: pl.Katyusha(LIMIT, strong_convexity=1e-4, max_seconds=s), "sum"),
     "PIAG, 10 shards": (lambda s: pl.PIAG(LIMIT, max_seconds=s), "sum"),
     "PIAG, bold": (lambda s: pl.PIAG(LIMIT, step="bold", max_seconds=s), "sum"),
     "SGD": (lambda s: pl.SGD(LIMIT, schedule="sqrt", max_seconds=s), "sum"),

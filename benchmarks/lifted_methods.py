@@ -37,7 +37,7 @@ METHODS = {
     "SGD, adam, 0.001": lambda s: pl.SGD(LIMIT, BATCH, metric="adam", max_seconds=s),
     "SAGA, 0.1": lambda s: pl.SAGA(LIMIT, BATCH, 0.1, max_seconds=s),
     "SVRG, 0.1": lambda s: pl.SVRG(LIMIT, BATCH, 0.1, max_seconds=s),
-    "Katyusha, 0.1, mu = 0.01 assumed": lambda s: pl.Katyusha(0.01, LIMIT, BATCH, 0.1, max_seconds=s),
+    "Katyusha, 0.1, mu = 0.01 assumed": lambda s: pl.Katyusha(LIMIT, BATCH, 0.1, strong_convexity=0.01, max_seconds=s),
     "PIAG, 20 shards, adaptive": lambda s: pl.PIAG(LIMIT, shards=20, max_seconds=s),
     "PIAG, 20 shards, bold": lambda s: pl.PIAG(LIMIT, shards=20, step="bold", max_seconds=s),
     "PIAG, 20 shards, 0.05": lambda s: pl.PIAG(LIMIT, shards=20, step=0.05, max_seconds=s),

@@ -8,7 +8,7 @@ from math import inf
 
 import torch
 
-from .space import Space, inner, sum_trailing
+from .space import Space, all_finite, inner, sum_trailing
 
 __all__ = ["Functional"]
 
@@ -24,6 +24,7 @@ class Functional:
         A problem binds a functional to its unknown's space with `f.on(space)`.
 
     prox(x, sigma) = argmin_u |u - x|^2 / 2 + sigma f(u); `sigma` is a positive number or a tensor that broadcasts against `x`.
+    These public calls raise ValueError for an element of another shape and for a negative step; solvers use `_value`, `_gradient` and `_prox`, which do not look.
     """
 
     convex = True
@@ -89,24 +90,37 @@ class Functional:
     def _sum(self, x):
         return sum_trailing(x, self.ndim)
 
+    def _fit(self, x):
+        if self.space is not None and not self.space.fits(x):
+            raise ValueError(f"{type(self).__name__} got an element of shape {tuple(x.shape)}; it needs trailing axes {self.space.shape}.")
+
+    def _step(self, sigma):
+        """Refuse a step below 0 (of a tensor where looking costs no transfer)."""
+        if not (sigma >= 0 if not torch.is_tensor(sigma) else sigma.device.type != "cpu" or bool((sigma >= 0).all())):
+            raise ValueError(f"{type(self).__name__} got the prox step {sigma if not torch.is_tensor(sigma) else float(sigma.min())}; it needs a positive number, "
+                             "or a tensor of such.")
+
     # ---- public calls
     def __call__(self, x):
         """The value, of the batch's shape."""
-        if self.space is not None and not self.space.fits(x):
-            raise ValueError(f"{type(self).__name__} got an element of shape {tuple(x.shape)}; it needs trailing axes {self.space.shape}.")
+        self._fit(x)
         value = self._value(x)
         left = value.dim() - (x.dim() - self.ndim)
         return sum_trailing(value, left) if left > 0 else value
 
     def gradient(self, x):
+        self._fit(x)
         return self._gradient(x)
 
     def prox(self, x, sigma=1.0):
+        self._fit(x)
+        self._step(sigma)
         return self._prox(x, sigma)
 
     def proximal(self, sigma):
         """ODL's name: the map x -> prox(x, sigma)."""
-        return lambda x: self._prox(x, sigma)
+        self._step(sigma)
+        return lambda x: self.prox(x, sigma)
 
     @property
     def convex_conj(self):
@@ -241,6 +255,10 @@ class _Translated(_Wrapper):
 
     def __init__(self, f, shift):
         super().__init__(f)
+        if not torch.is_tensor(shift) and not isinstance(shift, (int, float, complex)):
+            raise TypeError(f"{type(f).__name__}.translated got {type(shift).__name__}; it needs a tensor of the element's shape: torch.as_tensor(...) makes one.")
+        if not all_finite(torch.as_tensor(shift)):
+            raise ValueError(f"{type(f).__name__}.translated got a shift that holds NaN or inf; remove or repair those entries of the data.")
         self.shift = shift
 
     def _bind(self, space):

@@ -6,7 +6,7 @@ Sources: Parikh & Boyd, Found. Trends Optim. 1(3), 2014; simplex and l1 ball: Du
 import torch
 
 from .functional import Functional
-from .space import Space, inner
+from .space import Space, finite, inner
 
 __all__ = ["IndicatorBox", "IndicatorNonnegative", "IndicatorSimplex", "IndicatorL1Ball", "IndicatorL2Ball", "IndicatorLinfBall", "IndicatorAffine"]
 
@@ -163,6 +163,7 @@ class IndicatorAffine(_Set):
     """{x : A x = b}, A (m, n), b (m,); projection x - A^+ (A x - b). Raises ValueError where shapes do not fit or there is no such x."""
 
     def __init__(self, matrix, rhs):
+        matrix, rhs = finite(matrix, "IndicatorAffine", "matrix"), finite(rhs, "IndicatorAffine", "right side")
         if matrix.dim() != 2 or tuple(rhs.shape) != (matrix.shape[0],):
             raise ValueError(f"IndicatorAffine got a matrix {tuple(matrix.shape)} and a right side {tuple(rhs.shape)}; it needs (m, n) and (m,).")
         super().__init__(Space.of(matrix[0]))

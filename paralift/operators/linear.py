@@ -5,7 +5,7 @@ import math
 import torch
 
 from .operator import LinearOperator
-from .space import Space
+from .space import Space, finite
 
 __all__ = ["IdentityOperator", "MatrixOperator", "DiagonalOperator", "Convolution", "Gradient"]
 
@@ -24,9 +24,10 @@ class IdentityOperator(LinearOperator):
 
 
 class MatrixOperator(LinearOperator):
-    """x -> M x on the last axis: (..., n) -> (..., m) for M (m, n). Raises ValueError unless M has two axes."""
+    """x -> M x on the last axis: (..., n) -> (..., m) for M (m, n). Raises ValueError unless M has two axes and finite entries."""
 
     def __init__(self, matrix):
+        matrix = finite(matrix, "MatrixOperator", "matrix")
         if matrix.dim() != 2:
             raise ValueError(f"MatrixOperator got a tensor of shape {tuple(matrix.shape)}; it needs two axes.")
         self.matrix = matrix
@@ -47,7 +48,7 @@ class DiagonalOperator(LinearOperator):
     """x -> w * x, coordinatewise, with weights w of the element's shape."""
 
     def __init__(self, weights):
-        self.weights = weights
+        self.weights = weights = finite(weights, "DiagonalOperator", "tensor of weights")
         space = Space(tuple(weights.shape), weights.dtype, weights.device)
         super().__init__(space, space)
 
@@ -66,6 +67,7 @@ class Convolution(LinearOperator):
     """
 
     def __init__(self, kernel, space, padding="circular"):
+        kernel = finite(kernel, "Convolution", "kernel")
         if kernel.dim() != space.ndim or not space.ndim or any(k > n for k, n in zip(kernel.shape, space.shape)):
             raise ValueError(f"Convolution got a kernel of shape {tuple(kernel.shape)}; the space {space.shape} needs as many axes and no longer ones.")
         if kernel.is_complex() and not space.dtype.is_complex:

@@ -3,7 +3,7 @@
 import torch
 
 from .functional import Functional
-from .space import Space, inner, sum_trailing
+from .space import Space, finite, inner, sum_trailing
 
 __all__ = ["ZeroFunctional", "L1Norm", "L2Norm", "L2NormSquared", "GroupL1Norm", "SupNorm", "NuclearNorm", "Huber", "QuadraticForm"]
 
@@ -250,8 +250,11 @@ class QuadraticForm(Functional):
     """
 
     def __init__(self, matrix, vector=None, constant=0.0):
+        matrix, vector = finite(matrix, "QuadraticForm", "matrix"), vector if vector is None else finite(vector, "QuadraticForm", "vector")
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"QuadraticForm got a matrix of shape {tuple(matrix.shape)}; it needs a square one.")
+        if vector is not None and vector.shape != matrix.shape[:1]:
+            raise ValueError(f"QuadraticForm got a vector of shape {tuple(vector.shape)} with a matrix of shape {tuple(matrix.shape)}; it needs ({len(matrix)},).")
         if not torch.allclose(matrix, matrix.mT, rtol=1e-4, atol=1e-6):
             raise ValueError("QuadraticForm got a matrix that is not symmetric; pass (Q + Q.T) / 2.")
         super().__init__(Space.of(matrix[0]))

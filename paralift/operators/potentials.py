@@ -12,7 +12,7 @@ from .functional import Functional
 from .indicators import IndicatorBox, IndicatorNonnegative, IndicatorSimplex
 from .norms import L1Norm, ZeroFunctional
 
-__all__ = ["Identity", "ReLU", "LeakyReLU", "Clip", "HardTanh", "ReLU6", "SoftThreshold", "Sparsemax", "activation", "activation_"]
+__all__ = ["Identity", "ReLU", "LeakyReLU", "Clip", "HardTanh", "ReLU6", "HardSigmoid", "SoftThreshold", "Sparsemax", "activation", "activation_"]
 
 
 def activation(potential, z):
@@ -103,6 +103,25 @@ class ReLU6(Clip):
 
     def __init__(self, space=None):
         super().__init__(0.0, 6.0, space=space)
+
+
+class HardSigmoid(Functional):
+    """Psi(x) = 5 x^2 / 2 - 3 x on [0, 1]: sigma(z) = z/6 + 1/2 cut to [0, 1] (torch's Hardsigmoid)."""
+
+    separable = True
+    strong_convexity = 5.0
+
+    def _value(self, x):
+        return self._sum(torch.where((x >= 0) & (x <= 1), 2.5 * x * x - 3 * x, math.inf))
+
+    def _prox(self, x, sigma):
+        return ((x + 3 * sigma) / (1 + 5 * sigma)).clamp(0, 1)
+
+    def _activation(self, z):
+        return torch.nn.functional.hardsigmoid(z)
+
+    def _phi_conj(self, z):
+        return torch.where(z > 3, z, 3 * (z / 6 + 0.5).clamp(min=0).square())
 
 
 class SoftThreshold(L1Norm):

@@ -10,7 +10,7 @@ import torch
 
 from .functional import Functional
 
-__all__ = ["Tanh", "Sigmoid", "Softplus", "Softmax", "ELU", "CELU", "SELUEnergy"]
+__all__ = ["Tanh", "Sigmoid", "Softplus", "LogSigmoid", "Softmax", "ELU", "CELU", "SELUEnergy"]
 
 
 def _increasing_root(function, derivative, v, low, high, iterations=60):
@@ -113,6 +113,25 @@ class Softplus(Functional):
 
     def _activation(self, z):
         return torch.nn.functional.softplus(z, self.beta)
+
+
+class LogSigmoid(Softplus):
+    """Psi(x) = Li2(exp(x)) on x <= 0, softplus's potential at -x: sigma(z) = log(1 / (1 + e^-z)) = -softplus(-z)."""
+
+    def __init__(self, space=None):
+        super().__init__(1.0, space)
+
+    def _value(self, x):
+        return super()._value(-x)
+
+    def _gradient(self, x):
+        return -super()._gradient(-x)
+
+    def _prox(self, x, sigma):
+        return -super()._prox(-x, sigma)
+
+    def _activation(self, z):
+        return torch.nn.functional.logsigmoid(z)
 
 
 class _ExponentialLinear(Functional):

@@ -61,6 +61,16 @@ def all_finite(x):
     return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
 
 
+def finite(values, who, what):
+    """`values` as a tensor of floating-point numbers; TypeError for another dtype, ValueError where it holds NaN or inf."""
+    values = torch.as_tensor(values)
+    if not values.is_floating_point() and not values.is_complex():
+        raise TypeError(f"{who} got a {what} of dtype {values.dtype}; it needs floating-point numbers: pass it as .float() or .double().")
+    if values.layout is torch.strided and not all_finite(values):
+        raise ValueError(f"{who} got a {what} that holds NaN or inf; remove or repair those entries.")
+    return values
+
+
 def sum_trailing(x, ndim):
     """Sum over the last `ndim` axes; half precision accumulates in float32."""
     wide = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else None

@@ -7,10 +7,10 @@ from .stages import Activation, lifted_potential
 
 __all__ = ["NO_PROX", "potential_of", "activation_of"]
 
-NO_PROX = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanhshrink, nn.Hardshrink, nn.Hardsigmoid, nn.RReLU, nn.Threshold, nn.Softmin, nn.SELU, nn.Softsign,
-           nn.LogSigmoid, nn.ELU, nn.CELU, nn.LeakyReLU)
-CALLS = {"gelu": "GELU", "silu": "SiLU", "mish": "Mish", "hardswish": "Hardswish", "hardshrink": "Hardshrink", "hardsigmoid": "Hardsigmoid", "threshold": "Threshold",
-         "log_sigmoid": "LogSigmoid", "selu": "SELU", "elu": "ELU", "celu": "CELU", "leaky_relu": "LeakyReLU"}       # without a potential, or only with some parameters
+NO_PROX = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanhshrink, nn.Hardshrink, nn.RReLU, nn.Threshold, nn.SELU, nn.Softsign, nn.Softmin,
+           nn.ELU, nn.CELU, nn.LeakyReLU)
+CALLS = {"gelu": "GELU", "silu": "SiLU", "mish": "Mish", "hardswish": "Hardswish", "hardshrink": "Hardshrink", "threshold": "Threshold",
+         "selu": "SELU", "elu": "ELU", "celu": "CELU", "leaky_relu": "LeakyReLU"}       # without a potential, or only with some parameters
 
 
 def _softmax(axis):
@@ -35,11 +35,12 @@ MODULES = {
     Activation: lambda m: m.potential, nn.ReLU: lambda m: P.ReLU(), nn.Tanh: lambda m: P.Tanh(), nn.Sigmoid: lambda m: P.Sigmoid(), nn.ReLU6: lambda m: P.ReLU6(),
     nn.Hardtanh: lambda m: P.Clip(m.min_val, m.max_val), nn.LeakyReLU: lambda m: _leaky(m.negative_slope), nn.ELU: lambda m: _elu(m.alpha), nn.CELU: lambda m: _celu(m.alpha),
     nn.Softshrink: lambda m: P.SoftThreshold(m.lambd), nn.Softplus: lambda m: P.Softplus(m.beta), nn.Softmax: lambda m: _softmax(m.dim), nn.Softmax2d: lambda m: P.Softmax(-3),
+    nn.Softmin: lambda m: _softmax(m.dim), nn.Hardsigmoid: lambda m: P.HardSigmoid(), nn.LogSigmoid: lambda m: P.LogSigmoid(),
 }
 
 
 def potential_of(module):
-    """The potential of an activation module; None where the module is no activation that we know as a proximal map."""
+    """The potential of an activation module (of softmin: softmax's, at -z); None where the module is no activation that we know as a proximal map."""
     return MODULES[type(module)](module) if type(module) in MODULES else None
 
 
@@ -62,7 +63,7 @@ GRAPH = {
     "hardtanh": lambda low=-1.0, high=1.0: P.Clip(low, high), "softplus": lambda beta=1.0, threshold=20.0: P.Softplus(beta), "softshrink": lambda a=0.5: P.SoftThreshold(a),
     "elu": lambda alpha=1.0, *scales: _elu(alpha, *scales), "celu": lambda alpha=1.0: _celu(alpha), "softmax": lambda axis, dtype=None: _softmax(axis),
     "_softmax": lambda axis, half: _softmax(axis), "clamp": lambda low=None, high=None: _clip(low, high), "clamp_min": lambda low: P.ReLU() if low == 0 else None,
-    "activation": lambda key: lifted_potential(key),
+    "hardsigmoid": lambda: P.HardSigmoid(), "log_sigmoid": lambda: P.LogSigmoid(), "activation": lambda key: lifted_potential(key),
 }
 
 

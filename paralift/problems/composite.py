@@ -58,11 +58,23 @@ class Composite(Problem):
         if not torch.isfinite(start).all():
             raise ValueError("Composite got a start that holds NaN or inf; pass finite numbers.")
         self._start = start.clone()
+        for f in (smooth, *terms):
+            self._check_dtype(f, start)
         shape = tuple(start.shape)
         bound = lambda f: f if f is None or f.space is not None else f.on(shape)
         self.smooth_part, self.nonsmooth_part = _least_squares(bound(smooth)), bound(nonsmooth)
         self.linear = tuple((t.f, t.op) for t in terms)
         self.convex = all(f is None or f.convex for _, f in parts)
+
+    @staticmethod
+    def _check_dtype(f, start):
+        """Refuse an operator that cannot act on the start's dtype."""
+        if isinstance(f, _Composed) and f.op.domain.dtype != start.dtype:
+            try:
+                f.op._call(start)
+            except RuntimeError as error:
+                raise TypeError(f"Composite got {f.op!r} of dtype {f.op.domain.dtype} and a start of dtype {start.dtype}; convert one with .to(...) ({str(error).splitlines()[0]})."
+                                ) from None
 
     def start(self):
         return {"x": self._start.clone()}

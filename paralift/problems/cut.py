@@ -16,6 +16,13 @@ __all__ = ["Binder", "cut", "leaves_of"]
 PENALTIES = {"bregman": LiftedBregman, "mac": MAC, "lifted": Lifted, "fenchel": Fenchel}
 
 
+class Negative(nn.Module):
+    """x -> -x."""
+
+    def forward(self, x):
+        return -x
+
+
 class Binder:
     """The penalty of each activation, from what the user gave: a name, a class, a function potential -> Penalty, or {pattern: one of these} by the activation's place.
 
@@ -105,6 +112,8 @@ def cut(network, penalty="bregman", stacklevel=2):
 
     for name, module in leaves_of(network):
         potential = potential_of(module)
+        if isinstance(module, nn.Softmin) and potential is not None:        # softmax of -z, which belongs to A
+            pending.append((name, Negative()))
         if potential is not None or isinstance(module, NO_PROX):
             close(bind(name, type(module).__name__, potential, module), name)
         else:

@@ -4,7 +4,13 @@ import math
 
 import torch
 
-__all__ = ["FiniteSum"]
+__all__ = ["FiniteSum", "chunks"]
+
+
+def chunks(n, size):
+    """Slices of at most `size` of n things, whose lengths differ by one at most."""
+    parts = max(1, -(-n // size))
+    return [slice(k * n // parts, (k + 1) * n // parts) for k in range(parts)]
 
 
 def _take(a, samples):
@@ -67,8 +73,8 @@ class FiniteSum:
         """{name: max_i Lipschitz constant of grad f_i in the stage's parameters}, a bound for one linear layer; of a deeper network it holds the forward x fixed,
         and for other layers it is estimated on a chunk's two largest inputs."""
         largest = {}
-        for begin in range(0, self.samples, chunk):
-            part = self.restrict(slice(begin, begin + chunk))
+        for rows in chunks(self.samples, chunk):
+            part = self.restrict(rows)
             point = part.forward(theta)
             for stage in self.stages:
                 slope, x = self._slope(stage), part._input(stage, point)
@@ -92,8 +98,8 @@ class FiniteSum:
     def mean_loss(self, theta, chunk=8192):
         """(1/n) sum_i of the forward network's losses, a 0-d tensor; at most `chunk` samples at a time."""
         total = 0.0
-        for begin in range(0, self.samples, chunk):
-            part = self.restrict(slice(begin, begin + chunk))
+        for rows in chunks(self.samples, chunk):
+            part = self.restrict(rows)
             total = total + part.loss_at(theta).double() * part.samples
         return total / self.samples
 

@@ -20,6 +20,8 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
     `anchor` and `tau` make it the subproblem of an implicit step.
     """
 
+    least_samples = 1            # that normalisations need at a time
+
     def __init__(self, stages, loss, inputs, targets, rho, regularisers, extra, frozen=(), anchor=None, tau=math.inf, seed=0, initial=None):
         self.stages, self.loss, self.inputs, self.targets = stages, loss, inputs, targets
         self.rho, self.regularisers, self.extra, self.frozen = rho, regularisers, extra, set(frozen)
@@ -32,9 +34,16 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
     def restrict(self, samples, anchor=None, tau=math.inf, seed=0):
         """The same problem on some samples (an index tensor or slice), with |theta - anchor|^2 / (2 tau) added."""
         take = (lambda a: a.index_select(0, samples)) if torch.is_tensor(samples) else (lambda a: a[samples])
-        sub = LiftedProblem(self.stages, self.loss, take(self.inputs), take(self.targets), self.rho, self.regularisers, self.extra, self.frozen, anchor, tau, seed, self.initial)
-        sub._last_use, sub._dropped, sub._again = self._last_use, self._dropped, self._again
+        inputs = take(self.inputs)
+        self._check_size(len(inputs))
+        sub = LiftedProblem(self.stages, self.loss, inputs, take(self.targets), self.rho, self.regularisers, self.extra, self.frozen, anchor, tau, seed, self.initial)
+        sub.least_samples, sub._last_use, sub._dropped, sub._again = self.least_samples, self._last_use, self._dropped, self._again
         return sub
+
+    def _check_size(self, samples):
+        if samples < self.least_samples:
+            raise ValueError(f"{samples} sample at a time was asked for, and a BatchNorm with one value a channel has no variance; use at least {self.least_samples} samples "
+                             "in every minibatch (a larger batch_size, a smaller accumulate), or put GroupNorm or LayerNorm in its place.")
 
     # ---- points
     def start(self):

@@ -4,12 +4,14 @@ import copy
 import dataclasses
 import fnmatch
 import math
+import re
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..operators.functional import Functional
+from ..operators.module import call_module
 from ..operators.space import all_finite
 from .lift import lift
 from .lifted import LiftedProblem
@@ -32,7 +34,7 @@ def _tensors(inputs, targets, like=None):
         pairs = [inputs[i] for i in range(len(inputs))]
         inputs, targets = (torch.stack([torch.as_tensor(p[k]) for p in pairs]) if pairs else torch.empty(0) for k in (0, 1))
     convert = lambda a, name: a if torch.is_tensor(a) else torch.as_tensor(np.asarray(a)) if isinstance(a, (np.ndarray, list, tuple)) else _refuse(a, name)  # noqa: E731
-    x, y = convert(inputs, "inputs"), convert(targets, "targets")
+    x, y = (a.clone() if a.is_inference() else a.detach() for a in (convert(inputs, "inputs"), convert(targets, "targets")))
     if x.dim() == 0 or y.dim() == 0:
         raise ValueError("a single number was given as inputs or targets; samples go on the first axis.")
     if like is not None:
@@ -41,6 +43,10 @@ def _tensors(inputs, targets, like=None):
         y = y.to(like.dtype) if y.is_floating_point() else y if y.dtype == torch.bool or y.is_complex() else y.long()
         x, y = x.to(like.device), y.to(like.device)
     return x, y
+
+
+class _OutOfTable(ValueError):
+    pass
 
 
 def _refuse(a, name):
@@ -80,13 +86,20 @@ class LiftedTraining(LiftedProblem):
         first = next(self.network.parameters(), None)
         if first is None:
             raise ValueError(f"{type(network).__name__} has no parameters; a network to train needs at least one layer with weights.")
+        bad = [name for name, p in self.network.named_parameters() if not all_finite(p.detach())]
+        if bad:
+            raise ValueError(f"the network's parameters {bad} hold NaN or inf; initialise them anew, or load other weights.")
         self._in_place = [name for name, m in self.network.named_modules() if getattr(m, "inplace", False)]         # lifting turns it off, `finish` on again
+        if isinstance(validation, (tuple, list)) and len(validation) != 2:
+            raise ValueError(f"validation with {len(validation)} parts was given; it needs (inputs, targets), or a Dataset or DataLoader.")
         pairs = lambda data: _tensors(*(data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)), first)
         inputs, targets = _tensors(inputs, targets, first)
         self.validation = None if validation is None else pairs(validation)
         for name, data in (("", (inputs, targets)), ("validation: ", self.validation)):
             if data is not None:
                 self._check_data(*data, first.dtype, name)
+                self._check_indices(data[0], name)
+        self._check_one_sample(inputs)
         few = inputs[:4] if len(inputs) > 1 else torch.cat([inputs, inputs])
         stages = lift(self.network, few, granularity, penalty, stacklevel=3)
         ends_in_activation = stages[-1].penalty is not None
@@ -111,7 +124,7 @@ class LiftedTraining(LiftedProblem):
                     z = stage.forward(x, point, seed=0)
                     if not torch.is_tensor(z):
                         raise RuntimeError(f"it returns a {type(z).__name__}, and a stage needs one tensor: wrap the layer in a module that picks it.")
-                except (RuntimeError, IndexError) as error:
+                except (RuntimeError, IndexError, ValueError) as error:
                     shapes = ", ".join(str(tuple(v.shape)) for v in (x if isinstance(x, tuple) else (x,)))
                     raise ValueError(f"stage {stage.index} ({stage.operator}) refused an input of shape {shapes}, dtype {few.dtype}: {str(error).splitlines()[0]} "
                                      "Make the layer's size and dtype fit the data or the layer before.") from None
@@ -175,6 +188,46 @@ class LiftedTraining(LiftedProblem):
         for what, values in (("inputs", inputs), ("targets", targets)):
             if values.is_floating_point() and not all_finite(values):
                 raise ValueError(f"{name}the {what} hold NaN or inf; remove or repair those samples.")
+
+    def _check_indices(self, inputs, name):
+        """Refuse integers outside the tables of the network's embeddings: the samples that hold the largest or the smallest number at some place pass through them."""
+        if inputs.is_floating_point() or inputs.is_complex():
+            return
+
+        def check(module, x):
+            low, high, size = int(x[0].min()), int(x[0].max()), module.num_embeddings
+            if low < 0 or high >= size:
+                raise _OutOfTable(f"{name}an Embedding got numbers from {low} to {high}; its table of {size} rows needs 0 to {size - 1}: widen it or mend the inputs.")
+
+        flat = inputs.flatten(1)
+        rows = torch.unique(torch.cat([flat.argmax(0), flat.argmin(0)]))
+        hooks = [m.register_forward_pre_hook(check) for m in self.network.modules() if isinstance(m, nn.Embedding)]
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                for part in rows.split(128) if hooks else ():
+                    self.network(inputs[part])
+        except _OutOfTable as error:
+            raise ValueError(str(error)) from None
+        except (RuntimeError, IndexError, ValueError, TypeError):        # explained where the stages are tried
+            pass
+        finally:
+            self.network.train()
+            for hook in hooks:
+                hook.remove()
+
+    def _check_one_sample(self, inputs):
+        """Find out whether a normalisation needs two samples, and refuse a data set of one."""
+        self.least_samples = 1
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network.modules()):
+            try:
+                with torch.no_grad():
+                    call_module(self.network, dict(self.network.named_parameters()), inputs[:1], 0)
+            except ValueError as error:
+                self.least_samples = 2 if "more than 1 value per channel" in str(error) else 1
+            except (RuntimeError, IndexError, TypeError):                # explained where the stages are tried
+                pass
+        self._check_size(len(inputs))
 
     @staticmethod
     def _rho(rho, depth):
@@ -280,15 +333,15 @@ class LiftedTraining(LiftedProblem):
         parents = lambda text: "" if chain else f"{text:<9.9} "
         lines = [f"{title}: {self.samples} samples, {len(self.stages)} stages, loss {type(self.loss).__name__}",
                  f"  {'stage':>5}  {parents('parents')}{'operator':<34} {'output':<16} {'penalty':<34} {'parameters':>10} {'unknowns x':>12}"]
-        for s in self.stages:
+        for s in self._without_extra:
             tie = f"{s.penalty!r}" if s.penalty is not None else "(loss)"
             own = sum(self.initial[n].numel() for n in s.theta)
-            tie = tie.split(" on ")[0] + ")" * (" on " in tie)
+            tie = re.sub(r" on \([^()]*\)", "", tie)
             lines.append(f"  {s.index:>5}  {parents(', '.join(map(str, s.parents)))}{s.operator:<34.34} {s.space!s:<16} {tie:<34.34} {own:>10,} {unknowns.get(s.index, 0):>12,}")
         total = sum(unknowns.values())
         lines.append(f"  trained parameters {count:,}; unknowns x {total:,}; memory: full problem {2 * (total + count) * size / 2**20:.1f} MiB, "
                      f"a minibatch of 128 {2 * (total / max(self.samples, 1) * 128 + count) * size / 2**20:.1f} MiB")
-        return lines + [f"  {name}: {R!r}" for name, R in self.regularisers.items()]
+        return lines + [f"  {name}: {R!r}" for name, R in (*self.regularisers.items(), *((f"x{l}", S) for l, S in self.extra.items()))]
 
     def __repr__(self):
         numbers, size = self.table_numbers(), self.inputs.element_size() if self.inputs.is_floating_point() else 4

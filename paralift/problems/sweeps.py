@@ -124,10 +124,12 @@ class Sweeps:
         if stage.is_linear_layer and x.dim() == 2 and not any(name in self.regularisers for name in stage.theta) and self._trained.issuperset(stage.theta) and math.isfinite(slope):
             a = tau / n
             z_anchor = stage.forward(x, anchor)
-            K = torch.addmm(torch.eye(len(x), dtype=x.dtype, device=x.device), x, x.T, alpha=a * slope)
+            wide = torch.float32 if x.element_size() == 2 else x.dtype              # half precision has no factorisation
+            u = x.to(wide)
+            K = torch.addmm(torch.eye(len(x), dtype=wide, device=x.device), u, u.T, alpha=a * slope)
             if "bias" in names:
                 K += a * slope
-            S = torch.cholesky_solve(r + slope * (z_anchor - z), torch.linalg.cholesky_ex(K)[0])
+            S = torch.cholesky_solve((r + slope * (z_anchor - z)).to(wide), torch.linalg.cholesky_ex(K)[0]).to(x.dtype)
             point[names["weight"]] = torch.addmm(anchor[names["weight"]], S.T, x, alpha=-a)
             if "bias" in names:
                 point[names["bias"]] = anchor[names["bias"]] - a * S.sum(0)

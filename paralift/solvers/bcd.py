@@ -142,7 +142,7 @@ class BCD(Solver):
 
     def _pass(self, problem, state):
         rows, tau, sweep, moving = state["rows"], state["tau"], state["sweep"], problem.buffers()
-        groups = self._draw(problem.samples, 0).to(problem.inputs.device).split(self.batch_size)            # the same in every pass
+        groups = self._draw(problem.samples, 0).to(problem.inputs.device).tensor_split(-(-problem.samples // self.batch_size))            # the same in every pass
         value = state["value"] if sweep else self._value(problem, state["point"], rows, groups)
         point = {k: v.clone() if k in rows else v for k, v in state["point"].items()}
         for turn, g in enumerate(self._draw(len(groups), 1, sweep).tolist()):

@@ -49,13 +49,16 @@ class ISGM(Solver):
             raise ValueError(f"ISGM got metric={metric!r}; choose one of {METRICS}.")
         if not callable(schedule) and schedule not in SCHEDULES:
             raise ValueError(f"ISGM got schedule={schedule!r}; choose one of {tuple(SCHEDULES)}, or a function of the fraction done, from 0 to 1.")
+        first = schedule(0.0) if callable(schedule) else 1.0
+        if not isinstance(first, (int, float)) or not 0 <= first < math.inf:
+            raise ValueError(f"ISGM got a schedule that is {first!r} at 0; it needs a function from the fraction done to a factor >= 0 of the step.")
         for name, value, most in (("weight_decay", weight_decay, math.inf), ("average", average, 1.0)):
             if not isinstance(value, (int, float)) or not 0 <= value < most:
                 raise ValueError(f"ISGM got {name}={value!r}; it needs a number >= 0{'' if most == math.inf else ' and below 1, for instance 0.999'}.")
         for name, value, least in (("batch_size", batch_size, 1), ("sweeps", sweeps, 1), ("accumulate", accumulate, 1), ("seed", seed, 0)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"ISGM got {name}={value!r}; it needs an integer >= {least}.")
-        if inner is not None and (sweeps != 1 or not isinstance(inner, Solver)):
+        if inner is not None and (sweeps != 1 or not isinstance(inner, Solver) or any(name == "samples" for name, _ in inner.needs)):
             raise ValueError(f"ISGM got inner={inner!r} and sweeps={sweeps}; inner needs a solver such as PGD(10) or BCD(3), and takes the place of the sweeps.")
         explicit = sweeps == 1 and inner is None
         if accumulate > 1 and not explicit:

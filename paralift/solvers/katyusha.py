@@ -16,20 +16,20 @@ class Katyusha(Stochastic):
 
     Parameters
     ----------
-    strong_convexity : mu > 0 of F (1/n sum f_i); what the theorem assumes. A guess that is too large slows or spoils the end, one that is too small costs sqrt.
     epochs, batch_size, seed, tolerance : as for SVRG; the point is y, the residual is the snapshot's.
     step : 1 / ell. "auto": ell is the expected smoothness of the minibatches.
+    strong_convexity : mu > 0 of F (1/n sum f_i), by name; what the theorem assumes. A guess that is too large slows or spoils the end, one that is too small costs sqrt.
 
     t2 = 1/2, t1 = min(sqrt(2 sigma / (3 p)), 1/2). With independent draws the Lyapunov function falls by max(1 / (1 + eta sigma), 1 - t1 / 2, 1 - p t1 / (1 + t1)) or
     more a minibatch: O((1/p + sqrt(ell / (mu p))) log 1/eps) of them.
     Sources: Kovalev, Horvath & Richtarik, ALT 2020 (Algorithm 2); with the prox: Qian, Qu & Richtarik, J. Mach. Learn. Res. 22, 2021.
     """
 
-    def __init__(self, strong_convexity=None, epochs=50, batch_size=16, step="auto", seed=0, tolerance=0.0, max_seconds=float("inf")):
+    def __init__(self, epochs=50, batch_size=16, step="auto", seed=0, tolerance=0.0, max_seconds=float("inf"), *, strong_convexity=None):
         super().__init__(epochs, batch_size, step, seed, tolerance, max_seconds)
         if not isinstance(strong_convexity, (int, float)) or not 0 < strong_convexity < float("inf"):
-            raise ValueError(f"Katyusha got strong_convexity={strong_convexity!r}; it needs a positive number, the strong convexity of the smooth part; "
-                             "SAGA, SVRG and PGD(acceleration='nesterov') need none.")
+            raise ValueError(f"Katyusha got strong_convexity={strong_convexity!r}; it needs a positive number, the strong convexity mu of the smooth part: "
+                             "Katyusha(strong_convexity=mu); SAGA, SVRG and PGD(acceleration='nesterov') need none.")
         self.strong_convexity = strong_convexity
 
     def start(self, problem):

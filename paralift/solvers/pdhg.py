@@ -1,7 +1,7 @@
 """The primal-dual hybrid gradient method."""
 
 import warnings
-from math import inf, isfinite
+from math import ceil, inf, isfinite
 
 import torch
 
@@ -17,7 +17,8 @@ class PDHG(Solver):
     Parameters
     ----------
     step : "auto", or a pair (tau, sigma).
-    variant : "adaptive" (tau/sigma follows the ratio of primal and dual residual), "accelerated" (theta < 1; E strongly convex), "constant" (theta = 1).
+    variant : "adaptive" (tau/sigma follows the distances that x and y go, some 20 times until k = 2048; then it is fixed, and the theorem holds),
+        "accelerated" (theta < 1; E strongly convex), "constant" (theta = 1).
     ratio : sigma/tau = ratio^2 to begin with.
     relaxation : in [1, 2): (x, y) moves by this multiple of the step. By default 1.9; 1 with "accelerated" or with a gradient step on F.
 
@@ -28,7 +29,7 @@ class PDHG(Solver):
     delta-strongly convex |z_k - z*|_M falls by 1/(1 + m), m = min(gamma tau, delta sigma)/(1 + sqrt(tau sigma) |K|), at r = 1. "accelerated":
     |x_k - x*|^2 <= tau_k^2 (|x_0 - x*|^2/tau_0^2 + |y_0 - y*|^2/(tau_0 sigma_0)), tau_k = O(1/(gamma k)), y_0 the dual before the first half step.
     Sources: Chambolle & Pock, J. Math. Imaging Vis. 40, 2011; Condat, J. Optim. Theory Appl. 158, 2013; Vu, Adv. Comput. Math. 38, 2013; metric: He & Yuan, SIAM J.
-    Imaging Sci. 5(1), 2012, with Rockafellar, SIAM J. Control Optim. 14(5), 1976; adaptive: Goldstein, Li, Yuan, Esser & Baraniuk, arXiv 1305.0546.
+    Imaging Sci. 5(1), 2012, with Rockafellar, SIAM J. Control Optim. 14(5), 1976; adaptive: the primal weight of Applegate et al., NeurIPS 2021 (arXiv 2106.04756).
     """
 
     needs = (NOT_CONVEX, NO_PROX)
@@ -84,7 +85,7 @@ class PDHG(Solver):
         dual = [torch.zeros_like(K._call(x)) for _, K in problem.linear]
         anchor = problem.smooth_part._gradient(torch.zeros_like(x)).div_(-c) if c else None              # F = c/2 |x - anchor|^2 + const
         return {"point": {"x": x}, "dual": dual, "base": x, "base_dual": dual, "anchor": anchor, "tau": tau, "sigma": sigma, "L": L, "c": c, "norm2": norm2,
-                "balance": 0.5, "k": 0, "relaxation": self.relaxation or (1.0 if L or self.variant == "accelerated" else 1.9)}
+                "mark": {"x": x, "dual": dual}, "next": 1, "k": 0, "relaxation": self.relaxation or (1.0 if L or self.variant == "accelerated" else 1.9)}
 
     def step(self, problem, state):
         x, duals, tau, sigma, c, G = state["base"], state["base_dual"], state["tau"], state["sigma"], state["c"], problem.nonsmooth_part
@@ -114,30 +115,31 @@ class PDHG(Solver):
             d = [(y - z).div_(sigma).add_(K._call(ahead - new)) for (_, K), y, z in zip(problem.linear, duals, new_duals)]
             return torch.linalg.vector_norm(p), sum((torch.linalg.vector_norm(v) ** 2 for v in d), torch.zeros_like(v.real.sum())).sqrt()
 
-        found = None
-        if self.variant == "adaptive" and duals and (state["k"] < 20 or state["k"] % 10 == 0):
-            found = residuals()
-            later = self._rebalance(state, float(found[0]), float(found[1]))
-        state = {**later, "point": {"x": new}, "dual": new_duals, "k": state["k"] + 1, "base": new, "base_dual": new_duals}
+        k = state["k"] + 1
+        if self.variant == "adaptive" and duals and k == state["next"] <= 2048:
+            later = self._balanced(state, new, new_duals)
+        state = {**later, "point": {"x": new}, "dual": new_duals, "k": k, "base": new, "base_dual": new_duals}
         if state["relaxation"] > 1:
             state["base"], state["base_dual"] = torch.lerp(x, new, state["relaxation"]), [torch.lerp(y, z, state["relaxation"]) for y, z in zip(duals, new_duals)]
 
         def record():
-            p, d = residuals() if found is None else found
+            p, d = residuals()
             return {"objective": problem.value({"x": new}), "residual": torch.hypot(p, d), **problem.metrics({"x": new})}
 
         return state, record
 
     @staticmethod
-    def _rebalance(state, p, d):
-        """tau up and sigma down where the primal residual is the larger one, and conversely, ever more gently; 1/tau - sigma |K|^2 >= L/2 stays."""
-        a = state["balance"]
-        if not d > 0 or not p > 0 or 1 / 1.5 <= p / d <= 1.5:
-            return state
-        tau = state["tau"] / (1 - a) if p > d else state["tau"] * (1 - a)
-        if state["L"]:
-            tau = min(tau, 1.9 / state["L"])
-        return {**state, "tau": tau, "sigma": max(0.99 / tau - 0.5 * state["L"], 0.0) / state["norm2"], "balance": 0.95 * a}
+    def _balanced(state, x, dual):
+        """tau becomes the geometric mean of itself and of the minimiser of |x - x'|^2/tau + |y - y'|^2/sigma at the same tau sigma, (x', y') being the point
+        at the last change, k / sqrt(2); a change by a factor of at most 10. 1/tau - sigma |K|^2 >= L/2 stays."""
+        tau, sigma, L, mark = state["tau"], state["sigma"], state["L"], state["mark"]
+        p = float(torch.linalg.vector_norm(x - mark["x"]))
+        d = sum(float(torch.linalg.vector_norm(y - z)) ** 2 for y, z in zip(dual, mark["dual"])) ** 0.5
+        if p > 0 and d > 0 and state["norm2"]:
+            tau *= min(max(p / d * (sigma / tau) ** 0.5, 0.01), 100.0) ** 0.5
+            tau = min(tau, 1.9 / L) if L else tau
+            sigma = (0.99 / tau - 0.5 * L) / state["norm2"]
+        return {**state, "tau": tau, "sigma": sigma, "mark": {"x": x, "dual": dual}, "next": ceil(2**0.5 * state["next"])}
 
 
 def _adjoints(problem, duals, x):

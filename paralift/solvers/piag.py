@@ -56,6 +56,8 @@ class PIAG(Solver):
         obstacle = problem.table_obstacle() if isinstance(problem, FiniteSum) else ""
         if obstacle:
             raise TypeError(f"PIAG cannot solve {type(problem).__name__}: {obstacle}")
+        if isinstance(problem, FiniteSum) and not problem.theta_names:
+            raise ValueError("every parameter is frozen, and PIAG updates parameters only; free one, or use PGD or BCD, which find x.")
 
     # ---- shards and their gradients
     def _parts(self, problem):

@@ -5,7 +5,7 @@ from math import isfinite
 
 import torch
 
-from ..problems.finite_sum import FiniteSum
+from ..problems.finite_sum import FiniteSum, chunks
 from .solver import NO_PROX, Solver
 from .steps import check_step
 
@@ -46,6 +46,8 @@ class Stochastic(Solver):
         if not isinstance(problem, FiniteSum):
             raise TypeError(f"{type(self).__name__} cannot solve {type(problem).__name__}: its samples come with no gradients of their own; "
                             "use linear_model(...) or LiftedTraining(...), or PGD on this one.")
+        if not problem.theta_names:
+            raise ValueError(f"every parameter is frozen, and {type(self).__name__} updates parameters only; free one, or use PGD or BCD, which find x.")
 
     # ---- minibatches
     def _batches(self, problem, epoch):
@@ -93,8 +95,8 @@ class Stochastic(Solver):
     def _full_gradient(self, problem, theta, factored):
         """The mean gradient over all samples, a chunk at a time (in minibatches where samples depend on each other, as under BatchNorm)."""
         total, size, n = {name: torch.zeros_like(theta[name]) for name in problem.theta_names}, CHUNK if factored else self.batch_size, problem.samples
-        for begin in range(0, n, size):
-            part = problem.restrict(slice(begin, begin + size), seed=self.seed * 7919 + begin)
+        for rows in chunks(n, size):
+            part = problem.restrict(rows, seed=self.seed * 7919 + rows.start)
             if factored:
                 own, weight = part.expand(part.factors(theta), scale=1 / n), 1.0
             else:

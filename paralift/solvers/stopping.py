@@ -72,6 +72,8 @@ class EarlyStopping:
         if self.column not in result.history:
             raise ValueError(f"EarlyStopping watches {self.column!r}; the history has {', '.join(result.history)}: pass validation=... to the problem, or name another column.")
         values = result.history[self.column]
+        if len(values) == 1:                                              # a new run
+            self.best, self.waited = None, 0
         if self.best is None or self.sign * values[-1] > self.sign * self.best.history[self.column][-1]:
             self.waited = 0
             self.best = replace(result, history={k: list(v) for k, v in result.history.items()}, solution=result.finish(result.x), finish=None)

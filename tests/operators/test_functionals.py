@@ -49,10 +49,12 @@ CASES = {
     "Clip": (pl.Clip(-0.5, 1.0), None, (v(0, 0.5), 0)),
     "HardTanh": (pl.HardTanh(), None, (v(0, 2), math.inf)),
     "ReLU6": (pl.ReLU6(), None, (v(0, 6), 0)),
+    "HardSigmoid": (pl.HardSigmoid(), None, (v(1, 0.4), -0.5 + 0.4 - 1.2)),
     "SoftThreshold": (pl.SoftThreshold(0.4), None, (v(1, -2), 1.2)),
     "Tanh": (pl.Tanh(), None, (v(0, 1), math.log(2) - 0.5)),
     "Sigmoid": (pl.Sigmoid(), None, (v(1, 0.5), -0.5 - math.log(2) - 0.125)),
     "Softplus": (pl.Softplus(1.5), None, (v(0.0), math.pi**2 / 6 / 2.25)),
+    "LogSigmoid": (pl.LogSigmoid(), None, (v(0.0), math.pi**2 / 6)),
     "Softmax": (pl.Softmax(), None, (v(0.5, 0.5), -math.log(2) - 0.25)),
     "ELU": (pl.ELU(0.7), None, (v(2, -0.7), 0.7 - 0.245)),
     "CELU": (pl.CELU(2.5), None, (v(2, -2.5), 3.125)),
@@ -121,7 +123,8 @@ def test_bregman_closed_form(name):
 
 
 @pytest.mark.parametrize("name,torch_map", [("ReLU", torch.relu), ("Tanh", torch.tanh), ("Sigmoid", torch.sigmoid), ("Softmax", lambda z: torch.softmax(z, -1)),
-                                            ("ReLU6", torch.nn.functional.relu6), ("Softplus", lambda z: torch.nn.functional.softplus(z, 1.5)),
+                                            ("ReLU6", torch.nn.functional.relu6), ("HardSigmoid", torch.nn.functional.hardsigmoid),
+                                            ("LogSigmoid", torch.nn.functional.logsigmoid), ("Softplus", lambda z: torch.nn.functional.softplus(z, 1.5)),
                                             ("ELU", lambda z: torch.nn.functional.elu(z, 0.7)), ("CELU", lambda z: torch.nn.functional.celu(z, 2.5)),
                                             ("LeakyReLU", lambda z: torch.nn.functional.leaky_relu(z, 0.2))])
 def test_activation_is_the_prox(name, torch_map):
@@ -175,6 +178,36 @@ def test_softmax_along_any_axis():
                                        (lambda: pl.Softmax(None), "needs an integer"), (lambda: pl.Softplus(0), "beta > 0")])
 def test_bad_parameters(call, text):
     with pytest.raises(ValueError, match=text):
+        call()
+
+
+@pytest.mark.parametrize("sigma", [-0.5, math.nan, v(0.5, -0.5)])
+@pytest.mark.parametrize("f", [pl.L1Norm(), 2.0 * pl.L1Norm(), pl.ReLU(), pl.Huber(0.5).translated(v(1, 2)), pl.L2Norm().convex_conj], ids=repr)
+def test_negative_steps_are_refused(f, sigma):
+    for call in (lambda: f.prox(v(1, 2), sigma), lambda: f.proximal(sigma)):
+        with pytest.raises(ValueError, match="prox step .*positive number"):
+            call()
+
+
+def test_elements_of_another_space_are_refused():
+    x, f = torch.ones(2, 4), pl.L2NormSquared(space=3)
+    for call in (lambda: f(x), lambda: f.prox(x), lambda: f.proximal(0.5)(x), lambda: f.gradient(x)):
+        with pytest.raises(ValueError, match=r"shape \(2, 4\); it needs trailing axes \(3,\)"):
+            call()
+
+
+BROKEN = torch.eye(3).index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(math.nan))
+
+
+@pytest.mark.parametrize("call,error,text", [
+    (lambda: pl.L2NormSquared().translated(BROKEN[1]), ValueError, "NaN or inf"), (lambda: pl.L1Norm().translated(math.inf), ValueError, "NaN or inf"),
+    (lambda: pl.L1Norm().translated([1.0, 2.0]), TypeError, "torch.as_tensor"), (lambda: pl.LeastSquares(torch.eye(3), BROKEN[1]), ValueError, "NaN or inf"),
+    (lambda: pl.QuadraticForm(BROKEN), ValueError, "matrix that holds NaN"), (lambda: pl.QuadraticForm(torch.eye(3), BROKEN[1]), ValueError, "vector that holds NaN"),
+    (lambda: pl.QuadraticForm(torch.eye(3), torch.ones(2)), ValueError, r"vector of shape \(2,\)"),
+    (lambda: pl.IndicatorAffine(BROKEN, torch.ones(3)), ValueError, "matrix that holds NaN"),
+    (lambda: pl.IndicatorAffine(torch.eye(3), BROKEN[1]), ValueError, "right side that holds NaN")])
+def test_bad_data(call, error, text):
+    with pytest.raises(error, match=text):
         call()
 
 

@@ -1,6 +1,7 @@
 """Every linear operator is found by introspection; one without an entry here fails."""
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -131,3 +132,15 @@ def test_algebra_of_nonlinear_operators_is_nonlinear():
     for op, known in ((square @ B, False), (2 * square, False), (square + square, False), (B + B, True), (torch.tensor(2 + 1j) * A, True)):
         assert op.is_linear == known == isinstance(op, pl.LinearOperator)
         pl.testing.check_operator(op)
+
+
+@pytest.mark.parametrize("call,error,text", [
+    (lambda: pl.MatrixOperator(torch.tensor([[1.0, math.nan]])), ValueError, "matrix that holds NaN"),
+    (lambda: pl.MatrixOperator(torch.tensor([[1.0, math.inf]])), ValueError, "NaN or inf"),
+    (lambda: pl.MatrixOperator(torch.ones(2, 2, dtype=torch.int64)), TypeError, "floating-point"),
+    (lambda: pl.DiagonalOperator(torch.tensor([math.nan])), ValueError, "weights that holds NaN"),
+    (lambda: pl.Convolution(torch.tensor([1.0, math.nan]), pl.Space(4)), ValueError, "kernel that holds NaN")])
+def test_bad_entries(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+    assert torch.equal(pl.MatrixOperator([[1.0, 2.0]])(torch.ones(2)), torch.tensor([3.0]))          # what torch.as_tensor takes

@@ -32,6 +32,7 @@ def layers():
         "TransformerEncoderLayer": (SIGNALS, [nn.Linear(8, 4), nn.Tanh(), nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.Flatten(), nn.Linear(8, 3)]),
         "GRU": (SIGNALS, [Last(nn.GRU(8, 4, batch_first=True)), nn.ReLU(), nn.Linear(4, 3)]),
         "SELU": (ROWS, [nn.Linear(5, 6), nn.SELU(inplace=True), nn.Linear(6, 4), nn.SELU(), nn.Linear(4, 3)]),
+        "Softmin": (ROWS, [nn.Linear(5, 6), nn.Softmin(1), nn.Linear(6, 4), nn.Softmin(-1), nn.Linear(4, 3)]),
         "softmax of channels": (IMAGES, [nn.Conv2d(2, 3, 3), nn.Softmax(1), nn.Conv2d(3, 3, 3), nn.Softmax2d(), nn.Flatten(), nn.Linear(12, 3)]),
     }
 
@@ -97,7 +98,7 @@ def test_dropout_is_drawn_once_a_subproblem():
 
 
 PROXIMAL = [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.1), nn.LeakyReLU(0.0), nn.ReLU6(), nn.Hardtanh(), nn.Softshrink(0.1), nn.Tanh(), nn.Sigmoid(), nn.Softplus(),
-            nn.Softmax(-1), nn.Softmax(1), nn.ELU(), nn.ELU(0.5), nn.CELU(), nn.CELU(2.0)]
+            nn.Softmax(-1), nn.Softmax(1), nn.ELU(), nn.ELU(0.5), nn.CELU(), nn.CELU(2.0), nn.Hardsigmoid(), nn.LogSigmoid()]
 
 
 @pytest.mark.parametrize("activation", PROXIMAL, ids=str)
@@ -133,6 +134,28 @@ def test_other_activations_get_mac_and_one_warning(activation):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pl.LiftedTraining(stack(activation), ROWS, LABELS, penalty="mac")      # asked for: nothing to say
+
+
+class Wrapped(nn.Module):
+    """A chain behind a forward of its own, so that its graph is found."""
+
+    def __init__(self, chain):
+        super().__init__()
+        self.chain = chain
+
+    def forward(self, x):
+        return self.chain(x)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, Wrapped], ids=["chain", "graph"])
+def test_activations_that_are_others_in_disguise(wrap):
+    network = wrap(stack(nn.Softmin(-1), nn.Hardsigmoid(), nn.LogSigmoid()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        problem = pl.LiftedTraining(network, ROWS, LABELS)
+    assert [type(s.penalty.potential) for s in problem.stages[:-1]] == [pl.Softmax, pl.HardSigmoid, pl.LogSigmoid]
+    point = problem.start()
+    assert torch.allclose(problem.stages[-1].forward(point["x3"], point), network(ROWS))
 
 
 def test_selu_gets_fenchel():

@@ -98,6 +98,73 @@ def test_network_is_copied_and_buffers_move():
     assert not torch.equal(result.network[1].running_mean, net[1].running_mean)
 
 
+def test_the_table_names_all_regularisers():
+    problem = pl.LiftedTraining(mlp(nn.ReLU()), X, LABELS, weight_regulariser=0.1 * pl.L1Norm(), activation_regulariser={1: 0.2 * pl.L2Norm()})
+    text = repr(problem)
+    assert "LiftedBregman(ReLU) " in text and "  x1: 0.2 * L2Norm on (6,)" in text and "  0.weight: 0.1 * L1Norm on (6, 5)" in text
+
+
+def test_data_with_a_graph_or_made_under_inference():
+    with torch.inference_mode():
+        frozen = X + 0
+    plain = pl.PGD(3).solve(pl.LiftedTraining(mlp(nn.Tanh()), X, LABELS)).objective
+    for inputs in (X.clone().requires_grad_(), frozen):
+        problem = pl.LiftedTraining(mlp(nn.Tanh()), inputs, LABELS, validation=(inputs, LABELS))
+        assert pl.PGD(3).solve(problem).objective == plain and pl.ISGM(1, 4).solve(problem).success
+
+
+def normed(*after):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), *after, nn.Linear(4, 3)).double()
+
+
+class Twice(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) + self.inner(x).tanh()
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, Twice], ids=["chain", "graph"])
+def test_a_batch_normalisation_of_one_sample_is_refused(wrap):
+    problem = pl.LiftedTraining(wrap(normed()), X, LABELS)
+    for solver in (pl.ISGM(1, 1), pl.ISGM(1, 4, accumulate=4), pl.SGD(1, 1), pl.SVRG(1, 1), pl.BCD(1, batch_size=1)):
+        with pytest.raises(ValueError, match="1 sample at a time.*larger batch_size"):
+            solver.solve(problem)
+    for solver in (pl.ISGM(1, 11), pl.SVRG(1, 11), pl.BCD(1, batch_size=11)):                 # 12 samples: no group of one is left over
+        assert solver.solve(problem).iterations == 1
+    with pytest.raises(ValueError, match="1 sample at a time"):
+        pl.LiftedTraining(wrap(normed()), X[:1], LABELS[:1])
+    images = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    assert pl.ISGM(1, 1).solve(pl.LiftedTraining(convolutional(), images, LABELS[:3])).iterations == 1          # many values a channel
+
+
+class Columns(nn.Module):
+    """A table for each column, and a forward of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.last = nn.Embedding(3, 4), nn.Embedding(50, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.a(x[:, 0]) + self.b(x[:, 1])))
+
+
+def test_numbers_outside_an_embedding_are_found_wherever_they_are():
+    chain = nn.Sequential(nn.Embedding(7, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
+    words, rows = torch.arange(48).view(12, 4) % 7, torch.stack([LABELS, torch.arange(12)], 1)
+    for network, good, place, bad in ((chain, words, (9, 2), 7), (chain, words, (11, 0), -1), (Columns(), rows, (8, 0), 3)):
+        wrong = good.clone()
+        wrong[place] = bad
+        with pytest.raises(ValueError, match=f"Embedding got numbers from .* table of {7 if network is chain else 3} rows"):
+            pl.LiftedTraining(network, wrong, LABELS)
+        with pytest.raises(ValueError, match="validation: an Embedding"):
+            pl.LiftedTraining(network, good, LABELS, validation=(wrong, LABELS))
+        assert pl.ISGM(1, 4).solve(pl.LiftedTraining(network, good, LABELS)).iterations == 1
+
+
 net = lambda: mlp(nn.ReLU())
 BAD = [
     (lambda: pl.LiftedTraining(net(), X, LABELS + 1), ValueError, "labels from 1 to 3"),
@@ -112,6 +179,11 @@ BAD = [
     (lambda: pl.LiftedTraining(net(), X, LABELS, rho=-1), ValueError, "positive finite"),
     (lambda: pl.LiftedTraining(net(), X, LABELS, weight_regulariser={"9.*": pl.L1Norm()}), ValueError, "matches no parameter"),
     (lambda: pl.LiftedTraining(net(), X, LABELS, activation_regulariser={7: pl.L1Norm()}), ValueError, "lifted layers are 1 to 2"),
+    (lambda: pl.LiftedTraining(net().apply(lambda m: m.bias.data.fill_(torch.nan) if hasattr(m, "bias") else None), X, LABELS), ValueError,
+     "'0.bias', '2.bias', '4.bias'. hold NaN"),
+    (lambda: pl.LiftedTraining(net(), X, LABELS, validation=(X, LABELS, LABELS)), ValueError, "validation with 3 parts"),
+    (lambda: pl.SAGA().solve(pl.LiftedTraining(net(), X, LABELS, frozen="*")), ValueError, "every parameter is frozen"),
+    (lambda: pl.PIAG().solve(pl.LiftedTraining(net(), X, LABELS, frozen="*")), ValueError, "every parameter is frozen"),
     (lambda: pl.LiftedTraining("net", X, LABELS), TypeError, "torch.nn.Module"),
     (lambda: pl.LiftedTraining(net(), {}, LABELS), TypeError, "pass a tensor"),
     (lambda: pl.ISGM(step=-1), ValueError, "positive"),

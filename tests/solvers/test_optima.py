@@ -62,7 +62,7 @@ def test_extrapolated_points_outside_the_domain_are_not_used(restart):
 
 # (made for n iterations with the Lipschitz bound L, the problems); lasso and logistic regression by the variance-reduced methods are in test_stochastic.py
 FINITE = {"SAGA": (lambda n, L: pl.SAGA(n, batch_size=4), ["nonnegative"]), "SVRG": (lambda n, L: pl.SVRG(n, batch_size=4), ["nonnegative"]),
-          "Katyusha": (lambda n, L: pl.Katyusha(0.1, n, batch_size=4), ["nonnegative"]), "PIAG": (lambda n, L: pl.PIAG(n, shards=4), ["nonnegative"]),
+          "Katyusha": (lambda n, L: pl.Katyusha(n, batch_size=4, strong_convexity=0.1), ["nonnegative"]), "PIAG": (lambda n, L: pl.PIAG(n, shards=4), ["nonnegative"]),
           "ISGM, explicit": (lambda n, L: pl.ISGM(n, batch_size=10**6, metric="plain", step=1 / L), ["nonnegative", "lasso", "logistic"]),
           "ISGM, implicit": (lambda n, L: pl.ISGM(n, batch_size=10**6, metric="plain", step=100 / L, sweeps=10), ["nonnegative", "lasso", "logistic"])}
 

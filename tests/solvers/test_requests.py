@@ -11,7 +11,7 @@ from problems import instance, network
 import paralift as pl
 
 KINDS = exported()
-MADE = {name: (lambda kind=kind: kind(1.0) if kind is pl.Katyusha else kind()) for name, kind in KINDS.items()}
+MADE = {name: (lambda kind=kind: kind(strong_convexity=1.0) if kind is pl.Katyusha else kind()) for name, kind in KINDS.items()}
 
 
 def refused(name, call, also=()):
@@ -73,7 +73,7 @@ REQUESTS = {                                             # (method, call, words 
     "explicit step without a bound, ADMM": ("ADMM", lambda: pl.ADMM().solve(pl.Composite(poisson().smooth_part, None, pl.L1Norm() @ IDENTITY)), ["linear=f @ K"]),
     "table without a bound": ("SAGA", lambda: pl.SAGA().solve(counts()), ["SGD"]),
     "snapshot without a bound": ("SVRG", lambda: pl.SVRG().solve(counts()), ["backtracking"]),
-    "acceleration without a bound": ("Katyusha", lambda: pl.Katyusha(1.0).solve(counts()), ["SGD"]),
+    "acceleration without a bound": ("Katyusha", lambda: pl.Katyusha(strong_convexity=1.0).solve(counts()), ["SGD"]),
     "acceleration without its constant": ("Katyusha", lambda: pl.Katyusha(), ["SVRG"]),
     "accelerated without strong convexity": ("PDHG", lambda: pl.PDHG(variant="accelerated").solve(split()), ["adaptive"]),
     "an l1 norm by quasi-Newton": ("LBFGS", lambda: pl.LBFGS().solve(lasso()), ["L1Norm"]),
@@ -110,6 +110,15 @@ def test_parts_of_different_shapes_are_refused(call, words):
         call()
 
 
+@pytest.mark.parametrize("form", ["smooth", "split"])
+def test_parts_of_different_dtypes_are_refused(form):
+    term = 0.5 * pl.L2NormSquared().translated(b) @ pl.MatrixOperator(A)
+    with pytest.raises(TypeError, match="of dtype torch.float64 and a start of dtype torch.float32; convert"):
+        pl.Composite(term if form == "smooth" else None, pl.L1Norm(), term if form == "split" else None, start=torch.zeros(4))
+    images = pl.Composite(pl.L2NormSquared(), None, pl.L1Norm() @ pl.Gradient((4, 4)), start=torch.zeros(4, 4, dtype=torch.float64))         # differences act on any dtype
+    assert pl.PDHG(3).solve(images).success
+
+
 def test_a_tolerance_that_nothing_reaches_is_refused():
     for tolerance in (1e-6, pl.Tolerance(residual=1e-6)):
         with pytest.raises(ValueError, match="SGD records no residual"):
@@ -140,7 +149,7 @@ STEPS = {
     "SGD": [(lambda f: pl.SGD(3, step=f * pl.SGD().start(linear_model())["step"]), linear_model)],
     "SAGA": [(lambda f: pl.SAGA(3, step=f * sum_bound(pl.SAGA())), linear_model)],
     "SVRG": [(lambda f: pl.SVRG(3, step=f * sum_bound(pl.SVRG())), linear_model)],
-    "Katyusha": [(lambda f: pl.Katyusha(0.01, 3, step=f * sum_bound(pl.Katyusha(0.01))), linear_model)],
+    "Katyusha": [(lambda f: pl.Katyusha(3, step=f * sum_bound(pl.Katyusha(strong_convexity=0.01)), strong_convexity=0.01), linear_model)],
 }
 ANY_STEP = {"DouglasRachford": "converges for every tau", "ADMM": "for every rho", "ISGM": "the implicit step for every tau; the explicit one has no theorem", "LBFGS": "searches"}
 
@@ -197,7 +206,7 @@ NETWORK = {                                              # class: makers for a n
              lambda n: pl.ISGM(n, batch_size=50, inner=pl.PGD(2), metric="plain")],
     "SGD": [lambda n: pl.SGD(n, metric="adam"), lambda n: pl.SGD(n, metric="momentum", schedule="inverse")],
     "SAGA": [lambda n: pl.SAGA(n, step=0.1)], "SVRG": [lambda n: pl.SVRG(n, step=0.1), lambda n: pl.SVRG(n, step=0.1, refresh="epoch")],
-    "Katyusha": [lambda n: pl.Katyusha(0.1, n, step=0.1)],
+    "Katyusha": [lambda n: pl.Katyusha(n, step=0.1, strong_convexity=0.1)],
     "PIAG": [lambda n: pl.PIAG(n, delays="random", max_delay=7, step="bold"), lambda n: pl.PIAG(n, delays=[0, 5], momentum=0.3)],
 }
 COMPOSITE = {"LinearizedBregman": [(lambda n: pl.LinearizedBregman(n), "lasso", "smooth")],

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from problems import instance
 
 import paralift as pl
 
@@ -167,3 +168,18 @@ def test_searched_fista_resumes_exactly(tmp_path):
         for start in (half, tmp_path / "half"):
             again = pl.FISTA(60).solve(make(pl.MatrixOperator(A), b), resume=start)
             assert again.history["objective"] == whole.history["objective"] and torch.equal(again.x["x"], whole.x["x"])
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("name", ["poisson", "logistic", "nonnegative"])
+def test_pdhg_finds_the_units_of_the_data(name, scale):
+    """K times a number, x over it: the same optimum, reached in about as many iterations (thousands where residuals in two units were compared)."""
+    problem, best = instance(name, "split")
+    (H, K), = problem.linear
+
+    def reached(result):
+        if result.objective - best <= 1e-6 * best:
+            raise StopIteration
+
+    scaled = pl.Composite(None, scale * problem.nonsmooth_part, H @ (scale * K), start=problem.start()["x"] / scale)
+    assert pl.PDHG(120).solve(scaled, callback=reached).status is pl.Status.CALLBACK

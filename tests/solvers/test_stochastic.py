@@ -51,7 +51,7 @@ def logistic():
 
 
 METHODS = {"SAGA": lambda k: pl.SAGA(k), "SAGA-1": lambda k: pl.SAGA(k, batch_size=1), "SVRG": lambda k: pl.SVRG(k), "SVRG-epoch": lambda k: pl.SVRG(k, refresh="epoch"),
-           "Katyusha": lambda k: pl.Katyusha(0.02, k), "PIAG": lambda k: pl.PIAG(3 * k, shards=4), "PIAG-bold": lambda k: pl.PIAG(3 * k, shards=4, step="bold"),
+           "Katyusha": lambda k: pl.Katyusha(k, strong_convexity=0.02), "PIAG": lambda k: pl.PIAG(3 * k, shards=4), "PIAG-bold": lambda k: pl.PIAG(3 * k, shards=4, step="bold"),
            "PIAG-momentum": lambda k: pl.PIAG(3 * k, shards=4, momentum=0.5)}
 
 
@@ -84,7 +84,7 @@ def test_measured_rate_is_not_worse_than_the_theorems(name):
     eta = 0.5 / (1.5 * t1)
     theorem = {"SAGA": 1 - 1 / max(4 * ell / mu, n / b + 4 * (n - b) * largest / ((n - 1) * b * mu)), "SVRG": 1 - min(mu / (6 * ell), p / 2),
                "Katyusha": max(1 / (1 + eta * sigma), 1 - t1 / 2, 1 - p * t1 / (1 + t1))}[name]
-    solver = {"SAGA": pl.SAGA(14, b), "SVRG": pl.SVRG(14, b), "Katyusha": pl.Katyusha(mu, 14, b)}[name]
+    solver = {"SAGA": pl.SAGA(14, b), "SVRG": pl.SVRG(14, b), "Katyusha": pl.Katyusha(14, b, strong_convexity=mu)}[name]
     distances = []
     solver.solve(problem, callback=lambda r: distances.append(float((r.x["weight"] - best).square().sum())))
     kept = [v for v in distances if v > 1e-26]
@@ -268,11 +268,12 @@ def test_tolerance_stops():
 # ---- bad input
 def test_sentences():
     composite = quadratic(1.0)
-    for solver in (pl.SAGA(), pl.SVRG(), pl.SGD(), pl.Katyusha(1.0)):
+    for solver in (pl.SAGA(), pl.SVRG(), pl.SGD(), pl.Katyusha(strong_convexity=1.0)):
         with pytest.raises(TypeError, match="no samples.*PGD.*PIAG"):
             solver.solve(composite)
     for call, words in ((lambda: pl.SAGA(batch_size=0), "integer >= 1"), (lambda: pl.SAGA(step=-1.0), "'lipschitz' or a positive number"), (lambda: pl.SAGA(step="fast"), "'auto'"),
-                        (lambda: pl.SVRG(refresh="never"), "'random' or 'epoch'"), (lambda: pl.Katyusha(), "SAGA, SVRG"), (lambda: pl.Katyusha(0.0), "positive"),
+                        (lambda: pl.SVRG(refresh="never"), "'random' or 'epoch'"), (lambda: pl.Katyusha(), "SAGA, SVRG"),
+                        (lambda: pl.Katyusha(3), "strong_convexity=mu"), (lambda: pl.Katyusha(strong_convexity=0.0), "positive"),
                         (lambda: pl.PIAG(delays=-1), "a sequence"), (lambda: pl.PIAG(delays=[1, 2.5]), "a sequence"), (lambda: pl.PIAG(shards=0), "integer >= 1"),
                         (lambda: pl.PIAG(step="large"), "'bold'"), (lambda: pl.PIAG(momentum=1.0), r"\[0, 1\)"), (lambda: pl.SGD(metric="newton"), "choose one of"),
                         (lambda: pl.SGD(schedule="cosine"), "'linear'")):

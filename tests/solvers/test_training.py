@@ -98,6 +98,23 @@ def test_early_stopping_keeps_the_best():
         pl.EarlyStopping(patience=0)
 
 
+def test_early_stopping_serves_several_runs():
+    early = pl.EarlyStopping("objective", patience=1)
+    first = pl.ISGM(3, 50).solve(problem(), callback=early).objective
+    second = pl.ISGM(2, 50, 1e-5).solve(problem(), callback=early)                     # a worse run, which is not compared with the first
+    assert second.iterations == 2 and second.objective == early.best.objective > first
+
+
+@pytest.mark.parametrize("options", [{"step": 3e-3}, {"sweeps": 3, "metric": "plain", "step": 1.0}], ids=["explicit", "implicit"])
+def test_bfloat16(options):
+    dtype = torch.bfloat16
+    torch.manual_seed(0)
+    (x, y), (xt, yt) = pl.data.digits()
+    network = nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10)).to(dtype)
+    result = pl.ISGM(10, 50, **options).solve(pl.LiftedTraining(network, x.to(dtype), y, validation=(xt.to(dtype), yt)))
+    assert result.network[0].weight.dtype == dtype and result.history["accuracy"][-1] > 0.9, result.history["accuracy"]
+
+
 def test_early_stopping_keeps_running_statistics():
     """The best network has the normalisation of its own pass, not of the last one."""
     torch.manual_seed(0)
@@ -126,7 +143,8 @@ def test_continuation_in_rho():
 
 @pytest.mark.parametrize("call,words", [
     (lambda: pl.ISGM(schedule="cos"), "'cosine'"), (lambda: pl.ISGM(weight_decay=-1), "weight_decay=-1"), (lambda: pl.ISGM(average=1.0), "below 1"),
-    (lambda: pl.ISGM(accumulate=0), "accumulate=0"), (lambda: pl.ISGM(accumulate=2, sweeps=3), "no sum over parts")])
+    (lambda: pl.ISGM(schedule=lambda d: -1.0), "-1.0 at 0"),
+    (lambda: pl.ISGM(inner=pl.SGD(1)), "such as PGD"), (lambda: pl.ISGM(accumulate=0), "accumulate=0"), (lambda: pl.ISGM(accumulate=2, sweeps=3), "no sum over parts")])
 def test_what_training_needs_is_said(call, words):
     with pytest.raises(ValueError, match=words):
         call()
