@@ -4,12 +4,14 @@ Wang, Benning & Repetti (MLSP 2024) unroll the dual forward-backward steps of mi
 
     u_{k+1} = clip(u_k - tau_k L_k (L_k* u_k - z), -t, t),      x = z - L* u,
 
-with filters L_k of their own in every layer, and train them lifted: the Bregman penalty of the clip ties the layers. Here: patches 32 x 32 of the first 40 images of BSD68, Gaussian noise
-of standard deviation 25/255, squared error. The lifted run is ISGM with one sweep a minibatch in Adam's metric; back-propagation is torch's Adam. Both have the same start, the same order of
-the minibatches and a step that falls linearly. They take turns: after each pass of the lifted run, back-propagation goes on for as many processor seconds, so that a busy machine slows both.
+with filters L_k of their own in every layer, and train them lifted: the Bregman penalty of the clip ties the layers. Here: patches 32 x 32 of the first 40 images of BSD68,
+Gaussian noise of standard deviation 25/255, squared error. The lifted run is ISGM with one sweep a minibatch in Adam's metric; back-propagation is torch's Adam. Both have the
+same start, the same order of the minibatches and a step that falls linearly. They take turns: after each pass of the lifted run, back-propagation goes on for as many processor
+seconds, so that a busy machine slows both.
 
-Paper and script differ: the paper trains by a block-coordinate forward-backward method over minibatches, and its figures could not be read, so there is none to compare with. One sweep with a
-large rho nearly is back-propagation's step: the aim is to lose nothing at equal time. Smaller rho were worse in short trials (0.3 dB at rho = 2, 1.5 dB at 0.3).
+Paper and script differ: the paper trains by a block-coordinate forward-backward method over minibatches, and its figures could not be read, so there is none to compare with.
+One sweep with a large rho nearly is back-propagation's step: the aim is to lose nothing at equal time. Smaller rho were worse in short trials (0.3 dB at rho = 2, 1.5 dB at
+0.3).
 BSD68 is read from PARALIFT_DATA/denoising/BSD68; without it, and with `--quick`, scikit-image's camera (test) and coins, moon, page (training) take its place.
 """
 
@@ -94,7 +96,7 @@ problem = pl.LiftedTraining(network, noisy, patches, loss="squared_error", penal
 print(problem)
 other, curves = BackPropagation(), {"lifted": [(0.0, psnr(denoised(network)))], "back-propagation": [(0.0, psnr(denoised(network)))]}
 clock, spent = time.process_time(), 0.0
-print(f"\n| pass | lifted: seconds | PSNR (dB) | back-propagation: seconds | passes | PSNR (dB) |\n|---|---|---|---|---|---|")
+print("\n| pass | lifted: seconds | PSNR (dB) | back-propagation: seconds | passes | PSNR (dB) |\n|---|---|---|---|---|---|")
 
 
 def take_turns(result):

@@ -3,15 +3,16 @@
 784-300-10 and LeNet-5 (32 x 32, average pooling, 6 and 16 filters), ReLU, cross-entropy, as in the authors' published scripts. There groups of 500 samples start from the
 forward pass, L-BFGS-B finds x, then L-BFGS the weights with a proximal term (10 to 100) |theta - theta_k|^2, one alternation a group. Here:
 
-* BCD over groups of samples: the same alternation, with three proximal gradient steps in place of L-BFGS-B and the one-layer regression's majoriser in place of L-BFGS.
-  Groups of 500 as there, and of 100, which learn more in a pass: theta moves once a group.
+* BCD over groups of samples: the same alternation, with three proximal gradient steps in place of L-BFGS-B and the one-layer regression's majoriser in place of L-BFGS. Groups
+  of 500 as there, and of 100, which learn more in a pass: theta moves once a group.
 * ISGM with three sweeps in the plain metric: the same subproblem, x and theta of every layer in turn, nothing kept between the visits of a group.
 * ISGM with one sweep in Adam's metric: it costs one back-propagation and nearly takes its step. It is shown for orientation, as is back-propagation itself.
 
-What is not the same: the authors weigh the loss 10 times in the x-step and give every layer its own proximal term, here one rho and one tau serve all layers and both steps; they
-take 10000 groups, 83 passes, here it is a few passes; images are standardised here. on LeNet-5 only ISGM with one sweep is run: the
-others take minutes a pass there, for the bound of every convolution is found by power iteration. The published accuracies are quoted from memory of the paper's table and were not checked.
-For ReLU the Fenchel penalty is the lifted Bregman penalty; the two rows of BCD agree, and "bregman" is left out below. "mac" and "lifted" run under the same settings. Accuracies are the forward network's, on the test images.
+What is not the same: the authors weigh the loss 10 times in the x-step and give every layer its own proximal term, here one rho and one tau serve all layers and both steps;
+they take 10000 groups, 83 passes, here it is a few passes; images are standardised here. On LeNet-5 only ISGM with one sweep is run: the others take minutes a pass there, for
+the bound of every convolution is found by power iteration. The published accuracies are recalled, not read from the paper.
+For ReLU the Fenchel penalty is the lifted Bregman penalty; the two rows of BCD agree, and "bregman" is left out below. "mac" and "lifted" run under the same settings.
+Accuracies are the forward network's, on the test images.
 Without MNIST (PARALIFT_DATA, the cache or a download), and with `--quick`, scikit-learn's digits are used: 64-300-10, and LeNet-5 on the digits enlarged to 32 x 32.
 """
 
@@ -91,7 +92,8 @@ def lifted(network, penalty, rho, solver, x, y, xt, yt):
 def show(network, method, penalty, found):
     curves[network, method, penalty] = found
     accuracy, seconds = found[-1] if found else (float("nan"), float("nan"))
-    print(f"| {network:<11} | {method:<38} | {penalty:<8} | {PUBLISHED.get(network, '-') if penalty == 'fenchel' else '-':<9} | {accuracy:8.2f} | {len(found):6d} | {seconds:7.1f} |", flush=True)
+    published = PUBLISHED.get(network, "-") if penalty == "fenchel" else "-"
+    print(f"| {network:<11} | {method:<38} | {penalty:<8} | {published:<9} | {accuracy:8.2f} | {len(found):6d} | {seconds:7.1f} |", flush=True)
 
 
 STEP, curves = 3e-3, {}
@@ -124,7 +126,7 @@ for name, ax in zip(shown, fig.subplots(1, len(shown), squeeze=False)[0]):
     for (network, method, penalty), found in curves.items():
         if network == name and found and penalty != "bregman":
             grey = {"fenchel": "black", "-": "black", "mac": "0.45", "lifted": "0.7"}[penalty]
-            ax.plot(range(1, len(found) + 1), [100 - a for a, _ in found], styles[method], color=grey, markersize=4, linewidth=2.5 if penalty == "-" else 1.2, 
+            ax.plot(range(1, len(found) + 1), [100 - a for a, _ in found], styles[method], color=grey, markersize=4, linewidth=2.5 if penalty == "-" else 1.2,
                     label=f"{method.replace(', groups of', '')}{f', {penalty}' if penalty != '-' else ''}")
     ax.set(title=f"{name}, test error by pass", xlabel="passes over the data", ylabel="test error (%)", yscale="log")
     ax.yaxis.set_major_formatter("{x:g}"), ax.yaxis.set_minor_formatter("{x:g}")
