@@ -122,7 +122,7 @@ from matplotlib.figure import Figure  # noqa: E402
 shown = [name for name in names if any(key[0] == name for key in curves)]
 fig = Figure(figsize=(6.5 * len(shown), 4.8), layout="constrained")
 for name, ax in zip(shown, fig.subplots(1, len(shown), squeeze=False)[0]):
-    styles = dict(zip([*METHODS, "back-propagation, Adam"], ("o-", "o--", "s-.", "^:", "-")))
+    styles = dict(zip([*METHODS, "back-propagation, Adam"], ("o-", "o--", "s-.", "^:", "D-")))
     for (network, method, penalty), found in curves.items():
         if network == name and found and penalty != "bregman":
             grey = {"fenchel": "black", "-": "black", "mac": "0.45", "lifted": "0.7"}[penalty]
@@ -132,6 +132,6 @@ for name, ax in zip(shown, fig.subplots(1, len(shown), squeeze=False)[0]):
     ax.yaxis.set_major_formatter("{x:g}"), ax.yaxis.set_minor_formatter("{x:g}")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3, which="both")
-    ax.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+    ax.legend(fontsize=7, ncols=3, handlelength=3, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
 fig.savefig(output / "reproduce_fenchel.png", dpi=120)
 print(f"\nfigure: {output / 'reproduce_fenchel.png'}")
