@@ -10,9 +10,8 @@ same start, the same order of the minibatches and a step that falls linearly. Th
 seconds, so that a busy machine slows both.
 
 Paper and script differ: the paper trains by a block-coordinate forward-backward method over minibatches, and its figures could not be read, so there is none to compare with.
-One sweep with a large rho nearly is back-propagation's step. So the aim is to lose nothing at equal time; what is gained is a few per cent of time a minibatch. Small rho
-lose: where a unit's clip is flat within |g| / rho of z, g the pull on it, the sweep takes another step than the gradient. In short trials 0.3 dB were lost at rho = 2 and
-1.5 dB at 0.3, and at rho = 20 0.1 dB in a longer run.
+One sweep with a large rho nearly is back-propagation's step, so the aim is to lose nothing at equal time. Small rho lose: where a unit's clip has its edge within |g| / rho
+of z, g the pull on it, the sweep takes another step than the gradient. In short trials 0.4 dB were lost at rho = 2 and 1.6 dB at 0.3, and at rho = 20 0.1 dB in a longer run.
 BSD68 is read from PARALIFT_DATA/denoising/BSD68; without it, and with `--quick`, scikit-image's camera (test) and coins, moon, page (training) take its place.
 """
 

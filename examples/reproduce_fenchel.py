@@ -9,7 +9,7 @@ forward pass, L-BFGS-B finds x, then L-BFGS the weights with a proximal term (10
 * ISGM with one sweep in Adam's metric: it costs one back-propagation and nearly takes its step. It is shown for orientation, as is back-propagation itself.
 
 What is not the same: the authors weigh the loss 10 times in the x-step and give every layer its own proximal term, here one rho and one tau serve all layers and both steps;
-they take 10000 groups, 83 passes, here it is a few passes; images are standardised here. On LeNet-5 only ISGM with one sweep is run: the others take minutes a pass there, for
+they take 10000 groups, 83 passes, here it is a few passes; images are standardised here. On LeNet-5 only ISGM with one sweep is run: the others would take minutes a pass, for
 the bound of every convolution is found by power iteration. The published accuracies are recalled, not read from the paper.
 For ReLU the Fenchel penalty is the lifted Bregman penalty; the two rows of BCD agree, and "bregman" is left out below. "mac" and "lifted" run under the same settings.
 Accuracies are the forward network's, on the test images.
