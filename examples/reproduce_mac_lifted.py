@@ -110,7 +110,7 @@ for (on, penalty, rho), found in curves.items():
     left.plot(range(1, len(found) + 1), found, style, marker={"mac": "o", "lifted": "s"}.get(penalty, "^"), color=greys[penalty], markersize=4, label=f"{penalty}, rho {rho}, {on}")
 left.set(title="forward network, by pass", xlabel="passes over the data", ylabel="test accuracy (%)")
 left.xaxis.get_major_locator().set_params(integer=True)
-left.legend(fontsize=7, handlelength=4)
+left.legend(fontsize=7, handlelength=4, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
 low = max(0, min(min(v) for v in bars.values()) - 2)
 for k, (label, grey) in enumerate((("forward network", "0.85"), ("last layer refitted", "0.6"), ("then a pass of Adam", "0.2"))):
     right.bar([i + 0.27 * (k - 1) for i in range(len(bars))], [v[k] for v in bars.values()], 0.27, color=grey, edgecolor="black", label=label)
