@@ -86,3 +86,11 @@ def test_bad_sizes():
                        (lambda: N.CausalTransformer(5, attention="linear"), "'softmax', 'relu'"), (lambda: N.ProximalNetwork(variant="x"), "dual_forward_backward")):
         with pytest.raises(ValueError, match=text):
             call()
+
+
+@pytest.mark.parametrize("cls", [cls for cls in CLASSES if issubclass(cls, nn.Sequential)], ids=lambda c: c.__name__)
+def test_a_chain_can_be_sliced(cls):
+    network, inputs = cls.example()
+    head, tail = network[:2], network[2:]
+    assert network[0] is head[0] and network[-1] is tail[-1] and [*head.state_dict(), *tail.state_dict()] == [*network.state_dict()]
+    assert torch.equal(tail.eval()(head.eval()(inputs)), network.eval()(inputs))

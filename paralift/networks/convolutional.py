@@ -1,5 +1,7 @@
 """Convolutional networks: CNN with batch normalisation, ResNet, U-Net."""
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 
@@ -23,6 +25,10 @@ class CNN(nn.Sequential):
             blocks += [nn.Conv2d(c, w, 3, padding=1), nn.BatchNorm2d(w), nn.ReLU(), nn.MaxPool2d(2)]
             c = w
         super().__init__(*blocks, nn.Flatten(), nn.Linear(c * (side // 2 ** len(widths)) ** 2, classes))
+
+    def __getitem__(self, index):
+        """A slice is a plain Sequential of the same modules under the same names."""
+        return nn.Sequential(OrderedDict(self._modules))[index]
 
     @classmethod
     def example(cls):

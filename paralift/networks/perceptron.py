@@ -1,5 +1,7 @@
 """Multilayer perceptrons, of any depth, and a start for very deep ones."""
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 
@@ -20,6 +22,10 @@ class MLP(nn.Sequential):
             raise ValueError(f"MLP got the sizes {sizes}; it needs at least an input and an output width, positive integers.")
         layers = [module for a, b in zip(sizes, sizes[1:]) for module in (nn.Linear(a, b), activation())]
         super().__init__(*layers[:-1])
+
+    def __getitem__(self, index):
+        """A slice is a plain Sequential of the same modules under the same names."""
+        return nn.Sequential(OrderedDict(self._modules))[index]
 
     @classmethod
     def example(cls):
