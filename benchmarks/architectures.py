@@ -1,16 +1,13 @@
 """ResNet, vision transformer and causal transformer: ISGM beside the module's own torch training by AdamW, same start, same order, one thread.
 
-`python benchmarks/architectures.py [--quick] [--samples 10000] [--passes 3] [--seeds 3] [resnet|vit|transformer ...]` prints the test accuracy, or the validation loss, per pass, the ratio of the
-times per pass, and the ratio of the peak memory (each from a process of its own). Fashion-MNIST and tinyshakespeare come through PARALIFT_DATA; the digits, and the
-texts of Python's own help, take their places where they are not at hand.
+`python benchmarks/architectures.py [--quick] [--samples 10000] [--passes 3] [--seeds 3] [resnet|vit|transformer ...]` prints the test accuracy, or the validation loss,
+per pass, the ratio of the times per pass, and the ratio of the peak memory of tensors. Fashion-MNIST and tinyshakespeare come through PARALIFT_DATA; the digits, and
+the texts of Python's own help, take their places where they are not at hand.
 """
 
 import argparse
-import ctypes
 import platform
 import pydoc_data.topics
-import subprocess
-import sys
 
 import torch
 from peers import BATCH, Lifted, Torch, accuracy, compare
@@ -75,31 +72,19 @@ KINDS = {"torch, AdamW": lambda network, x, y, seed, **k: Torch(network, x, y, s
          "ISGM, one sweep": lambda network, x, y, seed, **k: Lifted(network, x, y, seed, weight_decay=DECAY, **k)}
 
 
-def peak(task, kind, batches=3):
-    """MiB that a pass takes above what is there before it, in a process of its own (Linux)."""
-    lines = f"import architectures as a; a.measure_memory({task!r}, {kind!r}, {batches})"
-    return float(subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True, cwd=sys.path[0]).stdout.split()[-1])
-
-
-def measure_memory(task, kind, batches):
-    torch.set_num_threads(1)
+def peak(task, kind, batches=2):
+    """MiB of tensors alive at once while a pass is made, beyond what is there before it, counted by torch's profiler."""
     _, make, (x, y, *_), options, *_ = TASKS[task](1000)
     torch.manual_seed(0)
-    network, n = make(), batches * options["batch"]
-    run = KINDS[kind](network, x[:n], y[:n], 0, **options)
-    run.run()                                                # what is made once is there now
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")                                      # the kernel's mark of the peak starts afresh
-    before = resident("VmRSS")
-    run.run()
-    print(resident("VmHWM") - before)
-
-
-def resident(key):
-    """MiB of this process, now (VmRSS) or at most (VmHWM)."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(key))
+    n = batches * options["batch"]
+    run = KINDS[kind](make(), x[:n], y[:n], 0, **options)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run.run()
+    now = most = 0
+    for event in sorted((e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most / 2**20
 
 
 def main():

@@ -54,6 +54,53 @@ def test_training_lowers_the_loss(cls):
     assert history[-1] < history[0]
 
 
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
+def test_lent_inputs_change_nothing(cls, monkeypatch):
+    """Sweeps that drop what they can compute again, and gather pulls on parts in one buffer, give the gradients of those that keep all."""
+    from paralift.problems import sweeps
+
+    problem, gradients = build(cls)[1], []
+    for large in (1, 10**9):
+        monkeypatch.setattr(sweeps, "LARGE", large)
+        gradients.append(problem.explicit_gradient(problem.start_theta()))
+    assert gradients[0][0] == gradients[1][0]
+    for name, g in gradients[1][1].items():
+        assert torch.allclose(gradients[0][1][name], g, rtol=1e-12, atol=1e-14 * float(g.abs().max())), name
+
+
+def test_queries_keys_and_values_share_a_buffer(monkeypatch):
+    from paralift.problems import sweeps
+
+    problem, made = build(pl.networks.CausalTransformer)[1], []
+    monkeypatch.setattr(sweeps, "LARGE", 1)
+    monkeypatch.setattr(sweeps, "Pieces", lambda z: made.append(pl.problems.loans.Pieces(z)) or made[-1])
+    problem.explicit_gradient(problem.start_theta())
+    assert len(made) == 2 and all(p.filled == {0, 1, 2} for p in made)              # one a block
+
+
+@pytest.mark.parametrize("make", [lambda: (pl.networks.ResNet(1, 10, (1, 1, 1), 16), torch.randn(64, 1, 28, 28), torch.randint(10, (64,))),
+                                  lambda: (pl.networks.CausalTransformer(50, 64, 2, 4, 64), torch.randint(50, (16, 64)), torch.randint(50, (16, 64)))], ids=["ResNet", "GPT"])
+def test_a_sweep_needs_little_more_memory_than_back_propagation(make):
+    """Peak of the tensors alive, counted by the profiler: at most 1.2 times torch's."""
+    torch.manual_seed(0)
+    network, x, y = make()
+    problem = pl.LiftedTraining(network, x, y)
+    theta = problem.start_theta()
+
+    def peak(run):
+        run()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            run()
+        now = most = 0
+        for event in sorted((e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+            now += event.nbytes()
+            most = max(most, now)
+        return most
+
+    plain = lambda: torch.autograd.grad(nn.functional.cross_entropy(network(x).flatten(0, -2), y.flatten()), list(network.parameters()))
+    assert peak(lambda: problem.explicit_gradient(theta)) <= 1.2 * peak(plain)
+
+
 def test_proximal_network_steps_keep_their_bound():
     torch.manual_seed(0)
     for variant in ("dual_forward_backward", "chambolle_pock"):

@@ -9,6 +9,7 @@ from ..operators.potentials import Identity
 from .activations import activation_of
 from .cut import Binder, cut, leaves_of
 from .export import VIEWS, exported, finite_mask, is_value, kind_of, place_of
+from .loans import mark_pieces
 from .stages import Stage
 
 __all__ = ["lift", "StageGraph"]
@@ -179,7 +180,7 @@ class _Cutter:
         gm = fx.GraphModule(root, small)
         gm.train(self.module.training)
         random = any(kind_of(n) in RANDOM and _draws(n) for n, what in found.items() if what == "inner")
-        stage = Stage(index, gm, theta, penalty, parents=tuple(numbers[n] for n in parents), label=label, random=random)
+        stage = Stage(index, gm, theta, penalty, parents=tuple(numbers[n] for n in parents), label=label, random=random, pieces=mark_pieces(gm))
         calls = [kind_of(n) for n in sorted(found, key=self.position.get) if found[n] == "inner"]
         stage.operator = ", ".join(k for k in calls if k and k not in VIEWS and k != "sym_size") or "identity"
         return self._closed_form(stage, [n for n, what in found.items() if what == "inner"], z, parents)

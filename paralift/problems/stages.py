@@ -15,6 +15,7 @@ from ..operators.functional import Functional
 from ..operators.module import call_module
 from ..operators.operator import push_forward
 from ..operators.penalties import Penalty
+from .loans import lending, lent_input
 
 __all__ = ["Stage", "chain", "affine"]
 
@@ -77,29 +78,6 @@ def _is_fresh(z, xs):
     return kept is None and not isinstance(z, nn.Parameter) and made.grad_fn is not None and z.is_contiguous()
 
 
-class _Lend(torch.autograd.Function):
-    """x in place of a leaf of its shape without memory, so that the graph does not hold x."""
-
-    @staticmethod
-    def forward(ctx, leaf, x):
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, g):
-        return g, None
-
-
-def _without(lent):
-    """Saved tensors that are views of a lent x, whole, are not kept but asked for again."""
-    table = {x.data_ptr(): (x.numel(), ask) for x, ask in lent if ask is not None and x.is_contiguous()}
-
-    def pack(t):
-        numel, ask = table.get(t.data_ptr(), (0, None))
-        return (ask, t.shape) if t.numel() == numel and t.is_contiguous() else t
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept[0]().view(kept[1]) if isinstance(kept, tuple) else kept)
-
-
 @dataclass
 class Stage:
     """A_l and sigma_l: z_l = A_l(x_p; theta_l) of the outputs x_p of its parents p; parent 0 is the data.
@@ -117,6 +95,7 @@ class Stage:
     random: bool = False                        # holds Dropout: drawn once a subproblem
     space: tuple = field(default=())
     operator: str = ""                          # what the module does, in words
+    pieces: dict = field(default_factory=dict)  # {position of a parent whose output is only taken apart: by which call}
 
     def __post_init__(self):
         self.parents = self.parents or (self.index - 1,)
@@ -162,12 +141,12 @@ class Stage:
         W = next(point[name] for name, inside in self.theta.items() if inside == "weight")
         return lambda r, scale=1.0: (r @ W if wrt_input else None, self.linear_gradient(r, x, scale) if wrt_theta else {})
 
-    def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False, lent=()):
+    def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False, loans=None):
         """z and the local map (r, scale) -> (A'(x)* r, {name: scale * J_theta* r}), which may be called once, often with `keep`.
 
         `pull.fresh` says that z's memory is nobody else's: not an input's, and not kept for the local map.
 
-        lent : [(x_p, ask)]: the local map holds no x_p of these inputs; where it needs one it calls ask() (None: it keeps what it needs).
+        loans : {position of an input: Loan}, inputs that the local map does not hold.
         wrt_input : whether A'(x)* r is wanted; a tuple of such for several parents, None standing in the result for what is not.
         """
         if self.is_linear_layer:
@@ -175,13 +154,12 @@ class Stage:
             pull.fresh = True
             return self.forward(x, point), pull
         several = isinstance(x, tuple)
-        with torch.enable_grad(), _without(lent) if lent else nullcontext():
+        with torch.enable_grad(), lending(loans.values()) if loans else nullcontext():
             xs = x if several else (x,)
             wanted = wrt_input if isinstance(wrt_input, tuple) else (wrt_input,) * len(xs)
             wanted = [bool(w) and v.is_floating_point() for v, w in zip(xs, wanted)]
-            inputs = [(v.new_empty(()).expand(v.shape) if lent else v.detach()).requires_grad_() for v, w in zip(xs, wanted) if w]
-            found = iter(inputs)
-            xs = [(_Lend.apply(next(found), v) if lent else next(found)) if w else v.detach() for v, w in zip(xs, wanted)]
+            pairs = [lent_input(v, w, loans.get(i) if loans else None) for i, (v, w) in enumerate(zip(xs, wanted))]
+            inputs, xs = [leaf for (leaf, _), w in zip(pairs, wanted) if w], [v for _, v in pairs]
             local = {k: v.detach().requires_grad_(wrt_theta) for k, v in self._local(point).items()}
             z = self._call_module(local, tuple(xs) if several else xs[0], seed, update_buffers)
         leaves = inputs + (list(local.values()) if wrt_theta else [])
@@ -192,7 +170,7 @@ class Stage:
                 fresh, root = False, z
         values, shape, differentiable = z.detach(), root.shape if root is not z else None, z.requires_grad
         edge = torch.autograd.graph.get_gradient_edge(root) if differentiable else None          # the graph, without the memory of z
-        del x, xs, z, root
+        del x, xs, z, root, pairs
 
         def pull(r, scale=1.0):
             if not leaves or not differentiable:

@@ -5,27 +5,35 @@ from functools import cached_property, partial
 
 import torch
 
+from .loans import LARGE, Loan, Pieces
+
 __all__ = ["Sweeps"]
 
 
 class Sweeps:
     """Part of `LiftedProblem`: backward sweeps from the forward pass."""
 
-    def _evaluate_all(self, theta, recall=None):
+    def _evaluate_all(self, theta, recall=None, pieces=None):
         """Forward pass that keeps every stage's local map: {l: (x_in, z, pull)} and {l: sigma(z)}; 0 holds the data. With `recall`, what the backward sweep does without is
-        dropped on the way, and the local maps ask recall(l) for sigma(z) where it is computed again."""
-        values, kept = {0: self.inputs}, {}
+        dropped on the way: the local maps ask recall(l) for sigma(z) where it is computed again. `pieces` {l: Pieces} is filled where all pulls on x_l are on parts of it."""
+        values, kept, dropped = {0: self.inputs}, {}, set()
         for stage in self.stages:
             x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
-            lent = () if recall is None else [(values[p], partial(recall, p) if p in self._again else None) for p in set(stage.parents) & self._dropped]
+            loans = {i: Loan(values[p], partial(recall, p) if p in self._again else None, pieces.get(p)) for i, p in enumerate(stage.parents) if p in dropped}
             z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=tuple(p > 0 for p in stage.parents),
-                                     wrt_theta=not self._trained.isdisjoint(stage.theta), lent=lent)
-            kept[stage.index] = (x, z, pull) if recall is None else (None, z if stage.index in self._again or stage.index not in self._dropped else None, pull)
+                                     wrt_theta=not self._trained.isdisjoint(stage.theta), loans=loans)
+            kept[stage.index] = (x if recall is None else None, z, pull)
             if stage.index < self.depth:
                 values[stage.index] = stage.penalty.activation(z)
+            del x, loans
             if recall is not None:
-                del x
-                for p in set(stage.parents) & self._dropped:
+                if stage.index in self._dropped and z.numel() >= LARGE:
+                    dropped.add(stage.index)
+                    if stage.index not in self._again:
+                        kept[stage.index] = (None, None, pull)
+                    if stage.index in self._apart:
+                        pieces[stage.index] = Pieces(z)
+                for p in dropped.intersection(stage.parents):
                     if self._last_use[p] == stage.index:
                         del values[p]
         return kept, values
@@ -46,6 +54,15 @@ class Sweeps:
         """Those whose sigma(z) is computed again from z, so that only one of both is in memory."""
         return {l for l in self._dropped if not self.stages[l - 1].penalty.passes}
 
+    @cached_property
+    def _apart(self):
+        """Stages whose children all take their output apart, by the same call."""
+        calls = {}
+        for s in self.stages:
+            for i, p in enumerate(s.parents):
+                calls.setdefault(p, []).append(s.pieces.get(i))
+        return {p for p, found in calls.items() if p in self._dropped - self._again and None not in found and len(set(found)) == 1 and len(found) > 1}
+
     def explicit_gradient(self, theta):
         """(loss, {name: gradient}): one backward sweep x_l = argmin rho_l P_l(x_l, z_l) + S_l(x_l) + <pull of the children, x_l>, the pull of child c being
         rho_c A*_c r_c, then the gradient of E_S in theta at the old theta and the forward x. The loss holds the S_l at the forward x too."""
@@ -54,7 +71,9 @@ class Sweeps:
                 values[l] = self.stages[l - 1].penalty.activation(kept[l][1])
             return values[l]
 
-        kept, values = self._evaluate_all(theta, recall)
+        pieces = {}
+        kept, values = self._evaluate_all(theta, recall, pieces)
+        pieces = {l: q for l, q in pieces.items() if q.call is not None}
         n, gradient, pulls = self.samples, {}, {}                       # pulls: {l: (g, weight)}, the pull on x_l being weight * g
         losses, r = self.loss.value_and_gradient(kept[self.depth][1], self.targets)
         loss, weight = losses.sum() / n + self._activations_value(values), 1.0           # r is the residual without its weight
@@ -64,15 +83,20 @@ class Sweeps:
                 p = recall(l) if l in self._again else values.get(l)
                 _, z, pull = kept.pop(l)
                 values.pop(l, None)
-                r, weight = stage.penalty._sweep(z, p, *pulls.pop(l), self.rho[l], pull.fresh)
-                del p, z
+                g, weight = pieces.pop(l).finish() if l in pieces else pulls.pop(l)
+                r, weight = stage.penalty._sweep(z, p, g, weight, self.rho[l], pull.fresh)
+                del p, z, g
             else:
                 pull = kept.pop(l)[2]
+            for p in pieces.keys() & set(stage.parents):
+                pieces[p].begin(weight)
             gx, own = pull(r, weight / n)
             for name, g in own.items():
                 gradient[name] = gradient[name] + g if name in gradient else g         # shared by two stages
             for p, g in stage.pairs(gx):
-                pulls[p] = (g, weight) if p not in pulls else _joined(*pulls[p], g, weight)
+                if p not in pieces:
+                    pulls[p] = (g, weight) if p not in pulls else _joined(*pulls[p], g, weight)
+            r = gx = g = own = pull = None                                           # freed before the next stage's sweep
         return loss, gradient
 
     def _activations_value(self, values):

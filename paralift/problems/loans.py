@@ -1,0 +1,134 @@
+"""Inputs lent to the stages' local maps: the memory of a backward sweep.
+
+A local map made by torch keeps its inputs. In a sweep most of them can be computed again from the stage before, or are not needed; and where several stages take
+parts of one x (queries, keys and values), their pulls on it go into one buffer, without zeros for the parts that each leaves out.
+"""
+
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["Loan", "Pieces", "lending", "lent_input", "mark_pieces"]
+
+LARGE = 2**18                    # numbers in a tensor from which the bookkeeping pays
+_PARTS = (torch.ops.aten.unbind.int, torch.ops.aten.split.Tensor, torch.ops.aten.split_with_sizes.default, torch.ops.aten.chunk.default)
+_sinks = {}
+
+
+class Loan:
+    """x for a stage's local map, which calls `ask()` for it later (None: it keeps what it needs itself); `pieces` collects the pulls on parts of x."""
+
+    def __init__(self, x, ask=None, pieces=None):
+        self.x, self.ask, self.pieces = x, ask, pieces
+
+
+class Pieces:
+    """The pull on an x of which every child takes parts by the same call: each writes its own into one buffer."""
+
+    def __init__(self, x):
+        self.shape, self.dtype, self.device = x.shape, x.dtype, x.device
+        self.buffer, self.call, self.filled, self.weight, self.ratio = None, None, set(), None, 1.0
+
+    def begin(self, weight):
+        """The next pulls are weight * g; the buffer holds them without the first weight."""
+        self.weight = weight if self.weight is None else self.weight
+        self.ratio = weight / self.weight
+
+    def _views(self):
+        if self.buffer is None:
+            self.buffer = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        op, args = self.call
+        return op(self.buffer, *args)
+
+    def add(self, gradients):
+        for k, (view, g) in enumerate(zip(self._views(), gradients)):
+            if g is not None:
+                if k in self.filled:
+                    view.add_(g, alpha=self.ratio)
+                elif self.ratio == 1:
+                    view.copy_(g)
+                else:
+                    torch.mul(g, self.ratio, out=view)
+                self.filled.add(k)
+        return self.buffer
+
+    def finish(self):
+        """(g, weight)."""
+        if self.call is None:
+            return torch.zeros(self.shape, dtype=self.dtype, device=self.device), 1.0
+        for k, view in enumerate(self._views()):
+            if k not in self.filled:
+                view.zero_()
+        return self.buffer, 1.0 if self.weight is None else self.weight
+
+
+class _Lend(torch.autograd.Function):
+    """x in place of a leaf of its shape without memory, so that the graph does not hold x."""
+
+    @staticmethod
+    def forward(ctx, leaf, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g, None
+
+
+class _Parts(torch.autograd.Function):
+    """op(x, *args), a tuple of views, whose pull goes into the buffer of `pieces`."""
+
+    @staticmethod
+    def forward(ctx, x, pieces, op, args):
+        ctx.set_materialize_grads(False)
+        ctx.pieces = pieces
+        pieces.call = (op, args)
+        return tuple(op(x, *args))
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return ctx.pieces.add(gradients), None, None, None
+
+
+def take_parts(x, op, *args):
+    """op(x, *args) inside a stage."""
+    pieces = _sinks.get(x.data_ptr()) if _sinks else None
+    return op(x, *args) if pieces is None else _Parts.apply(x, pieces, op, args)
+
+
+def mark_pieces(graph_module):
+    """{position of an input that is only taken apart: the call}; the calls go through `take_parts`."""
+    found = {}
+    for position, node in enumerate(n for n in graph_module.graph.nodes if n.op == "placeholder"):
+        user = next(iter(node.users)) if len(node.users) == 1 else None
+        if user is not None and user.target in _PARTS and not user.kwargs and all(isinstance(a, (int, list, tuple)) for a in user.args[1:]):
+            found[position] = (str(user.target), str(user.args[1:]))
+            user.args, user.target = (node, user.target, *user.args[1:]), take_parts
+    if found:
+        graph_module.recompile()
+    return found
+
+
+def lent_input(x, differentiable, loan):
+    """(leaf, what the module gets) for an input x of a local map: without a loan both are the same."""
+    if loan is None or not differentiable:
+        leaf = x.detach().requires_grad_(differentiable)
+        return leaf, leaf
+    leaf = x.new_empty(()).expand(x.shape).requires_grad_()
+    return leaf, _Lend.apply(leaf, x)
+
+
+@contextmanager
+def lending(loans):
+    """While a local map is made: tensors that it saves and that are a lent x, whole, are asked for again; calls of `take_parts` on a lent x go into its pieces."""
+    asks = {loan.x.data_ptr(): (loan.x.numel(), loan.ask) for loan in loans if loan.ask is not None and loan.x.is_contiguous()}
+    _sinks.update((loan.x.data_ptr(), loan.pieces) for loan in loans if loan.pieces is not None)
+
+    def pack(t):
+        numel, ask = asks.get(t.data_ptr(), (0, None))
+        return (ask, t.shape) if t.numel() == numel and t.is_contiguous() else t
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept[0]().view(kept[1]) if isinstance(kept, tuple) else kept):
+            yield
+    finally:
+        _sinks.clear()
