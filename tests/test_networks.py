@@ -78,7 +78,7 @@ def test_queries_keys_and_values_share_a_buffer(monkeypatch):
     assert len(made) == 2 and all(p.filled == {0, 1, 2} for p in made)              # one a block
 
 
-@pytest.mark.parametrize("make", [lambda: (pl.networks.ResNet(1, 10, (1, 1, 1), 16), torch.randn(64, 1, 28, 28), torch.randint(10, (64,))),
+@pytest.mark.parametrize("make", [lambda: (pl.networks.ResNet(1, 10, (3, 1, 1), 16), torch.randn(64, 1, 28, 28), torch.randint(10, (64,))),
                                   lambda: (pl.networks.CausalTransformer(50, 64, 2, 4, 64), torch.randint(50, (16, 64)), torch.randint(50, (16, 64)))], ids=["ResNet", "GPT"])
 def test_a_sweep_needs_little_more_memory_than_back_propagation(make):
     """Peak of the tensors alive, counted by the profiler: at most 1.2 times torch's."""
