@@ -24,6 +24,7 @@ METHODS = {
     "FISTA, gradient restart": lambda s: pl.FISTA(LIMIT, max_seconds=s),
     "FISTA, function restart": lambda s: pl.FISTA(LIMIT, restart="function", max_seconds=s),
     "BCD": lambda s: pl.BCD(LIMIT, max_seconds=s),
+    "BCD, groups of 500, tau 10, 3 steps on x": lambda s: pl.BCD(LIMIT, batch_size=500, tau=10.0, inner_steps=3, max_seconds=s),
     "ISGM, 1 sweep, plain, 0.1": lambda s: pl.ISGM(LIMIT, BATCH, 0.1, metric="plain", max_seconds=s),
     "ISGM, 1 sweep, momentum, 0.02": lambda s: pl.ISGM(LIMIT, BATCH, 0.02, metric="momentum", max_seconds=s),
     "ISGM, 1 sweep, adam, 0.001": lambda s: pl.ISGM(LIMIT, BATCH, metric="adam", max_seconds=s),

@@ -61,7 +61,8 @@ class LiftedTraining(LiftedProblem):
     Parameters
     ----------
     network : torch.nn.Module of one input and one output; it is copied, never changed. Result.network is the trained copy.
-    inputs, targets : tensors or arrays with samples on the first axis; or a Dataset/DataLoader and None.
+    inputs, targets : tensors or arrays with samples on the first axis; or a Dataset/DataLoader and None. A Dataset that augments at random is read anew for each minibatch of
+        ISGM, from its seed where it draws from torch's generator; other methods see one draw.
     loss : "cross_entropy", "squared_error", "logistic", "huber", "kullback_leibler", "bregman" (the last layer's own penalty), a Functional, a Penalty or a Loss.
     granularity : where stages end: "activation", "block", or names of submodules (see `lift`).
     penalty : "bregman", "mac", "lifted", "fenchel", a Penalty class or a function potential -> Penalty; or {pattern: one of these} by the activations' places in the network.
@@ -93,7 +94,10 @@ class LiftedTraining(LiftedProblem):
         if isinstance(validation, (tuple, list)) and len(validation) != 2:
             raise ValueError(f"validation with {len(validation)} parts was given; it needs (inputs, targets), or a Dataset or DataLoader.")
         pairs = lambda data: _tensors(*(data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)), first)
+        self._dataset = inputs.dataset if isinstance(inputs, torch.utils.data.DataLoader) else inputs if isinstance(inputs, torch.utils.data.Dataset) else None
         inputs, targets = _tensors(inputs, targets, first)
+        if self._dataset is not None and torch.equal(_tensors(torch.utils.data.Subset(self._dataset, range(min(8, len(inputs)))), None, first)[0], inputs[:8]):
+            self._dataset = None                                 # it gives the same samples every time
         self.validation = None if validation is None else pairs(validation)
         for name, data in (("", (inputs, targets)), ("validation: ", self.validation)):
             if data is not None:
@@ -239,6 +243,17 @@ class LiftedTraining(LiftedProblem):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"rho = {value} was given for layer {l}; a penalty weight needs a positive finite number.")
         return table
+
+    def draw(self, samples, anchor=None, tau=math.inf, seed=0):
+        """`restrict`, on samples read anew where the data came as a Dataset that is random (augmentation); torch's generator is at `seed` meanwhile."""
+        sub = self.restrict(samples, anchor, tau, seed)
+        if self._dataset is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                sub.inputs, sub.targets = _tensors(torch.utils.data.Subset(self._dataset, samples.tolist()), None, self.inputs)
+            if sub.inputs.shape[1:] != self.inputs.shape[1:]:
+                raise ValueError(f"the Dataset gave samples of shape {tuple(sub.inputs.shape[1:])}, and {tuple(self.inputs.shape[1:])} before; all need the same shape.")
+        return sub
 
     def reweighted(self, rho):
         """The same problem with other weights of the penalties, for continuation: solve at a small rho, then go on from that result with a larger one,

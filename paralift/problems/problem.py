@@ -5,6 +5,7 @@ terms H_j(K_j u) besides, H_j with a prox and K_j linear (`linear`). Solvers see
 """
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 
@@ -106,6 +107,10 @@ class Problem:
     def finish(self, point):
         """What the user takes away from the final point (a network, an image); the point itself by default."""
         return None
+
+    def draw(self, samples, anchor=None, tau=inf, seed=0):
+        """`restrict` for a method on minibatches, where data may be random too."""
+        return self.restrict(samples, anchor, tau, seed)
 
 
 def _dot(a, b):

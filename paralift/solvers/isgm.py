@@ -87,10 +87,10 @@ class ISGM(Solver):
     def _explicit_step(self, problem, theta, rows, seed):
         """(loss, gradient) of the backward sweep on a minibatch, part by part."""
         if self.accumulate == 1:
-            return problem.restrict(rows, theta, seed=seed).explicit_gradient(theta)
+            return problem.draw(rows, theta, seed=seed).explicit_gradient(theta)
         loss, total = 0.0, None
         for k, part in enumerate(rows.chunk(self.accumulate)):
-            own, gradient = problem.restrict(part, theta, seed=seed + 104729 * k).explicit_gradient(theta)
+            own, gradient = problem.draw(part, theta, seed=seed + 104729 * k).explicit_gradient(theta)
             share = len(part) / len(rows)
             values = torch._foreach_mul([gradient[name] for name in problem.theta_names], share)
             loss, total = loss + share * own, values if total is None else torch._foreach_add(total, values)
@@ -121,7 +121,7 @@ class ISGM(Solver):
             if self.explicit:
                 loss, gradient = self._explicit_step(problem, theta, rows, seed)
             else:
-                sub = problem.restrict(rows, theta, tau, seed=seed)
+                sub = problem.draw(rows, theta, tau, seed=seed)
                 sub.regularisers = problem.regularisers if self.metric == "plain" else {}
                 loss, gradient = sub.implicit_step(theta, tau, self.sweeps) if self.inner is None else self._inner_step(sub, theta, tau)
             if weights:

@@ -148,3 +148,39 @@ def test_continuation_in_rho():
 def test_what_training_needs_is_said(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Digits that are shifted at random."""
+
+    def __init__(self, random=True):
+        self.x, self.y = pl.data.digits()[0]
+        self.random, self.read = random, 0
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, i):
+        self.read += 1
+        image = self.x[i].view(8, 8)
+        return (image.roll(int(torch.randint(3, ()) - 1), 1) if self.random else image).flatten(), self.y[i]
+
+
+def test_random_data_sets_are_read_anew():
+    """ISGM sees other samples in every pass, the same ones in every run; a Dataset that is not random is read once."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    noisy, fixed = Noisy(), Noisy(random=False)
+    runs = [pl.ISGM(3, 50, seed=5).solve(pl.LiftedTraining(network, noisy)) for _ in range(2)]
+    assert all(torch.equal(runs[0].x[k], runs[1].x[k]) for k in runs[0].x) and noisy.read > 2 * 3 * 200
+    problem = pl.LiftedTraining(network, noisy)
+    rows = torch.arange(200)
+    draws = [problem.draw(rows, seed=seed).inputs for seed in (1, 2, 1)]
+    assert torch.equal(draws[0], draws[2]) and not torch.equal(draws[0], draws[1]) and torch.equal(problem.draw(rows, seed=1).targets, problem.targets)
+    state = torch.random.get_rng_state()
+    problem.draw(rows, seed=3)
+    assert torch.equal(state, torch.random.get_rng_state())
+    still = pl.LiftedTraining(network, torch.utils.data.DataLoader(fixed, batch_size=7))
+    before = fixed.read
+    assert torch.equal(pl.ISGM(3, 50).solve(still).x["0.weight"], pl.ISGM(3, 50).solve(pl.LiftedTraining(network, still.inputs, still.targets)).x["0.weight"])
+    assert fixed.read == before
