@@ -1,6 +1,6 @@
 """ResNet, vision transformer and causal transformer: ISGM beside the module's own torch training by AdamW, same start, same order, one thread.
 
-`python benchmarks/architectures.py [--quick] [--samples 10000] [--passes 3] [--seeds 3] [resnet|vit|transformer ...]` prints the test accuracy, or the validation loss,
+`python benchmarks/architectures.py [--quick] [--samples 10000] [--passes 3] [--seeds 3] [resnet|vit|transformer|gpt2 ...]` prints the test accuracy, or the validation loss,
 per pass, the ratio of the times per pass, and the ratio of the peak memory of tensors. Fashion-MNIST and tinyshakespeare come through PARALIFT_DATA; the digits, and
 the texts of Python's own help, take their places where they are not at hand.
 """
@@ -8,6 +8,8 @@ the texts of Python's own help, take their places where they are not at hand.
 import argparse
 import platform
 import pydoc_data.topics
+import time
+import warnings
 
 import torch
 from peers import BATCH, Lifted, Torch, accuracy, compare
@@ -87,18 +89,40 @@ def peak(task, kind, batches=2):
     return most / 2**20
 
 
+def gpt2(quick):
+    """GPT-2 small's architecture (12 blocks, 768 wide, 50257 tokens): seconds to lift it, and how its stages share out by measured cost."""
+    blocks, width, vocabulary, context = (2, 32, 500, 16) if quick else (12, 768, 50257, 1024)
+    torch.manual_seed(0)
+    network = pl.networks.CausalTransformer(vocabulary, width, blocks, 4 if quick else 12, context, activation=torch.nn.GELU)
+    tokens, following = (torch.randint(vocabulary, (2, min(context, 128))) for _ in range(2))
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                      # GELU gets the MAC penalty
+        stages = pl.lift(network, tokens)
+    seconds = time.perf_counter() - began
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        costs = pl.stage_costs(pl.LiftedTraining(network, tokens, following), batch_size=2)
+    shares = {parts: max(sum(costs[i] for i in group) for group in pl.partition(costs, parts)) / (sum(costs) / parts) for parts in (2, 4, 8)}
+    print(f"GPT-2 small's architecture: {sum(p.numel() for p in network.parameters()):,} parameters lifted in {seconds:.1f} s, {len(stages)} stages")
+    print(f"costliest stage {max(costs) / sum(costs):.1%}; largest part over the mean: " + ", ".join(f"{v:.2f} ({k} workers)" for k, v in shares.items()) + "\n", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two minibatches, a pass, a seed")
     parser.add_argument("--samples", type=int, default=10000, help="training samples (images, or texts of 128 characters)")
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], default=[], help="all by default")
+    parser.add_argument("tasks", nargs="*", choices=[*TASKS, "gpt2", []], default=[], help="all by default")
     a = parser.parse_args()
     torch.set_num_threads(1)
     samples, passes, seeds = (256, 1, 1) if a.quick else (a.samples, a.passes, a.seeds)
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, one thread; {samples} samples, weight decay {DECAY}, step falling from 1e-3\n")
-    for task in a.tasks or TASKS:
+    for task in a.tasks or [*TASKS, "gpt2"]:
+        if task == "gpt2":
+            gpt2(a.quick)
+            continue
         name, make, (x, y, xt, yt), options, measure, title = TASKS[task](samples)
         xt, yt = (xt[:200], yt[:200]) if a.quick else (xt, yt)
 

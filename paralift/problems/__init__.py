@@ -7,5 +7,6 @@ from .lifted import LiftedProblem
 from .lifted_training import LiftedTraining
 from .linear_model import linear_model
 from .losses import CrossEntropy, FunctionalLoss, KullbackLeiblerLoss, Logistic, Loss, PenaltyLoss, SquaredError
+from .partition import partition, stage_costs
 from .problem import Linearisation, Problem
 from .stages import Stage, affine, chain

@@ -67,7 +67,7 @@ class BCD(Solver):
         theta = () if self.batch_size is None else problem.start_theta()
         point = problem.start()
         state = {"point": point, "previous": point if self.inertia else {}, "sweep": 0}
-        return state if self.batch_size is None else {**state, "tau": self.tau, "value": inf, "rows": [k for k in point if k not in theta]}
+        return state if self.batch_size is None else {**state, "tau": self.tau, "value": inf, "rho": dict(problem.rho), "rows": [k for k in point if k not in theta]}
 
     def _draw(self, n, *counters):
         """A permutation of n things, from the seed and the counters."""
@@ -143,7 +143,7 @@ class BCD(Solver):
     def _pass(self, problem, state):
         rows, tau, sweep, moving = state["rows"], state["tau"], state["sweep"], problem.buffers()
         groups = self._draw(problem.samples, 0).to(problem.inputs.device).tensor_split(-(-problem.samples // self.batch_size))            # the same in every pass
-        value = state["value"] if sweep else self._value(problem, state["point"], rows, groups)
+        value = state["value"] if sweep and state["rho"] == problem.rho else self._value(problem, state["point"], rows, groups)
         point = {k: v.clone() if k in rows else v for k, v in state["point"].items()}
         for turn, g in enumerate(self._draw(len(groups), 1, sweep).tolist()):
             sub, own = self._restrict(problem, point, rows, g, groups[g], tau)
@@ -159,4 +159,4 @@ class BCD(Solver):
         if not after <= value:
             problem.set_buffers(moving)
             point, after, tau = state["point"], value, 0.5 * tau
-        return {**state, "point": point, "sweep": sweep + 1, "tau": tau, "value": after}, {"objective": after, **problem.metrics(point)}
+        return {**state, "point": point, "sweep": sweep + 1, "tau": tau, "value": after, "rho": dict(problem.rho)}, {"objective": after, **problem.metrics(point)}

@@ -184,3 +184,16 @@ def test_random_data_sets_are_read_anew():
     before = fixed.read
     assert torch.equal(pl.ISGM(3, 50).solve(still).x["0.weight"], pl.ISGM(3, 50).solve(pl.LiftedTraining(network, still.inputs, still.targets)).x["0.weight"])
     assert fixed.read == before
+
+
+def test_groups_of_samples_go_on_with_another_rho():
+    """The energy that a pass must lower is that of the problem at hand, not of the one resumed from."""
+    torch.manual_seed(0)
+    (x, y), _ = pl.data.digits()
+    p = pl.LiftedTraining(nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)).double(), x[:200].double(), y[:200], rho=1.0)
+    solver = lambda n: pl.BCD(n, batch_size=50, tau=3.0)
+    loose = solver(3).solve(p)
+    stiff = p.reweighted(10.0)
+    assert float(stiff.value(loose.x)) > 1.01 * loose.objective
+    tight = solver(6).solve(stiff, resume=loose)
+    assert tight.objective < float(stiff.value(loose.x)) and not torch.equal(tight.x["0.weight"], loose.x["0.weight"])
