@@ -36,7 +36,7 @@ def exported(module, example):
             graph = program.module(check_guards=False).graph
     except Exception as error:
         raise ValueError(f"{type(module).__name__} cannot be exported as a graph: {_sentence(error)} Rewrite this part without control flow that depends on the data, "
-                         "or build the stages by hand: paralift.networks.chain(...), or a list of paralift.Stage passed as the network.") from error
+                         "or give the stages by hand: paralift.networks.chain(...), or paralift.networks.Staged([...]).") from error
     finally:
         for name, b in module.named_buffers():
             b.copy_(buffers[name])

@@ -10,6 +10,7 @@ from .activations import activation_of
 from .cut import Binder, cut, leaves_of
 from .export import VIEWS, exported, finite_mask, is_value, kind_of, place_of
 from .loans import mark_pieces
+from .staged import Staged
 from .stages import Stage
 
 __all__ = ["lift", "StageGraph"]
@@ -45,6 +46,11 @@ def lift(module, example_inputs, granularity="activation", penalty="bregman", st
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"{type(module).__name__} was given as the network; it needs a torch.nn.Module, for instance torch.nn.Sequential(...) or paralift.networks.chain(...).")
+    if isinstance(module, Staged):
+        bind = Binder(penalty)
+        stages = module.stages(bind)
+        bind.finish([s.label for s in stages], stacklevel + 1)
+        return StageGraph(stages)
     if granularity == "activation" and leaves_of(module) is not None:
         return StageGraph(cut(module, penalty, stacklevel + 1))
     graph = exported(module, example_inputs)

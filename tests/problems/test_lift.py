@@ -209,3 +209,22 @@ class Two(nn.Module):
 def test_bad_input(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+def test_stages_by_hand():
+    """A graph that torch.export refuses, given stage by stage: the network's own output, and refusals."""
+    network, x = pl.networks.Staged.example()
+    stages = pl.lift(network, x)
+    assert [s.parents for s in stages] == [(0,), (1,), (1, 2), (3, 1), (4,)] and "Softmax" in repr(stages)
+    problem = pl.LiftedTraining(network, x, torch.tensor([0, 1, 2, 0]))
+    last = problem.stages[-1]
+    point = problem.start()
+    assert torch.allclose(last.forward(point["x4"], point), network(x)) and set(problem.theta_names) == {name for name, _ in network.named_parameters()}
+    linear = nn.Linear(3, 3)
+    tied = pl.LiftedTraining(pl.networks.Staged([(linear, pl.ReLU()), (linear, pl.ReLU()), linear]), torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
+    assert len(tied.theta_names) >= 2 and pl.ISGM(3, 2).solve(tied).success
+    for call, error, words in ((lambda: pl.networks.Staged([(linear, None, 1)]), ValueError, "no cycle"), (lambda: pl.networks.Staged([]), ValueError, "no stages"),
+                               (lambda: pl.networks.Staged([linear, (linear, None, 0)]), ValueError, "nobody uses"),
+                               (lambda: pl.networks.Staged([(torch.relu,)]), TypeError, "stage 1")):
+        with pytest.raises(error, match=words):
+            call()
