@@ -13,6 +13,9 @@ from .stages import Stage
 
 __all__ = ["Binder", "cut", "leaves_of"]
 
+# potentials near an activation that has none (elsewhere: ReLU, Softplus)
+NEAR = {"GELU": "Softplus, ReLU", "SiLU": "Softplus, ReLU", "Mish": "Softplus, ReLU", "Hardswish": "ReLU, ReLU6", "Tanhshrink": "SoftThreshold", "Hardshrink": "SoftThreshold",
+        "Softsign": "Tanh", "RReLU": "LeakyReLU", "LeakyReLU": "LeakyReLU with a slope in (0, 1]", "Threshold": "ReLU", "ELU": "ELU with alpha <= 1", "CELU": "ELU", "Softmin": "Softmax"}
 PENALTIES = {"bregman": LiftedBregman, "mac": MAC, "lifted": Lifted, "fenchel": Fenchel}
 
 
@@ -31,7 +34,7 @@ class Binder:
 
     def __init__(self, penalty):
         self.table = penalty if isinstance(penalty, dict) else {"*": penalty}
-        self.used, self.by_mac = set(), []
+        self.used, self.by_mac, self.kinds = set(), [], {}
 
     def _chosen(self, place):
         for pattern, penalty in self.table.items():
@@ -48,6 +51,7 @@ class Binder:
         if potential is None:
             if penalty not in ("mac", MAC) and not isinstance(penalty, MAC):
                 self.by_mac.append(label)
+                self.kinds[kind] = NEAR.get(kind, "ReLU, Softplus")
             return MAC(None, activation=activation)
         if isinstance(penalty, str):
             if penalty not in PENALTIES:
@@ -69,7 +73,7 @@ class Binder:
             raise ValueError(f"penalty patterns {unknown} match no lifted layer; the layers are {', '.join(places)}.")
         if self.by_mac:
             warnings.warn(f"{', '.join(self.by_mac)}: no proximal map that we know, so these stages get the MAC penalty with a local derivative. "
-                          "Near potentials: Softplus, ELU, ReLU, LeakyReLU.", stacklevel=stacklevel)
+                          f"Near potentials: {'; '.join(f'for {kind} {near}' for kind, near in self.kinds.items())}.", stacklevel=stacklevel)
 
 
 def leaves_of(network):

@@ -30,7 +30,7 @@ class ISGM(Solver):
     schedule : tau's factor: "constant", "linear" or "cosine" (to 2 % over the `epochs`; resume with the same number to go on exactly), or a function of the
         fraction done, from 0 to 1, for instance one that warms up.
     weight_decay : theta <- (1 - tau weight_decay) theta before each step, for weights but biases and normalisations, as AdamW does.
-    average : 0.999, say, for the result's parameters to be the mean of the iterates with these weights: mean <- average mean + (1 - average) theta.
+    average : 0.999, say, for the result's parameters to be a mean of the iterates: mean <- a mean + (1 - a) theta, a = min(average, (1 + k) / (10 + k)) after k minibatches.
     accumulate : into how many parts, one after the other, a minibatch's gradient is cut: less memory, the same step where no normalisation couples samples.
     seed : of the order of the samples and of dropout; the same seed gives the same run.
 
@@ -130,7 +130,8 @@ class ISGM(Solver):
             if self.explicit or self.metric != "plain":
                 metric_prox(self.metric, leaves, functionals, metric, tau)
             if mean:
-                torch._foreach_lerp_(list(mean.values()), leaves, 1 - self.average)
+                done = epoch * batches + k
+                torch._foreach_lerp_(list(mean.values()), leaves, 1 - min(self.average, (1 + done) / (10 + done)))
             total += loss
         objective = float(total) / batches + float(sum(R(theta[name]) for name, R in problem.regularisers.items()))
         new = {"point": theta, "epoch": epoch + 1, "metric": metric, **({"average": mean} if mean else {})}

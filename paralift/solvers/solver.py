@@ -4,6 +4,7 @@ import inspect
 import os
 import platform
 import time
+import warnings
 from math import inf, isfinite, isnan
 
 import torch
@@ -106,7 +107,7 @@ class Solver:
             iteration, passes, before = saved.iterations, saved.data_passes, saved.seconds
             if hasattr(problem, "set_buffers"):
                 problem.set_buffers(state["buffers"])
-        provenance = {"solver": repr(self), "paralift": _version(), "torch": str(torch.__version__), "python": platform.python_version(),
+        provenance = {"solver": repr(self), "arguments": self._arguments(), "paralift": _version(), "torch": str(torch.__version__), "python": platform.python_version(),
                       "machine": platform.machine(), "threads": torch.get_num_threads()}
         rule = self.tolerance if isinstance(self.tolerance, Tolerance) else Tolerance(residual=self.tolerance)
         wanted = rule.needs()
@@ -199,6 +200,15 @@ class Solver:
         if not _alike(fresh, {k: v for k, v in saved.state.items() if k != "buffers"}):
             raise ValueError(f"the result to resume from was made by {saved.provenance['solver']}, which keeps another state than {self!r}; resume with the same arguments, "
                              "budgets excepted.")
+
+        now, then = self._arguments(), saved.provenance.get("arguments", {})
+        changed = [f"{k}={v} instead of {then[k]}" for k, v in now.items() if then.get(k, v) != v and " at 0x" not in v]
+        if changed:
+            warnings.warn(f"{type(self).__name__} goes on with {', '.join(changed)}: the run is not the one that would have been without a stop.", stacklevel=3)
+
+    def _arguments(self):
+        """{name: text} of what steers the iteration: all arguments but budgets and tolerances."""
+        return {k: repr(v) for k, v in list(self._given.arguments.items())[1:] if k not in ("epochs", "max_iterations", "max_seconds", "tolerance")}
 
     def __repr__(self):
         shown = ", ".join(f"{k}={v!r}" for k, v in list(self._given.arguments.items())[1:])

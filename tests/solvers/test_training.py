@@ -1,6 +1,7 @@
 """Techniques of training with ISGM: schedules, decoupled weight decay, averages of iterates, accumulation, early stopping, continuation in rho."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -53,9 +54,10 @@ def test_average_is_the_mean_of_the_iterates_and_resumes(tmp_path):
     plain = lambda n: pl.ISGM(n, 300, 0.1, metric="plain")
     plain(4).solve(p, callback=lambda r: seen.append(r.x))
     mean = p.start_theta()
-    for x in seen:
-        mean = {n: 0.6 * mean[n] + 0.4 * x[n] for n in mean}
-    solver = lambda n: pl.ISGM(n, 300, 0.1, metric="plain", average=0.6)
+    for k, x in enumerate(seen):
+        a = min(0.2, (1 + k) / (10 + k))
+        mean = {n: a * mean[n] + (1 - a) * x[n] for n in mean}
+    solver = lambda n: pl.ISGM(n, 300, 0.1, metric="plain", average=0.2)
     result = solver(4).solve(p)
     assert all(torch.allclose(mean[n], result.x[n], rtol=1e-12) for n in mean) and not torch.equal(result.x["0.weight"], seen[-1]["0.weight"])
     assert all(torch.equal(q, result.x[n]) for n, q in result.network.named_parameters())
@@ -197,3 +199,13 @@ def test_groups_of_samples_go_on_with_another_rho():
     assert float(stiff.value(loose.x)) > 1.01 * loose.objective
     tight = solver(6).solve(stiff, resume=loose)
     assert tight.objective < float(stiff.value(loose.x)) and not torch.equal(tight.x["0.weight"], loose.x["0.weight"])
+
+
+def test_resuming_with_other_arguments_warns():
+    p = problem()
+    result = pl.ISGM(2, 50).solve(p)
+    with pytest.warns(UserWarning, match="batch_size=60 instead of 50, sweeps=2 instead of 1"):
+        pl.ISGM(3, 60, sweeps=2).solve(p, resume=result)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pl.ISGM(3, 50, max_seconds=100).solve(p, resume=result)
