@@ -1,8 +1,8 @@
 """ResNet, vision transformer and causal transformer: ISGM beside the module's own torch training by AdamW, same start, same order, one thread.
 
-`python benchmarks/architectures.py [--quick] [--samples 10000] [--passes 3] [--seeds 3] [resnet|vit|transformer ...]` prints the test accuracy, or the validation loss, per pass, the ratio of the
-times per pass, and the ratio of the peak memory (each from a process of its own). Fashion-MNIST and tinyshakespeare come through PARALIFT_DATA; the digits, and the
-texts of Python's own help, take their places where they are not at hand.
+`python benchmarks/architectures.py [--quick] [--samples 10000] [--passes 3] [--seeds 3] [resnet|vit|transformer ...]` prints the test accuracy, or the validation loss,
+per pass, the ratio of the times per pass, and the ratio of the peak memory (each from a process of its own). Fashion-MNIST and tinyshakespeare come through PARALIFT_DATA;
+the digits, and the texts of Python's own help, take their places where they are not at hand.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """50 hidden layers of width 64, plain ReLU, no skips, no normalisation, on MNIST: back-propagation and lifted training, each from torch's default start and from a rescaled one.
 
 `python benchmarks/deep.py [--quick] [--samples 60000] [--passes 5] [--seed 0]` prints the test accuracy of the forward network after each pass, the lifted objective E after
-the last (ISGM: the loss, mean over the pass), and the seconds. The rescaled start is `pl.networks.rescale(network, x[:1000])`: torch's weights, each layer scaled so that its outputs have mean square 1, biases 0.
+the last (ISGM: the loss, mean over the pass), and the seconds.
+The rescaled start is `pl.networks.rescale(network, x[:1000])`: torch's weights, each layer scaled so that its outputs have mean square 1, biases 0.
 ISGM takes one sweep at AdamW's step (1e-3, falling linearly), batch 128. BCD goes over groups of 500 samples and begins no new pass after a minute.
 The last lines say how far the sweep's gradient is from back-propagation's at the rescaled start: a method close to it can add little to it.
 """
@@ -61,7 +62,8 @@ def distance(rho):
     return float((g - b).norm() / b.norm()), float(g @ b / (g.norm() * b.norm()))
 
 
-print(f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, one thread; {depth} layers of 64, {len(x)} samples, batch {BATCH}, seed {arguments.seed}\n")
+print(f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, one thread")
+print(f"{depth} layers of 64, {len(x)} samples, batch {BATCH}, seed {arguments.seed}\n")
 print(f"{'test accuracy (%) after pass':<30}{'start':>10}" + "".join(f"{k + 1:>8}" for k in range(passes)) + f"{'objective':>12}{'seconds a pass':>16}")
 for start in ("default", "rescaled"):
     for name, make in METHODS.items():

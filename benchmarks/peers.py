@@ -90,7 +90,8 @@ class Lifted:
 
 
 def compare(makers, xt, yt, epochs, seeds, measure=accuracy, title="test accuracy (%)"):
-    """{name: maker(seed)} -> prints `measure` per epoch (mean over seeds, largest deviation from it at the end) and time per epoch over the first maker's (median and range over the pairs)."""
+    """{name: maker(seed)} -> prints `measure` per epoch (mean over seeds, largest deviation from it at the end) and time per epoch over the first maker's (median and range
+    over the pairs)."""
     names = list(makers)
     accuracies, times = {n: [[] for _ in range(epochs)] for n in names}, {n: [] for n in names}
     for seed in range(seeds):

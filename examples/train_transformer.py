@@ -1,7 +1,8 @@
 """A character language model by ISGM: `python examples/train_transformer.py [--depth 4] [--width 96] [--context 64] [--steps 1000] [--quick] [--output DIR]`.
 
 A causal transformer learns tinyshakespeare, next character by next character, in steps of one sweep on 32 windows drawn at random; every 50 steps it is validated on the
-last tenth of the text. It prints the loss beside that of counted single characters and pairs, and a text drawn from the model. A deep one: `--depth 24 --width 32 --context 32 --steps 400`.
+last tenth of the text. It prints the loss beside that of counted single characters and pairs, and a text drawn from the model.
+A deep one: `--depth 24 --width 32 --context 32 --steps 400`.
 The text is read from PARALIFT_DATA or the cache, or fetched; where that fails, and with `--quick`, the texts of Python's own help (`pydoc_data.topics`) take its place.
 """
 
@@ -90,8 +91,8 @@ references = {"single characters, counted": counted(1), "pairs, counted": counte
 print(f"\n{'steps':>7}{'training loss':>16}{'validation loss':>17}{'seconds':>10}   (nats a character)")
 for k in range(len(h["objective"])):
     print(f"{every * (k + 1):>7}{losses['training'][k]:>16.3f}{losses['validation'][k]:>17.3f}{h['seconds'][k]:>10.1f}")
-print(f"\n{arguments.depth} blocks of width {arguments.width}, context {context}: {losses['validation'][-1]:.3f} nats a character after {every * len(h['objective'])} steps; "
-      + ", ".join(f"{name} {value:.3f}" for name, value in references.items()))
+print(f"\nblocks: {arguments.depth}, width {arguments.width}, context {context}: validation loss {losses['validation'][-1]:.3f} nats a character after "
+      f"{every * len(h['objective'])} steps; " + ", ".join(f"{name} {value:.3f}" for name, value in references.items()))
 print(f"\nA text drawn from it, temperature 0.8:\n{sample(result.network, 100 if arguments.quick else 400)}")
 
 fig = Figure(figsize=(6.4, 3.8), layout="constrained")
@@ -101,7 +102,7 @@ for (name, values), style in zip(losses.items(), ("k--", "k-")):
     ax.plot(steps, values, style, label=f"{name}: {values[-1]:.2f}")
 for (name, value), style in zip(references.items(), ("-.", ":")):
     ax.axhline(value, color="0.5", linestyle=style, label=f"{name}: {value:.2f}")
-ax.set(xlabel="steps", ylabel="loss (nats a character)", title=f"{source}, {arguments.depth} blocks of width {arguments.width}, context {context}")
+ax.set(xlabel="steps", ylabel="loss (nats a character)", title=f"{source}; blocks: {arguments.depth}, width {arguments.width}, context {context}")
 ax.grid(alpha=0.3)
 ax.legend()
 path = output / f"transformer_{arguments.depth}_blocks.png"
