@@ -3,7 +3,7 @@
 `python benchmarks/deep.py [--quick] [--samples 60000] [--passes 5] [--seed 0]` prints the test accuracy of the forward network after each pass, the lifted objective E after
 the last (ISGM: the loss, mean over the pass), and the seconds.
 The rescaled start is `pl.networks.rescale(network, x[:1000])`: torch's weights, each layer scaled so that its outputs have mean square 1, biases 0.
-ISGM takes one sweep at AdamW's step (1e-3, falling linearly), batch 128. BCD goes over groups of 500 samples and begins no new pass after a minute.
+ISGM takes one sweep at AdamW's step (1e-3, falling linearly), batch 128, no weight decay in either. BCD goes over groups of 500 samples and begins no new pass after a minute.
 The last lines say how far the sweep's gradient is from back-propagation's at the rescaled start: a method close to it can add little to it.
 """
 
