@@ -74,7 +74,8 @@ for start in ("default", "rescaled"):
             spent += time.perf_counter() - began
             found.append(accuracy(method.network, xt, yt))
         objective = f"{method.result.objective:12.4f}" if hasattr(method, "result") else " " * 12
-        print(f"{name:<30}{start:>10}" + "".join(f"{a:8.2f}" for a in found) + " " * 8 * (passes - len(found)) + objective + f"{spent / len(found):16.1f}", flush=True)
+        residual = f"   largest penalty residual {method.result.history['penalty_residual'][-1]:.3f}" if name.startswith("BCD") else ""
+        print(f"{name:<30}{start:>10}" + "".join(f"{a:8.2f}" for a in found) + " " * 8 * (passes - len(found)) + objective + f"{spent / len(found):16.1f}{residual}", flush=True)
 
 print()
 for rho in (2.0, 100.0):
