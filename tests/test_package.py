@@ -44,6 +44,8 @@ def test_examples(script, tmp_path):
     command = [sys.executable, ROOT / "examples" / script, "--quick", "--output", tmp_path]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "PARALIFT_DATA": str(tmp_path)})
     assert run.returncode == 0, run.stderr
+    if run.stdout.startswith("skipped"):                    # it needs a package that is not here
+        pytest.skip(run.stdout.strip())
     assert list(tmp_path.glob("*.png")), f"{script} drew nothing into {tmp_path}"
 
 

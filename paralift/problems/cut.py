@@ -15,7 +15,8 @@ __all__ = ["Binder", "cut", "leaves_of"]
 
 # potentials near an activation that has none (elsewhere: ReLU, Softplus)
 NEAR = {"GELU": "Softplus, ReLU", "SiLU": "Softplus, ReLU", "Mish": "Softplus, ReLU", "Hardswish": "ReLU, ReLU6", "Tanhshrink": "SoftThreshold", "Hardshrink": "SoftThreshold",
-        "Softsign": "Tanh", "RReLU": "LeakyReLU", "LeakyReLU": "LeakyReLU with a slope in (0, 1]", "Threshold": "ReLU", "ELU": "ELU with alpha <= 1", "CELU": "ELU", "Softmin": "Softmax"}
+        "Softsign": "Tanh", "RReLU": "LeakyReLU",
+        "LeakyReLU": "LeakyReLU with a slope in (0, 1]", "Threshold": "ReLU", "ELU": "ELU with alpha <= 1", "CELU": "ELU", "Softmin": "Softmax"}
 PENALTIES = {"bregman": LiftedBregman, "mac": MAC, "lifted": Lifted, "fenchel": Fenchel}
 
 
