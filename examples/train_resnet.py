@@ -1,8 +1,7 @@
 """ResNet-20 on Fashion-MNIST by ISGM: `python examples/train_resnet.py [--samples 10000] [--passes 6] [--no-augment] [--average 0.98] [--quick] [--output DIR]`.
 
-One sweep a minibatch of 128, a step that falls linearly from 1e-3, weight decay, and the average of the iterates as the result. Before every pass each image is shifted by
-up to two pixels and, every other time, flipped: a problem keeps its samples in `problem.inputs`, and the callback puts newly drawn ones there.
-The average of the first pass still holds much of the random start, and batch normalisation's statistics are those of the iterates: so its validation is poor at first.
+One sweep a minibatch of 128, a step that falls linearly from 1e-3, weight decay, and the average of the iterates as the result. Each time that an image is read it is shifted by
+up to two pixels and, every other time, flipped: a torch Dataset that is random is read anew for each minibatch.
 Fashion-MNIST is read from PARALIFT_DATA or the cache, or fetched; `--quick` takes scikit-learn's digits, a narrow ResNet-8 and no flips.
 """
 
@@ -37,27 +36,27 @@ mean, deviation = images.mean(), images.std()
 inputs, test_inputs = (images - mean) / deviation, (test_images.unsqueeze(1) - mean) / deviation
 
 
-def augmented(x):
-    """Every image shifted by up to `shift` pixels each way, the border filled with black, and flipped left to right with probability 1/2."""
-    n, _, height, width = x.shape
-    padded = torch.nn.functional.pad(x, [shift] * 4, value=float(x.min()))
-    down, right = torch.randint(2 * shift + 1, (2, n, 1))
-    rows, columns = down + torch.arange(height), right + torch.arange(width)
-    if not arguments.quick:
-        columns = torch.where(torch.rand(n, 1) < 0.5, columns, columns.flip(1))
-    return padded[torch.arange(n).view(-1, 1, 1), 0, rows.unsqueeze(2), columns.unsqueeze(1)].unsqueeze(1)
+class Augmented(torch.utils.data.Dataset):
+    """Images shifted by up to `shift` pixels each way, the border filled with black, and flipped left to right with probability 1/2."""
 
+    def __init__(self, x, y):
+        self.padded, self.y = torch.nn.functional.pad(x, [shift] * 4, value=float(x.min())), y
 
-def redraw(result):
-    if arguments.augment:
-        problem.inputs = augmented(inputs)
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, i):
+        (down, right), (height, width) = torch.randint(2 * shift + 1, (2,)).tolist(), inputs.shape[-2:]
+        image = self.padded[i, :, down:down + height, right:right + width]
+        return (image.flip(-1) if not arguments.quick and torch.rand(()) < 0.5 else image), self.y[i]
 
 
 torch.manual_seed(0)
 network = pl.networks.ResNet(1, 10, blocks, width)
-problem = pl.LiftedTraining(network, augmented(inputs) if arguments.augment else inputs, labels, validation=(test_inputs[:2000], test_labels[:2000]))
+data = (Augmented(inputs, labels),) if arguments.augment else (inputs, labels)
+problem = pl.LiftedTraining(network, *data, validation=(test_inputs[:2000], test_labels[:2000]))
 print(problem)
-result = pl.ISGM(passes, batch_size=batch, schedule="linear", weight_decay=0.01, average=average, seed=0).solve(problem, callback=redraw)
+result = pl.ISGM(passes, batch_size=batch, schedule="linear", weight_decay=0.01, average=average, seed=0).solve(problem)
 print(result)
 
 with torch.no_grad():
