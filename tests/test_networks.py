@@ -141,3 +141,14 @@ def test_a_chain_can_be_sliced(cls):
     head, tail = network[:2], network[2:]
     assert network[0] is head[0] and network[-1] is tail[-1] and [*head.state_dict(), *tail.state_dict()] == [*network.state_dict()]
     assert torch.equal(tail.eval()(head.eval()(inputs)), network.eval()(inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_activations_in_place_are_the_activations(dtype):
+    """What may overwrite z gives the same numbers, to the bit."""
+    z = 3 * torch.randn(6, 5, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = [p for p in (pl.ReLU(), pl.Clip(-0.3, 0.8), pl.Softmax(), pl.Softmax(0)) if hasattr(p, "_activation_")]
+    assert len(found) == 4
+    for potential in found:
+        bound = potential.on((5, 40))
+        assert torch.equal(bound._activation_(z.clone()), bound._activation(z))

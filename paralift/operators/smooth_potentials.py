@@ -266,5 +266,8 @@ class Softmax(Functional):
     def _activation(self, z):
         return torch.softmax(z, self._axis)
 
+    def _activation_(self, z):
+        return torch.softmax(z, -1, out=z) if self._axis == -1 and z.is_contiguous() else self._activation(z)
+
     def _phi_conj(self, z):
         return torch.logsumexp(z, self._axis)

@@ -5,6 +5,8 @@ from functools import cached_property, partial
 
 import torch
 
+from ..operators.penalties import LiftedBregman
+from ..operators.potentials import activation_
 from .loans import LARGE, Loan, Pieces
 
 __all__ = ["Sweeps"]
@@ -55,6 +57,11 @@ class Sweeps:
         return {l for l in self._dropped if not self.stages[l - 1].penalty.passes}
 
     @cached_property
+    def _in_place(self):
+        """Those of `_again` that can be computed in place."""
+        return {l for l in self._again if hasattr(self.stages[l - 1].penalty.potential, "_activation_") and isinstance(self.stages[l - 1].penalty, LiftedBregman)}
+
+    @cached_property
     def _apart(self):
         """Stages whose children all take their output apart, by the same call."""
         calls = {}
@@ -68,10 +75,12 @@ class Sweeps:
         rho_c A*_c r_c, then the gradient of E_S in theta at the old theta and the forward x. The loss holds the S_l at the forward x too."""
         def recall(l):
             if l not in values:
-                values[l] = self.stages[l - 1].penalty.activation(kept[l][1])
+                z, penalty = kept[l][1], self.stages[l - 1].penalty
+                buffers = free.get((z.numel(), z.dtype)) if z.is_contiguous() else None           # memory that was sigma(z) of a later stage: new memory costs more than the copy
+                values[l] = activation_(penalty.potential, buffers.pop().view(z.shape).copy_(z)) if buffers and l in self._in_place else penalty.activation(z)
             return values[l]
 
-        pieces = {}
+        pieces, free = {}, {}
         kept, values = self._evaluate_all(theta, recall, pieces)
         pieces = {l: q for l, q in pieces.items() if q.call is not None}
         n, gradient, pulls = self.samples, {}, {}                       # pulls: {l: (g, weight)}, the pull on x_l being weight * g
@@ -85,6 +94,8 @@ class Sweeps:
                 values.pop(l, None)
                 g, weight = pieces.pop(l).finish() if l in pieces else pulls.pop(l)
                 r, weight = stage.penalty._sweep(z, p, g, weight, self.rho[l], pull.fresh)
+                if l in self._in_place and p.numel() >= LARGE:
+                    free.setdefault((p.numel(), p.dtype), []).append(p)
                 del p, z, g
             else:
                 pull = kept.pop(l)[2]
