@@ -15,7 +15,7 @@ demo: install
 	$(RUN) examples/train_digits.py
 
 test: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 bench: install
 	for b in benchmarks/*.py; do $(RUN) $$b --quick || exit 1; done

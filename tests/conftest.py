@@ -1,4 +1,4 @@
-"""One thread for all tests: small tensors gain nothing from more, and on a busy machine threads wait for each other."""
+"""One thread a process: small tensors gain nothing from more, and processes run side by side."""
 
 import os
 
