@@ -37,8 +37,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         inputs = take(self.inputs)
         self._check_size(len(inputs))
         sub = LiftedProblem(self.stages, self.loss, inputs, take(self.targets), self.rho, self.regularisers, self.extra, self.frozen, anchor, tau, seed, self.initial)
-        sub.least_samples = self.least_samples
-        sub._last_use, sub._dropped, sub._again, sub._in_place, sub._apart = self._last_use, self._dropped, self._again, self._in_place, self._apart
+        sub.least_samples, sub._plan = self.least_samples, self._plan
         return sub
 
     def _check_size(self, samples):

@@ -53,13 +53,11 @@ class Pieces:
         return self.buffer
 
     def finish(self):
-        """(g, weight)."""
-        if self.call is None:
-            return torch.zeros(self.shape, dtype=self.dtype, device=self.device), 1.0
+        """(g, weight), once every child has made its pull."""
         for k, view in enumerate(self._views()):
             if k not in self.filled:
                 view.zero_()
-        return self.buffer, 1.0 if self.weight is None else self.weight
+        return self.buffer, self.weight
 
 
 class _Lend(torch.autograd.Function):
@@ -121,7 +119,8 @@ def lent_input(x, differentiable, loan):
 def lending(loans):
     """While a local map is made: tensors that it saves and that are a lent x, whole, are asked for again; calls of `take_parts` on a lent x go into its pieces."""
     asks = {loan.x.data_ptr(): (loan.x.numel(), loan.ask) for loan in loans if loan.ask is not None and loan.x.is_contiguous()}
-    _sinks.update((loan.x.data_ptr(), loan.pieces) for loan in loans if loan.pieces is not None)
+    own = {loan.x.data_ptr(): loan.pieces for loan in loans if loan.pieces is not None}
+    _sinks.update(own)
 
     def pack(t):
         numel, ask = asks.get(t.data_ptr(), (0, None))
@@ -131,4 +130,5 @@ def lending(loans):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept[0]().view(kept[1]) if isinstance(kept, tuple) else kept):
             yield
     finally:
-        _sinks.clear()
+        for key in own:                                      # not those of another thread
+            _sinks.pop(key)

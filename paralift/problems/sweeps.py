@@ -2,6 +2,7 @@
 
 import math
 from functools import cached_property, partial
+from types import SimpleNamespace
 
 import torch
 
@@ -18,10 +19,10 @@ class Sweeps:
     def _evaluate_all(self, theta, recall=None, pieces=None):
         """Forward pass that keeps every stage's local map: {l: (x_in, z, pull)} and {l: sigma(z)}; 0 holds the data. With `recall`, what the backward sweep does without is
         dropped on the way: the local maps ask recall(l) for sigma(z) where it is computed again. `pieces` {l: Pieces} is filled where all pulls on x_l are on parts of it."""
-        values, kept, dropped = {0: self.inputs}, {}, set()
+        values, kept, dropped, plan = {0: self.inputs}, {}, set(), self._plan
         for stage in self.stages:
             x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
-            loans = {i: Loan(values[p], partial(recall, p) if p in self._again else None, pieces.get(p)) for i, p in enumerate(stage.parents) if p in dropped}
+            loans = {i: Loan(values[p], partial(recall, p) if p in plan.again else None, pieces.get(p)) for i, p in enumerate(stage.parents) if p in dropped}
             z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=tuple(p > 0 for p in stage.parents),
                                      wrt_theta=not self._trained.isdisjoint(stage.theta), loans=loans)
             kept[stage.index] = (x if recall is None else None, z, pull)
@@ -29,46 +30,37 @@ class Sweeps:
                 values[stage.index] = stage.penalty.activation(z)
             del x, loans
             if recall is not None:
-                if stage.index in self._dropped and z.numel() >= LARGE:
+                if stage.index in plan.dropped and z.numel() >= LARGE:
                     dropped.add(stage.index)
-                    if stage.index not in self._again:
+                    if stage.index not in plan.again:
                         kept[stage.index] = (None, None, pull)
-                    if stage.index in self._apart:
+                    if stage.index in plan.apart:
                         pieces[stage.index] = Pieces(z)
                 for p in dropped.intersection(stage.parents):
-                    if self._last_use[p] == stage.index:
+                    if plan.last_use[p] == stage.index:
                         del values[p]
         return kept, values
 
     @cached_property
-    def _last_use(self):
-        """{l: the last stage that takes x_l}."""
-        return {p: stage.index for stage in self.stages for p in stage.parents}
-
-    @cached_property
-    def _dropped(self):
-        """Stages whose output the backward sweep does without, or computes again (`_again`); their children's local maps are torch's, which keep what they need."""
-        stages = {s.index for s in self.stages[:-1] if s.index not in self.extra and (s.penalty.passes or hasattr(s.penalty.potential, "_activation"))}
-        return stages - {p for s in self.stages if s.is_linear_layer for p in s.parents}
-
-    @cached_property
-    def _again(self):
-        """Those whose sigma(z) is computed again from z, so that only one of both is in memory."""
-        return {l for l in self._dropped if not self.stages[l - 1].penalty.passes}
-
-    @cached_property
-    def _in_place(self):
-        """Those of `_again` that can be computed in place."""
-        return {l for l in self._again if hasattr(self.stages[l - 1].penalty.potential, "_activation_") and isinstance(self.stages[l - 1].penalty, LiftedBregman)}
-
-    @cached_property
-    def _apart(self):
-        """Stages whose children all take their output apart, by the same call."""
+    def _plan(self):
+        """What a backward sweep does with the stages' outputs; sets of stages, but for
+        last_use : {l: the last stage that takes x_l}.
+        dropped : the sweep does without their output or computes it again; their children's local maps are torch's, which keep what they need.
+        again : those of them whose sigma(z) is computed again from z, so that only one of both is in memory; in_place : by the activation in place.
+        apart : those passed on by the identity whose children all take them apart, by the same call.
+        """
+        potential = lambda l: self.stages[l - 1].penalty.potential
+        closed = {s.index for s in self.stages[:-1] if s.index not in self.extra and (s.penalty.passes or hasattr(s.penalty.potential, "_activation"))}
+        dropped = closed - {p for s in self.stages if s.is_linear_layer for p in s.parents}
+        again = {l for l in dropped if not self.stages[l - 1].penalty.passes}
         calls = {}
         for s in self.stages:
             for i, p in enumerate(s.parents):
                 calls.setdefault(p, []).append(s.pieces.get(i))
-        return {p for p, found in calls.items() if p in self._dropped - self._again and None not in found and len(set(found)) == 1 and len(found) > 1}
+        return SimpleNamespace(
+            last_use={p: s.index for s in self.stages for p in s.parents}, dropped=dropped, again=again,
+            in_place={l for l in again if hasattr(potential(l), "_activation_") and isinstance(self.stages[l - 1].penalty, LiftedBregman)},
+            apart={l for l in dropped - again if len(calls[l]) > 1 and None not in calls[l] and len(set(calls[l])) == 1})
 
     def explicit_gradient(self, theta):
         """(loss, {name: gradient}): one backward sweep x_l = argmin rho_l P_l(x_l, z_l) + S_l(x_l) + <pull of the children, x_l>, the pull of child c being
@@ -77,10 +69,10 @@ class Sweeps:
             if l not in values:
                 z, penalty = kept[l][1], self.stages[l - 1].penalty
                 buffers = free.get((z.numel(), z.dtype)) if z.is_contiguous() else None           # memory that was sigma(z) of a later stage: new memory costs more than the copy
-                values[l] = activation_(penalty.potential, buffers.pop().view(z.shape).copy_(z)) if buffers and l in self._in_place else penalty.activation(z)
+                values[l] = activation_(penalty.potential, buffers.pop().view(z.shape).copy_(z)) if buffers and l in plan.in_place else penalty.activation(z)
             return values[l]
 
-        pieces, free = {}, {}
+        pieces, free, plan = {}, {}, self._plan
         kept, values = self._evaluate_all(theta, recall, pieces)
         pieces = {l: q for l, q in pieces.items() if q.call is not None}
         n, gradient, pulls = self.samples, {}, {}                       # pulls: {l: (g, weight)}, the pull on x_l being weight * g
@@ -89,12 +81,12 @@ class Sweeps:
         for stage in reversed(self.stages):
             l = stage.index
             if l < self.depth:
-                p = recall(l) if l in self._again else values.get(l)
+                p = recall(l) if l in plan.again else values.get(l)
                 _, z, pull = kept.pop(l)
                 values.pop(l, None)
                 g, weight = pieces.pop(l).finish() if l in pieces else pulls.pop(l)
                 r, weight = stage.penalty._sweep(z, p, g, weight, self.rho[l], pull.fresh)
-                if l in self._in_place and p.numel() >= LARGE:
+                if l in plan.in_place and p.numel() >= LARGE:
                     free.setdefault((p.numel(), p.dtype), []).append(p)
                 del p, z, g
             else:

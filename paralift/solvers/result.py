@@ -87,16 +87,16 @@ class Result:
 
     def save(self, path):
         """Write state and history atomically, with a checksum; `Result.load` reads them back."""
-        save_checked(path, {"status": self.status.name, "state": self.state, "history": self.history, "iterations": self.iterations,
+        save_checked(path, {"status": self.status.name, "x": self.x, "state": self.state, "history": self.history, "iterations": self.iterations,
                             "seconds": self.seconds, "data_passes": self.data_passes, "provenance": self.provenance, "reason": self.reason})
 
     @classmethod
     def load(cls, path, problem=None):
         """Read a saved result; with the problem, `network` (or the solution) is rebuilt too."""
         d = load_checked(path)
-        if not isinstance(d, dict) or not {"status", "state", "history", "iterations", "seconds", "data_passes", "provenance"} <= set(d) or "point" not in d["state"]:
+        if not isinstance(d, dict) or not {"status", "x", "state", "history", "iterations", "seconds", "data_passes", "provenance"} <= set(d) or "point" not in d["state"]:
             raise ValueError(f"{path} holds no result; pass a file written by result.save(...) or by checkpoint=....")
-        x = {**d["state"]["point"], **d["state"].get("average", {})}
+        x = d["x"]
         if problem is not None and d["state"].get("buffers"):
             problem.set_buffers(d["state"]["buffers"])
         return cls(Status[d["status"]], x, d["state"], d["history"], d["iterations"], d["seconds"], d["data_passes"],
