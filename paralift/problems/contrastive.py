@@ -91,6 +91,8 @@ class ContrastiveProblem(Problem):
         first = next(iter(point.values()))
         return sum((R(point[name]) for name, R in self.regularisers.items()), first.new_zeros(()))
 
+    regularisation = nonsmooth_value
+
     def prox(self, point, steps):
         return {name: self.regularisers[name]._prox(v, steps[name]) if name in self.regularisers else v for name, v in point.items()}
 

@@ -121,34 +121,35 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         """|theta - anchor|^2 / (2 tau) over the parameters in `blocks` (None: all)."""
         return sum((point[name] - self.anchor[name]).square().sum() for name in self.theta_names if blocks is None or name in blocks) / (2 * self.tau)
 
-    def linearise(self, point, blocks=None):
-        n = self.samples
-        value, gradient = 0.0, {}
+    def _terms(self, stage, point, theta, wanted, need_out, n, value=True):
+        """(sum over the samples of the stage's term in F, or 0 without `value`, [(block, its part of the gradient of the mean over n samples)]), as `_touched` asks."""
+        l = stage.index
+        if stage.is_linear_layer:
+            z, pull = self._z(stage, point), stage.pull_linear(self._input(stage, point), point, wanted[0], bool(theta))
+        else:
+            z, pull = stage.evaluate(self._input(stage, point), point, self.seed, wrt_input=wanted, wrt_theta=bool(theta))
+        parts = [(f"x{l}", stage.penalty._gradient_x(point[f"x{l}"], z) * (self.rho[l] / n))] if need_out else []
+        if theta or any(wanted):
+            gx, gtheta = pull(self._residual(stage, point, z), 1 / n)
+            parts += [(name, gtheta[name]) for name in theta] + [(f"x{p}", g / n) for p, g in stage.pairs(gx)]
+        return self._stage_value(stage, point, z) if value else 0.0, parts
 
-        def add(name, g):
-            gradient[name] = gradient[name] + g if name in gradient else g
+    def gradient(self, point, blocks=None):
+        return self.linearise(point, blocks, value=False).gradient
 
-        for stage, theta, wanted, need_out in self._touched(blocks):
-            l = stage.index
-            if stage.is_linear_layer:
-                z, pull = self._z(stage, point), stage.pull_linear(self._input(stage, point), point, wanted[0], bool(theta))
-            else:
-                z, pull = stage.evaluate(self._input(stage, point), point, self.seed, wrt_input=wanted, wrt_theta=bool(theta))
-            value = value + self._stage_value(stage, point, z)
-            if need_out:
-                add(f"x{l}", stage.penalty._gradient_x(point[f"x{l}"], z) * (self.rho[l] / n))
-            if theta or any(wanted):
-                gx, gtheta = pull(self._residual(stage, point, z), 1 / n)
-                for name in theta:
-                    add(name, gtheta[name])
-                for p, g in stage.pairs(gx):
-                    add(f"x{p}", g / n)
-        value = value / n
+    def linearise(self, point, blocks=None, value=True):
+        total, gradient = 0.0, {}
+        for touched in self._touched(blocks):
+            term, parts = self._terms(touched[0], point, *touched[1:], self.samples, value)
+            total = total + term
+            for name, g in parts:
+                gradient[name] = gradient[name] + g if name in gradient else g
+        total = total / self.samples
         if self.anchor is not None:
-            value = value + self._proximity(point, blocks)
+            total = total + self._proximity(point, blocks)
             for name in self._trained & gradient.keys():
                 gradient[name] = gradient[name] + (point[name] - self.anchor[name]) / self.tau
-        return Linearisation(value, gradient)
+        return Linearisation(total, gradient)
 
     def nonsmooth_value(self, point):
         value = torch.zeros((), dtype=self.inputs.dtype if self.inputs.is_floating_point() else torch.float32, device=self.inputs.device)
@@ -195,30 +196,32 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
             chosen[l] = min(set(range(self.depth)) - {chosen[m] for m in coupled[l] if m in chosen})
         return [theta] + [[(f"x{l}",) for l in coupled if chosen[l] == c] for c in sorted(set(chosen.values()))]
 
-    def majoriser(self, point, blocks):
-        """(slope/n) [X, 1]^T [X, 1] for the parameters of a linear layer, with 1e-4 of its mean diagonal added: one Cholesky factor serves all rows of W."""
+    def majorised_stage(self, point, blocks):
+        """The stage whose parameters `blocks` are, where it is a linear layer with a quadratic majoriser in them; None elsewhere."""
         owners = [s for s in self.stages if not set(blocks).isdisjoint(s.theta)]
         stage = owners[0] if len(owners) == 1 else None
         if stage is None or not stage.is_linear_layer or set(stage.theta) != set(blocks) or any(name in self.regularisers for name in blocks):
             return None
-        slope = self._slope(stage)
-        half = point[blocks[0]].dtype in (torch.float16, torch.bfloat16)
-        if half or not math.isfinite(slope) or stage.penalty is not None and stage.index < self.depth and not stage.penalty.majorised:
+        half = self.initial[blocks[0]].dtype in (torch.float16, torch.bfloat16)
+        unfit = half or not math.isfinite(self._slope(stage)) or stage.penalty is not None and stage.index < self.depth and not stage.penalty.majorised
+        return None if unfit else stage
+
+    def majoriser(self, point, blocks):
+        """(slope/n) [X, 1]^T [X, 1] for the parameters of a linear layer, with 1e-4 of its mean diagonal added: one Cholesky factor serves all rows of W."""
+        stage = self.majorised_stage(point, blocks)
+        if stage is None:
             return None
         x = self._input(stage, point)
         x = x.reshape(-1, x.shape[-1])
-        names = {inside: name for name, inside in stage.theta.items()}
-        few, scale = 2 * len(x) <= x.shape[1], slope / self.samples
-        if few:                                                    # (s X^T X + c I)^-1 = (I - X^T (X X^T + c/s I)^-1 X) / c
-            X = torch.cat([x, x.new_ones(len(x), 1)], 1) if "bias" in names else x
-            M, width = X @ X.T, X.shape[1]
-        else:
-            M = x.T @ x
-            if "bias" in names:
-                s = x.sum(0, keepdim=True)
-                M = torch.cat([torch.cat([M, s.T], 1), torch.cat([s, s.new_full((1, 1), len(x))], 1)])
-            width = len(M)
-        c = 1e-4 * scale * float(M.diagonal().sum()) / width + 1 / self.tau
+        few = 2 * len(x) <= x.shape[1]                             # (s X^T X + c I)^-1 = (I - X^T (X X^T + c/s I)^-1 X) / c
+        X = torch.cat([x, x.new_ones(len(x), 1)], 1) if few and "bias" in stage.theta.values() else x
+        M = X @ X.T if few else gram(x, "bias" in stage.theta.values())
+        return self.majoriser_from(stage, M, X if few else None)
+
+    def majoriser_from(self, stage, M, X=None):
+        """`majoriser` from M = [X, 1]^T [X, 1], or from X, the 1 in it, and M = X X^T; M is overwritten."""
+        names, scale = {inside: name for name, inside in stage.theta.items()}, self._slope(stage) / self.samples
+        c = 1e-4 * scale * float(M.diagonal().sum()) / (len(M) if X is None else X.shape[1]) + 1 / self.tau
         M.diagonal().add_(c / scale)
         factor = torch.linalg.cholesky(M)
 
@@ -226,8 +229,9 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
             g = gradient[names["weight"]]
             if "bias" in names:
                 g = torch.cat([g, gradient[names["bias"]].unsqueeze(1)], 1)
-            step = torch.sub(g, torch.cholesky_solve(X @ g.T, factor).T @ X).div_(c) if few else torch.cholesky_solve(g.T, factor).T.div_(scale)
-            return {names["weight"]: step[:, :x.shape[1]].contiguous(), **({names["bias"]: step[:, -1].contiguous()} if "bias" in names else {})}
+            step = torch.cholesky_solve(g.T, factor).T.div_(scale) if X is None else torch.sub(g, torch.cholesky_solve(X @ g.T, factor).T @ X).div_(c)
+            width = gradient[names["weight"]].shape[1]
+            return {names["weight"]: step[:, :width].contiguous(), **({names["bias"]: step[:, -1].contiguous()} if "bias" in names else {})}
 
         return solve
 
@@ -236,20 +240,22 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         return self.loss.lipschitz if stage.index == self.depth else self.rho[stage.index] * stage.penalty.lipschitz_z
 
     def lipschitz(self, point, blocks=None):
-        bounds, n = {}, self.samples
-        for stage in self.stages:
-            l = stage.index
-            own = 0.0 if l == self.depth else self.rho[l] * stage.penalty.curvature
-            if l < self.depth and (blocks is None or f"x{l}" in blocks):
-                bounds[f"x{l}"] = bounds.get(f"x{l}", 0.0) + own / n
-            weight, wanted = self._slope(stage), [f"x{p}" for p in stage.parents if p and (blocks is None or f"x{p}" in blocks)]
-            if wanted:
-                norm = float(stage.input_norm_squared(self._input(stage, point), point, self.seed))
-                bounds.update({name: bounds.get(name, 0.0) + weight * norm / n for name in wanted})
-            theta = [name for name in stage.theta if name in self._trained and (blocks is None or name in blocks)]
-            if theta:
-                bound = weight * self._theta_norm(stage, point) / n
-                bounds.update({name: bounds.get(name, 1 / self.tau) + bound for name in theta})
+        bounds = {}
+        for touched in self._touched(blocks):
+            for name, bound in self._stage_bounds(touched[0], point, *touched[1:], self.samples).items():
+                bounds[name] = bounds.get(name, 1 / self.tau if name in self._trained else 0.0) + bound
+        return bounds
+
+    def _stage_bounds(self, stage, point, theta, wanted, need_out, n):
+        """{block: what the stage adds to the block's bound}, as `_touched` asks; means are over n samples."""
+        l, weight, bounds = stage.index, self._slope(stage), {}
+        if need_out:
+            bounds[f"x{l}"] = self.rho[l] * stage.penalty.curvature / n
+        if any(wanted):
+            norm = float(stage.input_norm_squared(self._input(stage, point), point, self.seed))
+            bounds.update({f"x{p}": weight * norm / n for p, want in zip(stage.parents, wanted) if want})
+        if theta:
+            bounds.update(dict.fromkeys(theta, weight * self._theta_norm(stage, point) / n))
         return bounds
 
     def _theta_norm(self, stage, point):
@@ -267,12 +273,28 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
                 r = push_forward(lambda p: stage._call_module(p, x, self.seed, False), local, direction)
                 ratio = float(r.square().sum())
             return 1.2 * ratio
-        flat = x.reshape(-1, x.shape[-1])
-        v = torch.ones(flat.shape[1], dtype=flat.dtype, device=flat.device)
-        bias = float("bias" in stage.theta.values())
-        c = flat.new_full((), bias)
-        for _ in range(12):                                       # power iteration on [X, 1]^T [X, 1], or X^T X without a bias
-            size = torch.sqrt(v.square().sum() + c.square()).clamp(min=1e-30)
-            w = flat @ (v / size) + c / size
-            v, c = flat.T @ w, bias * w.sum()
-        return 1.1 * float(torch.sqrt(v.square().sum() + c.square()))
+        return gram_norm([x.reshape(-1, x.shape[-1])], "bias" in stage.theta.values())
+
+
+def gram(x, bias):
+    """[X, 1]^T [X, 1], or X^T X without a bias."""
+    M = x.T @ x
+    if not bias:
+        return M
+    s = x.sum(0, keepdim=True)
+    return torch.cat([torch.cat([M, s.T], 1), torch.cat([s, s.new_full((1, 1), len(x))], 1)])
+
+
+def gram_norm(parts, bias, total=sum):
+    """|[X, 1]|^2, or |X|^2 without a bias, by power iteration, with 10 % on top; X comes in parts of its rows, and `total` sums what each gives."""
+    v = torch.ones(parts[0].shape[1] + bias, dtype=parts[0].dtype, device=parts[0].device)
+    for _ in range(12):
+        v = v / torch.linalg.vector_norm(v).clamp(min=1e-30)
+        v = total([_gram_product(x, v, bias) for x in parts])
+    return 1.1 * float(torch.linalg.vector_norm(v))
+
+
+def _gram_product(x, v, bias):
+    """[X, 1]^T [X, 1] v."""
+    w = torch.addmv(v[-1], x, v[:-1]) if bias else x @ v
+    return torch.cat([x.T @ w, w.sum(0, keepdim=True)]) if bias else x.T @ w

@@ -108,6 +108,38 @@ class Problem:
         """What the user takes away from the final point (a network, an image); the point itself by default."""
         return None
 
+    def explicit_pass(self, theta, batches, update, parts=1):
+        """For the k-th of `batches` (samples, seed): update(k, the gradient there), which changes theta in place; the gradient is made from `parts` parts of the batch, one
+        after the other. Returns the sum of the losses before the updates."""
+        total = 0.0
+        for k, (samples, seed) in enumerate(batches):
+            gradient = {}
+            for i, part in enumerate(samples.chunk(parts) if parts > 1 else (samples,)):
+                loss, own = self.draw(part, theta, seed=seed + 104729 * i).explicit_gradient(theta)
+                if parts > 1:
+                    share = len(part) / len(samples)
+                    loss, own = share * loss, dict(zip(own, torch._foreach_mul(list(own.values()), share)))
+                    if gradient:
+                        torch._foreach_add_([own[name] for name in gradient], list(gradient.values()))
+                total, gradient = total + loss, own
+            update(k, gradient)
+        return total
+
+    # ---- where the problem lies on one worker or many (`paralift.distributed`)
+    leads = True                # whether this worker writes files and shows the progress
+
+    def agree(self, *flags):
+        """Each flag as it is on any worker; raises KeyboardInterrupt on all once one was interrupted."""
+        return flags
+
+    def collect(self, tree):
+        """A state, or a point, with whole blocks; on workers that do not lead, their own parts."""
+        return tree
+
+    def spread(self, tree):
+        """This worker's part of what `collect` gave."""
+        return tree
+
     def draw(self, samples, anchor=None, tau=inf, seed=0):
         """`restrict` for a method on minibatches, where data may be random too."""
         return self.restrict(samples, anchor, tau, seed)

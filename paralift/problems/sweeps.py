@@ -16,11 +16,12 @@ __all__ = ["Sweeps"]
 class Sweeps:
     """Part of `LiftedProblem`: backward sweeps from the forward pass."""
 
-    def _evaluate_all(self, theta, recall=None, pieces=None):
+    def _evaluate_all(self, theta, recall=None, pieces=None, stages=None, values=None):
         """Forward pass that keeps every stage's local map: {l: (x_in, z, pull)} and {l: sigma(z)}; 0 holds the data. With `recall`, what the backward sweep does without is
-        dropped on the way: the local maps ask recall(l) for sigma(z) where it is computed again. `pieces` {l: Pieces} is filled where all pulls on x_l are on parts of it."""
-        values, kept, dropped, plan = {0: self.inputs}, {}, set(), self._plan
-        for stage in self.stages:
+        dropped on the way: the local maps ask recall(l) for sigma(z) where it is computed again. `pieces` {l: Pieces} is filled where all pulls on x_l are on parts of it.
+        `stages`: some consecutive ones only, which go on from `values` {l: x_l} of earlier ones."""
+        values, kept, dropped, plan = {0: self.inputs, **(values or {})}, {}, set(), self._plan
+        for stage in self.stages if stages is None else stages:
             x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
             loans = {i: Loan(values[p], partial(recall, p) if p in plan.again else None, pieces.get(p)) for i, p in enumerate(stage.parents) if p in dropped}
             z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=tuple(p > 0 for p in stage.parents),
@@ -74,19 +75,30 @@ class Sweeps:
 
         pieces, free, plan = {}, {}, self._plan
         kept, values = self._evaluate_all(theta, recall, pieces)
-        pieces = {l: q for l, q in pieces.items() if q.call is not None}
-        n, gradient, pulls = self.samples, {}, {}                       # pulls: {l: (g, weight)}, the pull on x_l being weight * g
+        loss, r = self._loss_and_residual(kept)
+        loss = loss + self._activations_value(values)
+        gradient, _ = self._sweep_back(self.stages, kept, values, {}, r, recall=recall, free=free, pieces=pieces)
+        return loss, gradient
+
+    def _loss_and_residual(self, kept):
+        """(mean loss, its gradient in z_L for each sample)."""
         losses, r = self.loss.value_and_gradient(kept[self.depth][1], self.targets)
-        loss, weight = losses.sum() / n + self._activations_value(values), 1.0           # r is the residual without its weight
-        for stage in reversed(self.stages):
+        return losses.sum() / self.samples, r
+
+    def _sweep_back(self, stages, kept, values, pulls, r=None, n=None, recall=None, free=None, pieces=None):
+        """({name: gradient}, pulls) of a sweep over consecutive `stages`, backwards, from the pulls {l: (g, weight)} on their outputs, the pull on x_l being weight * g, and the
+        loss's residual r where they end the network; what is left in `pulls` is for earlier stages. Gradients are of means over n samples; the rest is `_evaluate_all`'s."""
+        n, gradient, plan, weight = self.samples if n is None else n, {}, self._plan, 1.0      # r is the residual without its weight
+        pieces = {l: q for l, q in (pieces or {}).items() if q.call is not None}
+        for stage in reversed(stages):
             l = stage.index
             if l < self.depth:
-                p = recall(l) if l in plan.again else values.get(l)
+                p = recall(l) if recall is not None and l in plan.again else values.get(l)
                 _, z, pull = kept.pop(l)
                 values.pop(l, None)
                 g, weight = pieces.pop(l).finish() if l in pieces else pulls.pop(l)
                 r, weight = stage.penalty._sweep(z, p, g, weight, self.rho[l], pull.fresh)
-                if l in plan.in_place and p.numel() >= LARGE:
+                if free is not None and l in plan.in_place and p.numel() >= LARGE:
                     free.setdefault((p.numel(), p.dtype), []).append(p)
                 del p, z, g
             else:
@@ -100,7 +112,7 @@ class Sweeps:
                 if p not in pieces:
                     pulls[p] = (g, weight) if p not in pulls else _joined(*pulls[p], g, weight)
             r = gx = g = own = pull = None                                           # freed before the next stage's sweep
-        return loss, gradient
+        return gradient, pulls
 
     def _activations_value(self, values):
         return sum(S(values[l]).sum() for l, S in self.extra.items()) / self.samples

@@ -102,7 +102,8 @@ class BCD(Solver):
             if solve is not None:
                 gradient = problem.gradient(at, group)
                 change = solve(gradient)
-                residual += float(sum(torch.sum(gradient[k] ** 2) for k in group))
+                own = {k: gradient[k] for k in group}
+                residual += float(problem.inner(own, own))
                 point.update({k: torch.sub(y[k], change[k], alpha=self.factor) for k in group})
                 continue
             bounds = problem.lipschitz(at, group)
@@ -120,7 +121,7 @@ class BCD(Solver):
         for _ in range(40):
             new = problem.prox({k: torch.sub(at[k], lin.gradient[k], alpha=tau[k]) for k in group}, tau)
             d = {k: new[k] - at[k] for k in group}
-            size = {k: float(v.abs().square().sum()) for k, v in d.items()}
+            size = {k: float(problem.inner({k: v}, {k: v})) for k, v in d.items()}
             if not self.search:
                 break
             model = lin.value + problem.inner(lin.gradient, d) + sum(0.5 / tau[k] * size[k] for k in group)

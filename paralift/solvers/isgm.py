@@ -78,23 +78,11 @@ class ISGM(Solver):
 
     def start(self, problem):
         theta = problem.start_theta()
-        state = {"point": theta, "epoch": 0, "metric": metric_start(self.metric, [theta[name] for name in problem.theta_names])}
+        state = {"point": theta, "epoch": 0, "metric": metric_start(self.metric, {name: theta[name] for name in problem.theta_names})}
         return {**state, "average": {name: theta[name].clone() for name in problem.theta_names}} if self.average else state
 
     def answer(self, state):
         return {**state["point"], **state["average"]} if self.average else state["point"]
-
-    def _explicit_step(self, problem, theta, rows, seed):
-        """(loss, gradient) of the backward sweep on a minibatch, part by part."""
-        if self.accumulate == 1:
-            return problem.draw(rows, theta, seed=seed).explicit_gradient(theta)
-        loss, total = 0.0, None
-        for k, part in enumerate(rows.chunk(self.accumulate)):
-            own, gradient = problem.draw(part, theta, seed=seed + 104729 * k).explicit_gradient(theta)
-            share = len(part) / len(rows)
-            values = torch._foreach_mul([gradient[name] for name in problem.theta_names], share)
-            loss, total = loss + share * own, values if total is None else torch._foreach_add(total, values)
-        return loss, dict(zip(problem.theta_names, total))
 
     def _inner_step(self, sub, theta, tau):
         """(loss, (theta - theta+) / tau) with theta+ from the inner solver."""
@@ -104,35 +92,41 @@ class ISGM(Solver):
         x = result.x
         return sub.loss_at(theta), {name: (theta[name] - x[name]) / tau for name in sub.theta_names}
 
+    def _implicit_pass(self, problem, theta, batches, update, step):
+        """`explicit_pass` with the implicit step in the place of the gradient."""
+        total = 0.0
+        for k, (rows, seed) in enumerate(batches):
+            tau = step(k)
+            sub = problem.draw(rows, theta, tau, seed=seed)
+            sub.regularisers = problem.regularisers if self.metric == "plain" else {}
+            loss, gradient = sub.implicit_step(theta, tau, self.sweeps) if self.inner is None else self._inner_step(sub, theta, tau)
+            update(k, gradient)
+            total = total + loss
+        return total
+
     def step(self, problem, state):
         theta = {name: v.clone() for name, v in state["point"].items()}
-        names = problem.theta_names
-        leaves, functionals = [theta[name] for name in names], [problem.regularisers.get(name) for name in names]
-        metric = {key: [v.clone() for v in values] for key, values in state["metric"].items()}
+        metric = {key: {name: v.clone() for name, v in values.items()} for key, values in state["metric"].items()}
+        mean = {name: v.clone() for name, v in state["average"].items()} if self.average else {}
         epoch, n = state["epoch"], problem.samples
         batches = max(1, n // self.batch_size)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)).to(problem.inputs.device)
-        weights = [v for v in leaves if v.dim() > 1] if self.weight_decay else []
-        mean = {name: v.clone() for name, v in state["average"].items()} if self.average else {}
-        total = torch.zeros((), device=leaves[0].device)
-        for k in range(batches):
-            tau = self.step_size * self.factor((epoch * batches + k) / (self.max_iterations * batches))
-            rows, seed = order[k * self.batch_size:(k + 1) * self.batch_size], self.seed * 7919 + epoch * batches + k
-            if self.explicit:
-                loss, gradient = self._explicit_step(problem, theta, rows, seed)
-            else:
-                sub = problem.draw(rows, theta, tau, seed=seed)
-                sub.regularisers = problem.regularisers if self.metric == "plain" else {}
-                loss, gradient = sub.implicit_step(theta, tau, self.sweeps) if self.inner is None else self._inner_step(sub, theta, tau)
-            if weights:
-                torch._foreach_mul_(weights, 1 - tau * self.weight_decay)
-            metric_step(self.metric, leaves, [gradient[name] for name in names], metric, tau)
+        cut = lambda k: order[k * self.batch_size:(k + 1) * self.batch_size]
+        minibatches = [(cut(k), self.seed * 7919 + epoch * batches + k) for k in range(batches)]
+        step = lambda k: self.step_size * self.factor((epoch * batches + k) / (self.max_iterations * batches))
+
+        def update(k, gradient):
+            names, tau = [name for name in problem.theta_names if name in gradient], step(k)
+            if self.weight_decay:
+                torch._foreach_mul_([theta[name] for name in names if theta[name].dim() > 1], 1 - tau * self.weight_decay)
+            metric_step(self.metric, names, theta, gradient, metric, tau)
             if self.explicit or self.metric != "plain":
-                metric_prox(self.metric, leaves, functionals, metric, tau)
+                metric_prox(self.metric, names, theta, problem.regularisers, metric, tau)
             if mean:
                 done = epoch * batches + k
-                torch._foreach_lerp_(list(mean.values()), leaves, 1 - min(self.average, (1 + done) / (10 + done)))
-            total += loss
-        objective = float(total) / batches + float(sum(R(theta[name]) for name, R in problem.regularisers.items()))
+                torch._foreach_lerp_([mean[name] for name in names], [theta[name] for name in names], 1 - min(self.average, (1 + done) / (10 + done)))
+
+        total = problem.explicit_pass(theta, minibatches, update, self.accumulate) if self.explicit else self._implicit_pass(problem, theta, minibatches, update, step)
+        objective = float(total) / batches + float(problem.regularisation(theta))
         new = {"point": theta, "epoch": epoch + 1, "metric": metric, **({"average": mean} if mean else {})}
         return new, {"objective": objective, **problem.metrics(self.answer(new))}

@@ -9,42 +9,46 @@ METRICS = ("adam", "adagrad", "momentum", "plain")
 DEFAULT_STEPS = {"adam": 1e-3, "adagrad": 1e-2}
 
 
-def metric_start(kind, leaves):
-    """The metric's state: lists in the order of the leaves."""
-    zeros = lambda: [torch.zeros_like(v) for v in leaves]
-    return {"adam": lambda: {"first": zeros(), "second": zeros(), "steps": [torch.zeros((), device=v.device) for v in leaves]},
+def metric_start(kind, theta):
+    """The metric's state, {quantity: {name: tensor}}, for the parameters {name: tensor}."""
+    zeros = lambda: {name: torch.zeros_like(v) for name, v in theta.items()}
+    return {"adam": lambda: {"first": zeros(), "second": zeros(), "steps": {name: torch.zeros((), device=v.device) for name, v in theta.items()}},
             "adagrad": lambda: {"second": zeros()}, "momentum": lambda: {"first": zeros()}, "plain": dict}[kind]()
 
 
-def metric_step(kind, leaves, gradients, state, tau):
-    """leaves <- leaves - tau * metric(gradients), in place, by torch's own fused kernels."""
+def metric_step(kind, names, theta, gradient, state, tau):
+    """theta <- theta - tau * metric(gradient) for the `names`, in place, by torch's own fused kernels."""
+    pick = lambda table: [table[name] for name in names]
+    leaves, gradients = pick(theta), pick(gradient)
     if kind == "adam":
-        adam(leaves, gradients, state["first"], state["second"], [], state["steps"], fused=True, amsgrad=False,
+        adam(leaves, gradients, pick(state["first"]), pick(state["second"]), [], pick(state["steps"]), fused=True, amsgrad=False,
              beta1=0.9, beta2=0.999, lr=tau, weight_decay=0.0, eps=1e-8, maximize=False)
     elif kind == "adagrad":
-        torch._foreach_addcmul_(state["second"], gradients, gradients)
-        torch._foreach_addcdiv_(leaves, gradients, [_diagonal(kind, state, i) for i in range(len(leaves))], value=-tau)
+        torch._foreach_addcmul_(pick(state["second"]), gradients, gradients)
+        torch._foreach_addcdiv_(leaves, gradients, [_diagonal(kind, state, name) for name in names], value=-tau)
     elif kind == "momentum":
-        torch._foreach_mul_(state["first"], 0.9)
-        torch._foreach_add_(state["first"], gradients)
-        torch._foreach_add_(leaves, state["first"], alpha=-tau)
+        first = pick(state["first"])
+        torch._foreach_mul_(first, 0.9)
+        torch._foreach_add_(first, gradients)
+        torch._foreach_add_(leaves, first, alpha=-tau)
     else:
         torch._foreach_add_(leaves, gradients, alpha=-tau)
 
 
-def _diagonal(kind, state, i):
-    """H of leaf i: the step is theta - tau H^-1 direction."""
-    second = state["second"][i]
-    return (second if kind == "adagrad" else second / (1 - 0.999 ** state["steps"][i])).sqrt().add_(1e-8)
+def _diagonal(kind, state, name):
+    """H of a block: the step is theta - tau H^-1 direction."""
+    second = state["second"][name]
+    return (second if kind == "adagrad" else second / (1 - 0.999 ** state["steps"][name])).sqrt().add_(1e-8)
 
 
-def metric_prox(kind, leaves, functionals, state, tau):
-    """leaf <- argmin |u - leaf|_H^2 / (2 tau) + R(u) with the step's H, in place, for the leaves with a functional R (None: none).
+def metric_prox(kind, names, theta, functionals, state, tau):
+    """theta <- argmin |u - theta|_H^2 / (2 tau) + R(u) with the step's H, in place, for the `names` with a functional R in {name: R}.
 
     For a diagonal H that is R's own prox with a step tau / H_ii per coordinate, where R is separable; elsewhere H = 1 is taken, the scalar fall-back: it keeps
     constraints, but weighs R by about H_ii less than the gradients. Momentum 0.9 moves by ten gradients in the long run, hence 10 tau.
     """
-    for i, (v, R) in enumerate(zip(leaves, functionals)):
-        if R is not None:
+    for name in names:
+        if name in functionals:
+            v, R = theta[name], functionals[name]
             diagonal = kind in ("adam", "adagrad") and R.separable
-            v.copy_(R._prox(v, tau / _diagonal(kind, state, i) if diagonal else 10 * tau if kind == "momentum" else tau))
+            v.copy_(R._prox(v, tau / _diagonal(kind, state, name) if diagonal else 10 * tau if kind == "momentum" else tau))

@@ -47,20 +47,19 @@ class SGD(Stochastic):
             step = min(self._steps(problem, theta, lambda L, ell, n, b: share / ell).values())
         else:
             step = DEFAULT_STEPS[self.metric] if auto else float(self.step_size)
-        return {"point": theta, "epoch": 0, "step": step, "metric": metric_start(self.metric, [theta[k] for k in problem.theta_names])}
+        return {"point": theta, "epoch": 0, "step": step, "metric": metric_start(self.metric, {k: theta[k] for k in problem.theta_names})}
 
     def step(self, problem, state):
         theta, names, epoch = {k: v.clone() for k, v in state["point"].items()}, problem.theta_names, state["epoch"]
-        metric = {key: [v.clone() for v in values] for key, values in state["metric"].items()}
-        leaves, functionals = [theta[k] for k in names], [problem.regularisers.get(k) for k in names]
+        metric = {key: {k: v.clone() for k, v in values.items()} for key, values in state["metric"].items()}
         tau = state["step"] * {"constant": 1.0, "sqrt": (1 + epoch) ** -0.5, "inverse": 1 / (1 + epoch), "linear": max(0.02, 1 - epoch / self.max_iterations)}[self.schedule]
-        total = torch.zeros((), dtype=torch.float64, device=leaves[0].device)
+        total = torch.zeros((), dtype=torch.float64, device=problem.inputs.device)
         for part, rows, batches in self._batches(problem, epoch):
             for s in batches:
                 sub = part.restrict(s, seed=part.seed + int(s.start))
                 loss, gradient = sub.explicit_gradient(theta)
-                metric_step(self.metric, leaves, [gradient[k] for k in names], metric, tau)
-                metric_prox(self.metric, leaves, functionals, metric, tau)
+                metric_step(self.metric, names, theta, gradient, metric, tau)
+                metric_prox(self.metric, names, theta, problem.regularisers, metric, tau)
                 total += loss * sub.samples
         objective = float(total) / problem.samples + float(problem.regularisation(theta))
         return {**state, "point": theta, "epoch": epoch + 1, "metric": metric}, {"objective": objective, **problem.metrics(theta)}

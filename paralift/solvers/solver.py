@@ -5,6 +5,7 @@ import os
 import platform
 import time
 import warnings
+from dataclasses import replace
 from math import inf, isfinite, isnan
 
 import torch
@@ -79,7 +80,7 @@ class Solver:
             raise TypeError(f"{type(self).__name__} cannot solve {type(problem).__name__}: it has terms H(K x), which have no prox of their own; use PDHG or ADMM.")
 
     # ---- the loop
-    def solve(self, problem, resume=None, callback=None, checkpoint=None, progress=None, strict=False, record_every=1):
+    def solve(self, problem, resume=None, callback=None, checkpoint=None, progress=None, strict=False, record_every=1, workers=None):
         """Run the method.
 
         resume : a Result, or the path of a checkpoint, to go on from, exactly.
@@ -88,6 +89,7 @@ class Solver:
         progress : False for silence; otherwise one line on a terminal, a line at most every 30 s in a file.
         strict : raise RuntimeError unless the solver ended well.
         record_every : record, look for NaN and try the stopping rules every so many steps (and at the last one); the objective is evaluated there only.
+        workers : how many processes share the work, or `Workers(...)`; under torchrun all of its processes do. The result and files are those of worker 0.
         """
         self.check(problem)
         if not isinstance(record_every, int) or record_every < 1:
@@ -98,10 +100,19 @@ class Solver:
             raise ValueError(f"{type(self).__name__}.solve got checkpoint={checkpoint!r}; it needs the path of a file to write.")
         if resume is not None and not isinstance(resume, (Result, str, os.PathLike)):
             raise TypeError(f"{type(self).__name__}.solve got resume={resume!r}; it needs a Result, or the path of a checkpoint.")
+        run = lambda here: self._run(here, resume, callback, checkpoint, progress, strict, record_every)
+        if workers is None and "TORCHELASTIC_RUN_ID" not in os.environ:
+            return run(problem)
+        from ..distributed import share
+
+        return share(run, problem, self, workers)
+
+    def _run(self, problem, resume, callback, checkpoint, progress, strict, record_every):
         if resume is None:
             state, history, iteration, passes, before = self.start(problem), {}, 0, 0.0, 0.0
         else:
             saved = resume if isinstance(resume, Result) else Result.load(resume)
+            saved = replace(saved, state=problem.spread(saved.state))
             self._check_resume(problem, saved)
             state, history = _clone(saved.state), {k: list(v) for k, v in saved.history.items()}
             iteration, passes, before = saved.iterations, saved.data_passes, saved.seconds
@@ -111,7 +122,7 @@ class Solver:
                       "machine": platform.machine(), "threads": torch.get_num_threads()}
         rule = self.tolerance if isinstance(self.tolerance, Tolerance) else Tolerance(residual=self.tolerance)
         wanted = rule.needs()
-        line = Progress(type(self).__name__, self.max_iterations, progress)
+        line = Progress(type(self).__name__, self.max_iterations, progress if problem.leads else False)
         began = last_save = time.perf_counter()
         buffers = getattr(problem, "buffers", dict)                  # running statistics move with the steps
         status, reason, kept = Status.MAX_ITERATIONS, "", (state, iteration, passes, buffers())
@@ -127,7 +138,7 @@ class Solver:
                 state, iteration, passes = new, iteration + 1, passes + self.passes_per_step
                 now = time.perf_counter()
                 seconds = before + now - began
-                late = seconds >= self.max_seconds
+                late = self.max_seconds < inf and problem.agree(seconds >= self.max_seconds)[0]
                 if iteration % record_every and iteration < self.max_iterations and not late:
                     continue
                 record = _numbers(record() if callable(record) else record)
@@ -142,11 +153,14 @@ class Solver:
                     history.setdefault(name, []).append(value)
                 if now >= line.next:
                     line.show(iteration, record, now)
-                if checkpoint is not None and now - last_save >= 30:
-                    running().save(checkpoint)
+                stopped = callback is not None and _stops(callback, running())
+                stopped, due = problem.agree(stopped, checkpoint is not None and now - last_save >= 30)
+                if due:
+                    self._save(problem, running(), checkpoint)
                     last_save = now
-                if callback is not None:
-                    callback(running())
+                if stopped:
+                    status = Status.CALLBACK
+                    break
                 found = rule.met(run)
                 if found is not None:
                     status, reason = Status[found[0]], found[1]
@@ -154,8 +168,6 @@ class Solver:
                 if late:
                     status, reason = Status.MAX_SECONDS, f"seconds {seconds:.3g} >= {self.max_seconds:g} s"
                     break
-        except StopIteration:
-            status = Status.CALLBACK
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
         line.close()
@@ -167,13 +179,20 @@ class Solver:
             reason = f"iterations {iteration} >= {self.max_iterations}"
         result = running()
         result.solution, result.finish = problem.finish(self.answer(state)), None
-        if checkpoint is not None:
+        result.x, result.state = problem.collect((result.x, result.state))
+        if checkpoint is not None and problem.leads:
             result.save(checkpoint)
         if strict and not result.success:
             error = RuntimeError(f"{self!r} ended with {status.name}: {status.value} The result is kept in this error's `result`.")
             error.result = result
             raise error
         return result
+
+    @staticmethod
+    def _save(problem, result, path):
+        whole = problem.collect((result.x, result.state))
+        if problem.leads:
+            replace(result, x=whole[0], state=whole[1]).save(path)
 
     def _quantities(self, problem, state, record, history, wanted):
         """What the stopping rules see; the gap is computed, and recorded, where a rule asks for it."""
@@ -213,6 +232,14 @@ class Solver:
     def __repr__(self):
         shown = ", ".join(f"{k}={v!r}" for k, v in list(self._given.arguments.items())[1:])
         return f"{type(self).__name__}({shown})"
+
+
+def _stops(callback, result):
+    try:
+        callback(result)
+    except StopIteration:
+        return True
+    return False
 
 
 def _numbers(record):

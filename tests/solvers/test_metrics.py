@@ -19,12 +19,12 @@ def test_the_prox_minimises_the_step_in_the_diagonal_metric(kind):
     n, tau, lam = 60, 0.01, 3e-3
     all_g, theta = gradients(n, 7), torch.linspace(-1, 1, n, dtype=torch.float64)
     u = theta.clone()
-    state, L1 = metric_start(kind, [u]), pl.L1Norm(n)
+    state, L1 = metric_start(kind, {0: u}), pl.L1Norm(n)
     for g in all_g[:-1]:
-        metric_step(kind, [u], [g], state, tau)
+        metric_step(kind, [0], {0: u}, {0: g}, state, tau)
     theta = u.clone()
-    metric_step(kind, [u], [all_g[-1]], state, tau)
-    metric_prox(kind, [u], [lam * L1], state, tau)
+    metric_step(kind, [0], {0: u}, {0: all_g[-1]}, state, tau)
+    metric_prox(kind, [0], {0: u}, {0: lam * L1}, state, tau)
     if kind == "adagrad":
         H, d = all_g.square().sum(0).sqrt() + 1e-8, all_g[-1]
     else:
@@ -40,9 +40,9 @@ def test_the_prox_minimises_the_step_in_the_diagonal_metric(kind):
 def test_adagrad_is_torchs():
     theta = torch.ones(40, dtype=torch.float64)
     own, other = theta.clone(), torch.nn.Parameter(theta.clone())
-    state, optimizer = metric_start("adagrad", [own]), torch.optim.Adagrad([other], lr=0.1, eps=1e-8)
+    state, optimizer = metric_start("adagrad", {0: own}), torch.optim.Adagrad([other], lr=0.1, eps=1e-8)
     for g in gradients(40, 9):
-        metric_step("adagrad", [own], [g], state, 0.1)
+        metric_step("adagrad", [0], {0: own}, {0: g}, state, 0.1)
         other.grad = g
         optimizer.step()
     assert torch.allclose(own, other.detach(), atol=1e-14)
@@ -56,13 +56,13 @@ def test_adagrad_keeps_its_regret_bound(tau):
     v = torch.randn(15, dtype=torch.float64, generator=g) * (torch.arange(15) % 2)
     b, R = A @ v + 0.1 * torch.randn(400, dtype=torch.float64, generator=g), 0.01 * pl.L1Norm(15)
     theta = torch.zeros(15, dtype=torch.float64)
-    state, regret, D, squares = metric_start("adagrad", [theta]), 0.0, 0.0, 0.0
+    state, regret, D, squares = metric_start("adagrad", {0: theta}), 0.0, 0.0, 0.0
     for a, t in zip(A, b):
         regret += float((a @ theta - t).abs() + R(theta) - (a @ v - t).abs() - R(v))
         D, gradient = max(D, float((v - theta).abs().max())), a * (a @ theta - t).sign()
         squares = squares + gradient.square()
-        metric_step("adagrad", [theta], [gradient], state, tau)
-        metric_prox("adagrad", [theta], [R], state, tau)
+        metric_step("adagrad", [0], {0: theta}, {0: gradient}, state, tau)
+        metric_prox("adagrad", [0], {0: theta}, {0: R}, state, tau)
     assert 0 < regret <= (D * D / (2 * tau) + tau) * float(squares.sqrt().sum())
 
 
@@ -87,8 +87,8 @@ def test_functionals_that_are_not_separable_take_the_scalar_prox_and_keep_constr
     theta = torch.full((6,), 2.0, dtype=torch.float64)
     ball = pl.IndicatorL2Ball(1.0, space=6)
     assert not ball.separable
-    state = metric_start("adam", [theta])
-    metric_step("adam", [theta], [torch.ones_like(theta)], state, 0.1)
+    state = metric_start("adam", {0: theta})
+    metric_step("adam", [0], {0: theta}, {0: torch.ones_like(theta)}, state, 0.1)
     expected = ball.prox(theta.clone(), 0.1)
-    metric_prox("adam", [theta], [ball], state, 0.1)
+    metric_prox("adam", [0], {0: theta}, {0: ball}, state, 0.1)
     assert torch.equal(theta, expected) and abs(float(theta.norm()) - 1) < 1e-12

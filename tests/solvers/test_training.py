@@ -76,9 +76,9 @@ def test_accumulated_gradients_are_the_gradient(parts):
 def test_accumulation_draws_dropout_for_each_part():
     p = problem(dropout=True)
     rows = torch.arange(4)
-    solver = pl.ISGM(1, 4, accumulate=2)
-    theta = p.start_theta()
-    first = solver._explicit_step(p, theta, rows[[0, 1, 0, 1]], 3)[1]["3.weight"]
+    theta, seen = p.start_theta(), []
+    p.explicit_pass(theta, [(rows[[0, 1, 0, 1]], 3)], lambda k, gradient: seen.append(gradient["3.weight"]), parts=2)
+    first, = seen
     halves = p.restrict(rows[:2], theta, seed=3).explicit_gradient(theta)[1]["3.weight"]
     assert not torch.allclose(first, halves)                    # the same rows twice under two masks
 

@@ -1,0 +1,122 @@
+"""Which blocks of a problem lie on this worker, and whole states from their parts."""
+
+import torch
+
+from ..problems.problem import Problem
+
+__all__ = ["Blocks"]
+
+SHARDS = 8                       # fixed parts of the samples whose sums are made in order
+
+
+class Blocks(Problem):
+    """The blocks of `problem` (LiftedTraining) on a mesh: stages `cuts[l]` (a range of their numbers, from 1) and a part of the samples for every worker.
+
+    A block that lies elsewhere is an empty tensor, so that a solver's arithmetic on blocks needs no case. The parameters are replicated along `data`; a parameter that
+    several stages share lies with the first. All methods are called by all workers together, and scalars are the same on all.
+    """
+
+    smooth, has_prox = True, True
+
+    def __init__(self, problem, mesh, cuts, deterministic, schedule, interrupted):
+        self.problem, self.mesh, self.cuts, self.deterministic = problem, mesh, cuts, deterministic
+        self.schedule, self.interrupted = schedule, interrupted
+        self.samples, self.own = problem.samples, cuts[mesh.layer_rank]
+        self.leads = mesh.rank == 0
+        size = min(SHARDS, problem.samples) if deterministic and mesh.data <= SHARDS else mesh.data
+        if size < mesh.data:
+            raise ValueError(f"{mesh.data} workers along the samples were asked for, and there are {problem.samples} samples; use Workers({problem.samples}) at most.")
+        shards = [slice(i * problem.samples // size, (i + 1) * problem.samples // size) for i in range(size)]
+        ends = [d * size // mesh.data for d in range(mesh.data + 1)]
+        self.counts, self.first = [b - a for a, b in zip(ends, ends[1:])], ends[mesh.data_rank]
+        own = shards[self.first:ends[mesh.data_rank + 1]]
+        self.rows = slice(own[0].start, own[-1].stop)
+        self.local = [slice(s.start - self.rows.start, s.stop - self.rows.start) for s in own]
+        self.parts = [problem.restrict(s, seed=self.first + i) for i, s in enumerate(own)]
+        self.shards = size
+        worker = lambda l: next(k for k, r in enumerate(cuts) if l in r)
+        self.worker = {s.index: worker(s.index) for s in problem.stages}                 # of every stage
+        self.owner = {f"x{s.index}": self.worker[s.index] for s in problem.stages[:-1]}   # of every block
+        for s in problem.stages:
+            for name in s.theta:
+                self.owner.setdefault(name, self.worker[s.index])
+        for name in problem.initial:                                                     # of no stage: a parameter that the network does not use
+            self.owner.setdefault(name, 0)
+        self.names = [*problem.initial, *(f"x{s.index}" for s in problem.stages[:-1])]
+        self.position = {name: k for k, name in enumerate(self.names)}
+        self.empty = next(iter(problem.initial.values())).new_empty(0)
+        self._traffic, self._buffers = {}, {}
+
+    # ---- what is like the whole problem
+    @property
+    def theta_names(self):
+        return self.problem.theta_names
+
+    @property
+    def regularisers(self):
+        return self.problem.regularisers
+
+    @property
+    def inputs(self):
+        return self.problem.inputs
+
+    @property
+    def rho(self):
+        return self.problem.rho
+
+    @property
+    def convex(self):
+        return self.problem.convex
+
+    def here(self, name):
+        return self.owner[name] == self.mesh.layer_rank
+
+    def is_x(self, name):
+        return self.position[name] >= len(self.problem.initial)
+
+    def _part(self, point):
+        """This worker's part of a whole point."""
+        return {k: (v[self.rows] if self.is_x(k) else v) if self.here(k) else self.empty for k, v in point.items()}
+
+    def whole_theta(self, point):
+        """All parameters, on every worker."""
+        whole = {}
+        for name, v in self.problem.initial.items():
+            whole[name] = point[name] if self.mesh.layers == 1 else self.mesh.broadcast(point[name].clone() if self.here(name) else torch.empty_like(v), self.owner[name])
+        return whole
+
+
+    # ---- states, whole and spread
+    def _walk(self, tree, change):
+        """`tree` with change(name, tensor) in place of the tensors that are keyed by a block's name."""
+        if isinstance(tree, dict):
+            return {k: change(k, v) if k in self.position and torch.is_tensor(v) else self._walk(v, change) for k, v in tree.items()}
+        return type(tree)(self._walk(v, change) for v in tree) if isinstance(tree, (list, tuple)) else tree
+
+    def collect(self, tree):
+        if self.mesh.size == 1:
+            return tree
+        return self._walk(tree, self._collect)
+
+    def _collect(self, name, v):
+        """The whole block on worker 0, from the workers that have it."""
+        shapes = self.mesh.objects(tuple(v.shape) if self.here(name) and (self.is_x(name) or self.mesh.data_rank == 0) else None)
+        mine = shapes[self.mesh.rank] is not None
+        pieces = []
+        for rank, shape in enumerate(shapes):
+            if shape is None:
+                continue
+            if self.leads:
+                pieces.append(v if rank == 0 else self.mesh.fetch(v.new_empty(shape), rank))
+            elif rank == self.mesh.rank and mine:
+                self.mesh.deliver(v, 0)
+        return (torch.cat(pieces) if len(pieces) > 1 else pieces[0]) if self.leads else v
+
+    def spread(self, tree):
+        return self._walk(tree, lambda name, v: self._part({name: v})[name].clone())
+
+    def agree(self, *flags):
+        found = self.mesh.largest(torch.tensor([float(f) for f in (*flags, self.interrupted())]))
+        if found[-1]:
+            raise KeyboardInterrupt
+        return tuple(bool(f) for f in found[:-1])

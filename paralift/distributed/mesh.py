@@ -1,0 +1,148 @@
+"""Who talks to whom: workers on a mesh with the axes `data` and `layers`, and the few exchanges that everything else is made of."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["Workers", "Mesh"]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers share a problem, and how.
+
+    data, layers : lengths of the mesh's axes: samples are split over `data`, stages over `layers`; None: chosen, from the measured costs, for `total` workers.
+    total : number of workers where an axis is to be chosen.
+    deterministic : sums over fixed shards of the samples, in a fixed order, so that every mesh gives the same bits; None: for float64.
+    schedule : of minibatches over layers: a Schedule; None: the default, `Streamed()`.
+    timeout : seconds after which a worker that does not answer is named, and all stop.
+
+    Raises ValueError where the numbers do not fit together.
+    """
+
+    total: int | None = None
+    data: int | None = None
+    layers: int | None = None
+    deterministic: bool | None = None
+    schedule: object = None
+    timeout: float = 600.0
+
+    def __post_init__(self):
+        for name in ("total", "data", "layers"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"Workers got {name}={value!r}; it needs an integer >= 1.")
+        if not self.timeout > 0:
+            raise ValueError(f"Workers got timeout={self.timeout!r}; it needs a number of seconds > 0.")
+        known = [n for n in (self.data, self.layers) if n is not None]
+        total = self.total if self.total is not None else known[0] * known[-1] if len(known) == 2 else max(known, default=None)
+        if total is None:
+            raise ValueError("Workers got no number; say how many, for instance Workers(4) or Workers(data=2, layers=2).")
+        product = 1
+        for n in known:
+            product *= n
+        if total % product or len(known) == 2 and product != total:
+            shown = " x ".join(f"{name}={getattr(self, name)}" for name in ("data", "layers") if getattr(self, name) is not None)
+            raise ValueError(f"Workers got total={total} and {shown}, which does not divide it; use Workers({total}), or axes whose product is {total}.")
+        object.__setattr__(self, "total", total)
+
+    @classmethod
+    def of(cls, given):
+        """From what `solve(workers=...)` takes: a number or Workers."""
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, int) and not isinstance(given, bool) and given >= 1:
+            return cls(given)
+        raise ValueError(f"workers={given!r} was given; it needs an integer >= 1 or Workers(data=..., layers=...).")
+
+    def shapes(self):
+        """[(data, layers)] that fit the numbers."""
+        pairs = [(d, self.total // d) for d in range(1, self.total + 1) if self.total % d == 0]
+        return [(d, l) for d, l in pairs if self.data in (None, d) and self.layers in (None, l)]
+
+
+class Mesh:
+    """data x layers workers; worker (d, l) has rank d * layers + l. A mesh of one needs no process group.
+
+    device : of the tensors that workers exchange: gloo moves those of a CPU, NCCL those of a GPU.
+    """
+
+    def __init__(self, data=1, layers=1, timeout=600.0):
+        self.data, self.layers, self.size = data, layers, data * layers
+        self.rank = dist.get_rank() if self.size > 1 else 0
+        self.data_rank, self.layer_rank = divmod(self.rank, layers)
+        self.column, self._pending, self._names = None, [], {}
+        if self.size > 1:
+            wait = timedelta(seconds=timeout)
+            columns = [dist.new_group([d * layers + l for d in range(data)], timeout=wait) for l in range(layers)]       # every worker makes every group
+            self.column = columns[self.layer_rank]
+
+    def __repr__(self):
+        return f"{self.data} x {self.layers} (data x layers)"
+
+    # ---- sums
+    def total(self, t):
+        """The sum of t over all workers; exact where at most one worker holds a number that is not zero."""
+        if self.size > 1:
+            dist.all_reduce(t)
+        return t
+
+    def largest(self, t):
+        if self.size > 1:
+            dist.all_reduce(t, dist.ReduceOp.MAX)
+        return t
+
+    def sum_data(self, t):
+        """Begin to sum t, in place, over the workers that own the same stages; a handle to wait on, or None."""
+        return dist.all_reduce(t, group=self.column, async_op=True) if self.data > 1 else None
+
+    def ordered(self, parts, counts):
+        """The sum over all shards of samples, in their order: parts (own shards, numbers) of this worker, counts[d] shards at data rank d. The same bits on every mesh."""
+        if self.data > 1:
+            most = max(counts)
+            padded = parts if len(parts) == most else torch.cat([parts, parts.new_zeros(most - len(parts), *parts.shape[1:])])
+            rows = [torch.empty_like(padded) for _ in counts]
+            dist.all_gather(rows, padded.contiguous(), group=self.column)
+            parts = [r for block, count in zip(rows, counts) for r in block[:count]]
+        total = parts[0].clone()
+        for p in parts[1:]:
+            total += p
+        return total
+
+    # ---- messages along the layers
+    def send(self, t, layer, tag):
+        """Post t to the worker of these layers in this row; t must not change until `settle`."""
+        t = t.contiguous()
+        self._pending.append((dist.isend(t, self.data_rank * self.layers + layer, tag=tag), t))         # both must live until the message has gone
+
+    def receive(self, buffer, layer, tag):
+        return dist.irecv(buffer, self.data_rank * self.layers + layer, tag=tag)
+
+    def settle(self):
+        """Wait until all posted messages have gone."""
+        for work, _ in self._pending:
+            work.wait()
+        self._pending.clear()
+
+    # ---- small things, now and then
+    def objects(self, value):
+        """[value of every worker]."""
+        if self.size == 1:
+            return [value]
+        found = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def broadcast(self, t, rank):
+        if self.size > 1:
+            dist.broadcast(t, rank)
+        return t
+
+    def deliver(self, t, rank):
+        dist.send(t.contiguous(), rank)
+
+    def fetch(self, buffer, rank):
+        dist.recv(buffer, rank)
+        return buffer

@@ -1,0 +1,303 @@
+"""A lifted problem that lies on a mesh: each worker holds its stages' parameters and x, for its samples, and solvers see the contract of every problem."""
+
+from functools import cached_property
+
+import torch
+
+from ..problems.lifted import gram, gram_norm
+from ..problems.problem import Linearisation, Problem
+from .blocks import Blocks
+
+__all__ = ["Placed"]
+
+BUCKET = 2**23                   # bytes of gradients summed over workers at a time
+
+
+class Placed(Blocks):
+    """The contract of a problem, on a mesh: values and gradients of the stages that lie here, exchanged with the workers that need them."""
+
+    # ---- points
+    def start_theta(self):
+        return {k: v if self.here(k) else self.empty for k, v in self.problem.start_theta().items()}
+
+    def start(self):
+        """The forward pass of this worker's samples, of which it keeps its stages' x."""
+        theta, pieces = self.problem.start_theta(), {}
+        for part in self.parts:
+            values = {}
+            for s in self.problem.stages[:self.own.stop - 1]:
+                if s.index < self.problem.depth:
+                    point = {**theta, **{f"x{p}": values[p] for p in s.parents if p}}
+                    values[s.index] = s.penalty.activation(s.forward(part._input(s, point), point, part.seed, update_buffers=True))
+                    for p in [p for p in values if p not in self.own and all(c.index <= s.index for c in self._children(p))]:
+                        del values[p]
+            for l in self.own:
+                if l < self.problem.depth:
+                    pieces.setdefault(f"x{l}", []).append(values[l])
+        x = {name: torch.cat(v) if len(v) > 1 else v[0] for name, v in pieces.items()}
+        return {k: (x[k] if k in x else theta[k]) if self.here(k) else self.empty for k in self.names}
+
+    def _children(self, p):
+        return [s for s in self.problem.stages if p in s.parents]
+
+    # ---- one exchange with the neighbours
+    def _plan(self, blocks):
+        """Who needs what of whom to evaluate the stages that `blocks` touch: own stages (stage, theta, wanted, need_out); names to send to and to receive from workers, and the
+        gradients that go back."""
+        key = None if blocks is None else frozenset(blocks)
+        if key not in self._traffic:
+            touched, me = list(self.problem._touched(blocks)), self.mesh.layer_rank
+            sends, receives, returns, awaits, own = [], [], [], [], []
+            for stage, theta, wanted, need_out in touched:
+                w, l = self.worker[stage.index], stage.index
+                needs = [f"x{p}" for p in stage.parents if p] + list(stage.theta)
+                back = {f"x{p}" for p, want in zip(stage.parents, wanted) if want} | set(theta)
+                if w == me:
+                    own.append((stage, theta, wanted, need_out))
+                    receives += [(name, self.owner[name]) for name in needs if not self.here(name)]
+                    returns += [(l, name, self.owner[name]) for name in needs if not self.here(name) and name in back]
+                else:
+                    sends += [(name, w) for name in needs if self.here(name)]
+                    awaits += [(l, name, w) for name in needs if self.here(name) and name in back]
+            unique = lambda pairs: sorted(dict.fromkeys(pairs), key=lambda pair: (self.position[pair[0]], pair[1]))
+            far = {t[0].index for t in own if any(not self.here(n) for n in [f"x{p}" for p in t[0].parents if p] + list(t[0].theta))}
+            near = [t for t in own if t[0].index not in far]
+            order = near[:1] + [t for t in own if t[0].index in far] + near[1:]       # one stage's work while the messages arrive; theirs first, as others wait for it
+            self._traffic[key] = (order, far, unique(sends), unique(receives), list(dict.fromkeys(returns)), list(dict.fromkeys(awaits)))
+        return self._traffic[key]
+
+    def _post(self, point, sends, receives):
+        """Views of the point for each part, and what is on its way to them."""
+        self.mesh.settle()
+        for name, w in sends:
+            self.mesh.send(point[name], w, self.position[name])
+        rows = self.rows.stop - self.rows.start
+        arrivals = []
+        for name, w in receives:
+            shape = (rows, *self.problem.stages[int(name[1:]) - 1].space) if self.is_x(name) else self.problem.initial[name].shape
+            if name not in self._buffers:
+                self._buffers[name] = self.empty.new_empty(shape)
+            arrivals.append((name, self._buffers[name], self.mesh.receive(self._buffers[name], w, self.position[name])))
+        return [self._view(point, i) for i in range(len(self.parts))], arrivals
+
+    def _view(self, point, i):
+        if len(self.parts) == 1:
+            return dict(point)
+        return {k: v[self.local[i]] if self.is_x(k) and v.numel() else v for k, v in point.items()}
+
+    def _land(self, views, arrivals):
+        for name, buffer, work in arrivals:
+            work.wait()
+            for view, rows in zip(views, self.local):
+                view[name] = buffer if len(views) == 1 or not self.is_x(name) else buffer[rows]
+        arrivals.clear()
+
+    def _tag(self, l, name):
+        return (l + 1) * len(self.names) + self.position[name]
+
+    # ---- the contract
+    def gradient(self, point, blocks=None):
+        return self.linearise(point, blocks, value=False).gradient
+
+    def linearise(self, point, blocks=None, value=True):
+        order, far, sends, receives, returns, awaits = self._plan(blocks)
+        views, arrivals = self._post(point, sends, receives)
+        values = torch.zeros(self.problem.depth, self.shards, dtype=torch.float64)
+        found, buckets, bucket = {}, [], []                      # found: {block: [(stage, part, tensor)]}
+        coming = [(l, name, self._landing(l, name), w) for l, name, w in awaits]
+        coming = [(l, name, b, self.mesh.receive(b, w, self._tag(l, name))) for l, name, b, w in coming]
+        for stage, theta, wanted, need_out in order:
+            l = stage.index
+            if l in far:
+                self._land(views, arrivals)
+                for part in self.parts:
+                    part._kept.pop(l, None)                      # what arrives is written where the last one was
+            for i, (part, view) in enumerate(zip(self.parts, views)):
+                term, grads = part._terms(stage, view, theta, wanted, need_out, self.samples, value)
+                if value:
+                    values[l - 1, self.first + i] = float(term)
+                for name, g in grads:
+                    found.setdefault(name, []).append((l, i, g))
+            for _, name, w in (r for r in returns if r[0] == l):
+                mine = [g for _, _, g in found.pop(name)]        # a block of another worker: this stage's part goes there at once
+                self.mesh.send(mine[0] if len(mine) == 1 else torch.cat(mine) if self.is_x(name) else torch.stack(mine), w, self._tag(l, name))
+            if not self.deterministic and self.mesh.data > 1:
+                bucket += [name for name in stage.theta if name in found and self.here(name) and not any(n == name for _, n, _ in awaits) and self._last_user(name) == l]
+                if sum(found[name][0][2].numel() for name in bucket) * self.empty.element_size() >= BUCKET:
+                    buckets.append(self._sum_bucket(bucket, found))
+                    bucket = []
+        self._land(views, arrivals)
+        for l, name, buffer, work in coming:
+            work.wait()
+            pieces = [buffer] if len(self.parts) == 1 else [buffer[rows] for rows in self.local] if self.is_x(name) else list(buffer)
+            found.setdefault(name, []).extend((l, i, g) for i, g in enumerate(pieces))
+        gradient = self._assemble(found, buckets, self.problem._trained | set(self.owner_x) if blocks is None else blocks)
+        if not value:
+            return Linearisation(None, gradient)
+        return Linearisation(self.mesh.total(values).sum() / self.samples, gradient)
+
+    @cached_property
+    def owner_x(self):
+        return [f"x{s.index}" for s in self.problem.stages[:-1]]
+
+    def _last_user(self, name):
+        return max(s.index for s in self.problem.stages if name in s.theta)
+
+    def _landing(self, l, name):
+        """Memory for the part of a block's gradient that comes from stage l of another worker."""
+        key = (l, name)
+        if key not in self._buffers:
+            shape = (self.rows.stop - self.rows.start, *self.problem.stages[int(name[1:]) - 1].space) if self.is_x(name) else \
+                (*([len(self.parts)] if len(self.parts) > 1 else []), *self.problem.initial[name].shape)
+            self._buffers[key] = self.empty.new_empty(shape)
+        return self._buffers[key]
+
+    def _sum_parts(self, terms):
+        """[sum over the stages, in their order] for each part."""
+        sums = [None] * len(self.parts)
+        for _, i, g in sorted(terms, key=lambda t: t[0]):
+            sums[i] = g if sums[i] is None else sums[i] + g
+        return sums
+
+    def _sum_bucket(self, names, found):
+        """Begin the sum over the data axis of some parameters' gradients, in one message."""
+        flat = torch.cat([sum(self._sum_parts(found.pop(name))).reshape(-1) for name in names])
+        return names, flat, self.mesh.sum_data(flat)
+
+    def _assemble(self, found, buckets, names):
+        gradient = {name: self.empty for name in self.names if name in names}
+        theta = [name for name in self.names if name in found and not self.is_x(name)]
+        for name in [n for n in found if self.is_x(n)]:
+            sums = self._sum_parts(found[name])
+            gradient[name] = sums[0] if len(sums) == 1 else torch.cat(sums)
+        if theta and (self.deterministic or self.mesh.data == 1):
+            per = {name: self._sum_parts(found[name]) for name in theta}
+            if self.mesh.data == 1:
+                gradient.update({name: self.mesh.ordered(v, self.counts) if len(v) > 1 else v[0] for name, v in per.items()})
+            else:
+                flat = torch.stack([torch.cat([per[name][i].reshape(-1) for name in theta]) for i in range(len(self.parts))])
+                gradient.update(self._split(theta, self.mesh.ordered(flat, self.counts)))
+        elif theta:
+            buckets.append(self._sum_bucket(theta, found))
+        for group, flat, work in buckets:
+            work.wait()
+            gradient.update(self._split(group, flat))
+        return gradient
+
+    def _split(self, names, flat):
+        shapes = [self.problem.initial[name].shape for name in names]
+        return {name: v.view(s) for name, v, s in zip(names, flat.split([s.numel() for s in shapes]), shapes)}
+
+    def smooth_value(self, point, blocks=None):
+        order, far, sends, receives, *_ = self._plan(blocks)
+        views, arrivals = self._post(point, sends, receives)
+        values = torch.zeros(self.problem.depth, self.shards, dtype=torch.float64)
+        for stage, *_ in order:
+            if stage.index in far:
+                self._land(views, arrivals)
+                for part in self.parts:
+                    part._kept.pop(stage.index, None)
+            for i, (part, view) in enumerate(zip(self.parts, views)):
+                values[stage.index - 1, self.first + i] = float(part._stage_value(stage, view, part._z(stage, view)))
+        self._land(views, arrivals)
+        return self.mesh.total(values).sum() / self.samples
+
+    def nonsmooth_value(self, point):
+        values = torch.zeros(len(self.names), self.shards, dtype=torch.float64)
+        for name in (n for n in self.names if n in point and self.here(n)):
+            if self.is_x(name):
+                l = int(name[1:])
+                for i, rows in enumerate(self.local):
+                    values[self.position[name], self.first + i] = float(self.problem.rho[l] * self.problem.stages[l - 1].penalty.nonsmooth(point[name][rows]).sum() / self.samples)
+            elif name in self.regularisers and self.mesh.data_rank == 0:
+                values[self.position[name], 0] = float(self.regularisers[name](point[name]))
+        return self.mesh.total(values).sum()
+
+    def prox(self, point, steps):
+        return {**point, **self.problem.prox({k: v for k, v in point.items() if v.numel()}, steps)}
+
+    def inner(self, a, b):
+        values = torch.zeros(len(self.names), self.shards, dtype=torch.float64)
+        for name in (n for n in a if self.here(n)):
+            u, v = a[name], b[name]
+            if self.is_x(name):
+                for i, rows in enumerate(self.local):
+                    values[self.position[name], self.first + i] = float(Problem.inner(self, {0: u[rows]}, {0: v[rows]}))
+            elif self.mesh.data_rank == 0:
+                values[self.position[name], 0] = float(Problem.inner(self, {0: u}, {0: v}))
+        return self.mesh.total(values).sum()
+
+    def lipschitz(self, point, blocks=None):
+        """Bounds for all blocks: for parameters the sum of the shards' bounds, for x the largest."""
+        order, far, sends, receives, *_ = self._plan(blocks)
+        views, arrivals = self._post(point, sends, receives)
+        self._land(views, arrivals)
+        found = torch.zeros(len(self.names), self.problem.depth, self.shards, dtype=torch.float64)
+        for stage, theta, wanted, need_out in order:
+            l = stage.index
+            whole = theta and stage.is_linear_layer
+            if whole and (self.mesh.data_rank == 0 or self.mesh.data > 1):
+                xs = [part._input(stage, view) for part, view in zip(self.parts, views)]
+                norm = gram_norm([x.reshape(-1, x.shape[-1]) for x in xs], "bias" in stage.theta.values(), self._ordered)
+                for name in theta if self.mesh.data_rank == 0 else ():
+                    found[self.position[name], l - 1, 0] = self.problem._slope(stage) * norm / self.samples
+            for i, (part, view) in enumerate(zip(self.parts, views)):
+                part._kept.pop(l, None)
+                for name, bound in part._stage_bounds(stage, view, () if whole else theta, wanted, need_out, self.samples).items():
+                    found[self.position[name], l - 1, self.first + i] = bound
+        self.mesh.total(found)
+        names = [n for n in self.names if (n in self.problem._trained or self.is_x(n)) and (blocks is None or n in blocks)]
+        return {n: float((found[self.position[n]].amax(1) if self.is_x(n) else found[self.position[n]].sum(1)).sum()) for n in names}
+
+    def _ordered(self, parts):
+        """The sum over all shards, of the workers that own the same stages."""
+        return self.mesh.ordered(torch.stack(parts), self.counts)
+
+    def majoriser(self, point, blocks):
+        stage = self.problem.majorised_stage(point, blocks)
+        if stage is None:
+            return None
+        order, far, sends, receives, *_ = self._plan(blocks)
+        views, arrivals = self._post(point, sends, receives)
+        self._land(views, arrivals)
+        if self.worker[stage.index] != self.mesh.layer_rank:
+            return lambda gradient: gradient                       # empty, here
+        xs = [part._input(stage, view) for part, view in zip(self.parts, views)]
+        return self.problem.majoriser_from(stage, self._ordered([gram(x.reshape(-1, x.shape[-1]), "bias" in stage.theta.values()) for x in xs]))
+
+    def sweep_order(self):
+        return self.problem.sweep_order()
+
+    def colours(self):
+        return self.problem.colours()
+
+    # ---- what the history shows, and what the user takes away
+    def metrics(self, point):
+        whole = self.whole_theta(point)
+        columns = self.problem.metrics(whole) if self.leads else {}
+        columns = self.mesh.objects(columns)[0]
+        if "x1" in point:
+            columns["penalty_residual"] = self._penalty_residual(point)
+        return columns
+
+    def _penalty_residual(self, point):
+        order, far, sends, receives, *_ = self._plan(None)
+        views, arrivals = self._post(point, sends, receives)
+        self._land(views, arrivals)
+        squares = torch.zeros(2, self.problem.depth, self.shards, dtype=torch.float64)
+        for stage, *_ in (t for t in order if t[0].index < self.problem.depth):
+            for i, (part, view) in enumerate(zip(self.parts, views)):
+                p = stage.penalty.activation(stage.forward(part._input(stage, view), view, part.seed))
+                squares[0, stage.index - 1, self.first + i] = float((view[f"x{stage.index}"] - p).square().sum())
+                squares[1, stage.index - 1, self.first + i] = float(p.square().sum())
+        d, p = self.mesh.total(squares).sum(2).sqrt()
+        return float((d / p.clamp(min=1e-30))[:-1].max())
+
+    def finish(self, point):
+        return self.problem.finish(self.whole_theta(point))
+
+    def buffers(self):
+        return self.problem.buffers()
+
+    def set_buffers(self, buffers):
+        self.problem.set_buffers(buffers)
