@@ -1,4 +1,6 @@
-"""Where a problem is solved: workers on a mesh."""
+"""Where a problem is solved: what stages cost, which mesh of workers serves, the workers, and simulated schedules."""
 
+from .costs import Layout, Link, StageCosts, layout_table, layouts, measured_costs
 from .launch import share
 from .mesh import Workers
+from .simulation import SCHEDULES, Simulation, simulate

@@ -1,7 +1,9 @@
 """Which stages go together when workers share a network: measured costs, and the contiguous parts whose largest cost is least."""
 
+import math
 import time
 
+import numpy as np
 import torch
 
 __all__ = ["partition", "stage_costs"]
@@ -15,18 +17,31 @@ def stage_costs(problem, batch_size=32, repeats=3):
     for name, value in (("batch_size", batch_size), ("repeats", repeats)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"stage_costs got {name}={value!r}; it needs an integer >= 1.")
-    part, theta, costs = problem.restrict(slice(0, batch_size)), problem.start_theta(), []
+    return [forward + backward for forward, backward in time_stages(problem, batch_size, repeats)]
+
+
+def time_stages(problem, rows, repeats):
+    """[(forward, backward), ..]: seconds of each stage on the first `rows` samples, the least of `repeats` tries each.
+
+    forward : z and sigma(z). backward : the sweep of the stage's penalty (the loss's gradient for the last stage), then the pull on inputs and parameters.
+    """
+    part, theta = problem.restrict(slice(0, rows)), problem.start_theta()
     point = part.forward(theta)
-    for stage in problem.stages:
-        x, wanted = part._input(stage, point), tuple(p > 0 for p in stage.parents)
-        seconds = []
-        for _ in range(repeats):
-            began = _now(part.inputs.device)
-            z, pull = stage.evaluate(x, point, seed=0, wrt_input=wanted)
-            pull(torch.ones_like(z))
-            seconds.append(_now(part.inputs.device) - began)
-        costs.append(min(seconds))
-    return costs
+    tries = [[_time_stage(part, stage, part._input(stage, point), point) for stage in problem.stages] for _ in range(repeats)]   # a burst of other load spoils one try
+    return [tuple(map(min, zip(*times))) for times in zip(*tries)]
+
+
+def _time_stage(part, stage, x, point):
+    device, last = part.inputs.device, stage.index == part.depth
+    began = _now(device)
+    z, pull = stage.evaluate(x, point, seed=0, wrt_input=tuple(p > 0 for p in stage.parents), wrt_theta=not part._trained.isdisjoint(stage.theta))
+    p = None if last else stage.penalty.activation(z)
+    between = _now(device)
+    g = None if last else torch.ones_like(z)
+    ready = _now(device)
+    r, weight = (part.loss.value_and_gradient(z, part.targets)[1], 1.0) if last else stage.penalty._sweep(z, p, g, 1.0, part.rho[stage.index], pull.fresh)
+    pull(r, weight / part.samples)
+    return between - began, _now(device) - ready
 
 
 def _now(device):
@@ -45,19 +60,24 @@ def partition(costs, parts):
         raise ValueError(f"partition got the cost {next(c for c in costs if not c >= 0)}; costs are numbers >= 0.")
     if not isinstance(parts, int) or not 1 <= parts <= len(costs):
         raise ValueError(f"partition got parts={parts!r} for {len(costs)} stages; it needs an integer from 1 to {len(costs)}.")
-    before = [0.0]
-    for c in costs:
-        before.append(before[-1] + c)
-    n = len(costs)
-    least, cut = [before[j] for j in range(n + 1)], []                       # least largest sum of the first j costs in k parts
-    for k in range(2, parts + 1):
-        best = [float("inf")] * (n + 1)
-        where = [0] * (n + 1)
-        for j in range(k, n + 1):
-            best[j], where[j] = min((max(least[i], before[j] - before[i]), i) for i in range(k - 1, j))
-        least, cut = best, [*cut, where]
+    before = np.cumsum([0.0, *costs])
+    return best_groups(before[None, :] - before[:, None], parts)[0]
+
+
+def best_groups(cost, parts):
+    """([range, ...], value): the `parts` contiguous groups of n stages, none empty, whose largest cost is least, by a dynamic programme in parts n^2 operations.
+
+    cost : (n + 1, n + 1) array; cost[i, j] of the stages i .. j - 1, inf where they may not go together (only i < j is read). The value is inf where no groups serve.
+    """
+    n = len(cost) - 1
+    cost = np.where(np.arange(n + 1)[:, None] < np.arange(n + 1), cost, math.inf)
+    least, begins = cost[0], []                                             # least[j]: the least largest cost of the first j stages in k groups
+    for _ in range(parts - 1):
+        largest = np.maximum(least[:, None], cost)
+        begins.append(largest.argmin(0))
+        least = largest.min(0)
     ends = [n]
-    for where in reversed(cut):
-        ends.append(where[ends[-1]])
+    for begin in reversed(begins):
+        ends.append(int(begin[ends[-1]]))
     ends.append(0)
-    return [range(a, b) for b, a in zip(ends, ends[1:])][::-1]
+    return [range(a, b) for b, a in zip(ends, ends[1:])][::-1], float(least[n])
