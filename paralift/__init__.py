@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 from . import data, distributed, networks, plotting, testing
-from .distributed import Workers
+from .distributed import Simulated, Workers
 from .interop import from_module, from_odl, from_pyproximal, to_odl, to_pylops
 from .operators import *  # noqa: F403
 from .problems import *  # noqa: F403

@@ -2,5 +2,6 @@
 
 from .costs import Layout, Link, StageCosts, layout_table, layouts, measured_costs
 from .launch import share
-from .mesh import Workers
+from .mesh import Simulated, Workers
+from .schedules import Flushed, Streamed
 from .simulation import SCHEDULES, Simulation, simulate

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from ..problems.lifted_training import LiftedTraining
 from .layout import place
-from .mesh import Workers
+from .mesh import Simulated, Workers
 
 __all__ = ["share", "interrupted"]
 
@@ -48,13 +48,15 @@ def share(run, problem, solver, workers):
     if wish.total > problem.samples * problem.depth:
         raise ValueError(f"{wish.total} workers were asked for, and the problem has {problem.depth} stages and {problem.samples} samples; "
                          f"use workers={min(problem.samples, problem.depth)} or fewer.")
-    work = lambda: run(place(problem, solver, wish))
+    if solver.shared is None:
+        raise TypeError(f"workers={wish.total} was given for {type(solver).__name__}, which runs on one worker; use ISGM, PGD, FISTA or BCD.")
+    work = lambda: run(place(problem, solver, wish, interrupted))
     _active = True
     try:
         with _interrupts():
             if launched:
                 return _torchrun(work, problem, solver, wish)
-            return work() if wish.total == 1 else _fork(work, problem, solver, wish)
+            return work() if wish.total == 1 or isinstance(wish, Simulated) else _fork(work, problem, solver, wish)
     finally:
         _active = False
 

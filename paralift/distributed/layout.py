@@ -2,22 +2,58 @@
 
 import torch
 
-from ..problems.partition import partition, stage_costs
-from .mesh import Mesh
-from .placed import Placed
+from .costs import Link, counted_costs, layout_for, layout_table, measured_costs
+from .mesh import Mesh, Simulated
+from .placed import Placed, SimulatedRow
+from .schedules import Flushed, Streamed
 
 __all__ = ["place"]
 
+ROWS = 1024                      # samples on which stages are timed, at most
 
-def place(problem, solver, wish):
-    """The problem on the mesh that `wish` asks for, or that costs least."""
+
+def place(problem, solver, wish, interrupted):
+    """The problem on the mesh that `wish` asks for, or on the one that the cost model predicts to be the fastest; its `layout` is the model's table."""
+    minibatches = solver.shared == "minibatches"
     shapes = [(d, l) for d, l in wish.shapes() if l <= problem.depth and d <= problem.samples]
+    tied = _tied(problem)
+    if minibatches and tied:
+        shapes = [(d, l) for d, l in shapes if l == 1]
+    if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.network.modules()) and not minibatches:
+        shapes = [(d, l) for d, l in shapes if d == 1]
     if not shapes:
-        raise ValueError(f"{wish.total} workers were asked for as {wish}, and the problem has {problem.depth} stages and {problem.samples} samples; "
+        why = f"; {tied} is shared by several stages, and minibatches split along data then: use Workers(data={wish.total}, layers=1)" if minibatches and tied else ""
+        raise ValueError(f"{wish.total} workers were asked for as {wish}, and the problem has {problem.depth} stages and {problem.samples} samples{why}; "
                          f"use workers={min(problem.samples, problem.depth)} or fewer.")
-    data, layers = shapes[0]
-    mesh = Mesh(data, layers, wish.timeout)
-    costs = stage_costs(problem, min(32, problem.samples))
-    cuts = mesh.objects([range(r.start + 1, r.stop + 1) for r in partition(costs, layers)])[0]
+    simulated, mesh = isinstance(wish, Simulated), None
+    rows = min(problem.samples, solver.batch_size if minibatches else problem.samples)
+    if len(shapes) > 1 or shapes[0][1] > 1:
+        everyone = mesh = Mesh(1, wish.total, wish.timeout) if not simulated else Mesh()
+        found, link = None, Link()
+        if everyone.rank == 0:
+            costs = (counted_costs if minibatches else measured_costs)(problem, min(rows, ROWS))        # a stream's result depends on its cuts: no clock there
+            kind = "jacobi" if not minibatches else "flush" if isinstance(wish.schedule, Flushed) else "stream"
+            found = [layout_for(costs, d, l, rows, kind if l > 1 else "jacobi", link, microbatches=wish.schedule.microbatches if wish.schedule and l > 1 else None) for d, l in shapes]
+            found = sorted(found, key=lambda a: a.seconds)
+        found = everyone.objects(found)[0]
+    else:
+        found = []
+    data, layers = (found[0].data, found[0].layers) if found else shapes[0]
+    cuts = [range(g.start + 1, g.stop + 1) for g in found[0].groups] if found else [range(1, problem.depth + 1)]
     deterministic = problem.inputs.dtype == torch.float64 if wish.deterministic is None else wish.deterministic
-    return Placed(problem, mesh, cuts, deterministic)
+    schedule = wish.schedule or (Streamed() if layers > 1 else Flushed())
+    mesh = Mesh() if simulated else Mesh(data, layers, wish.timeout)
+    placed = (SimulatedRow if simulated else Placed)(problem, mesh, cuts, deterministic, schedule, interrupted)
+    placed.layout = layout_table(found) if found else f"{data} x {layers}"
+    return placed
+
+
+def _tied(problem):
+    """The first parameter that several stages share, or ""."""
+    seen = set()
+    for s in problem.stages:
+        for name in s.theta:
+            if name in seen:
+                return name
+            seen.add(name)
+    return ""

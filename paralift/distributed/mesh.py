@@ -6,7 +6,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-__all__ = ["Workers", "Mesh"]
+__all__ = ["Workers", "Simulated", "Mesh"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class Workers:
         """[(data, layers)] that fit the numbers."""
         pairs = [(d, self.total // d) for d in range(1, self.total + 1) if self.total % d == 0]
         return [(d, l) for d, l in pairs if self.data in (None, d) and self.layers in (None, l)]
+
+
+class Simulated(Workers):
+    """Workers of which all run in this process, one after the other, in an order that is the same every time: what schedules and delays do to a method, without their speed."""
 
 
 class Mesh:
@@ -120,11 +124,10 @@ class Mesh:
     def receive(self, buffer, layer, tag):
         return dist.irecv(buffer, self.data_rank * self.layers + layer, tag=tag)
 
-    def settle(self):
-        """Wait until all posted messages have gone."""
-        for work, _ in self._pending:
-            work.wait()
-        self._pending.clear()
+    def settle(self, most=0):
+        """Wait until at most so many posted messages have not gone."""
+        while len(self._pending) > most:
+            self._pending.pop(0)[0].wait()
 
     # ---- small things, now and then
     def objects(self, value):

@@ -37,6 +37,7 @@ class BCD(Solver):
     """
 
     needs = (NO_GRADIENT, NO_PROX)
+    shared = "blocks"
 
     def __init__(self, max_iterations=100, step="auto", order="cyclic", inertia=0.0, inner_steps=1, batch_size=None, tau=10.0, seed=0, tolerance=0.0, max_seconds=float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)

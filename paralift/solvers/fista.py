@@ -27,6 +27,7 @@ class FISTA(Solver):
     """
 
     needs = (NO_GRADIENT, NO_PROX)
+    shared = "blocks"
 
     def __init__(self, max_iterations=1000, step="auto", a=3.0, restart="gradient", tolerance=0.0, max_seconds=float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)

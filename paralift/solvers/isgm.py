@@ -41,6 +41,7 @@ class ISGM(Solver):
     """
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD or BCD."),)
+    shared = "minibatches"
 
     def __init__(self, epochs=10, batch_size=128, step="auto", sweeps=1, metric="adam", inner=None, schedule="constant", weight_decay=0.0, average=0.0,
                  accumulate=1, seed=0, max_seconds=float("inf")):

@@ -28,6 +28,7 @@ class PGD(Solver):
     """
 
     needs = (NO_GRADIENT, NO_PROX)
+    shared = "blocks"
 
     def __init__(self, max_iterations=1000, step="auto", acceleration=None, restart=True, tolerance=0.0, max_seconds=float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
