@@ -126,6 +126,7 @@ class Problem:
         return total
 
     # ---- where the problem lies on one worker or many (`paralift.distributed`)
+    layout = ""                 # who has what, as text
     leads = True                # whether this worker writes files and shows the progress
 
     def agree(self, *flags):

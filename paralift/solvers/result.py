@@ -43,6 +43,7 @@ class Result:
     provenance: dict = field(default_factory=dict)
     reason: str = ""                # the stopping rule that held, with its numbers
     finish: object = field(default=None, repr=False)          # x -> solution, while the solver runs
+    layout: str = ""                # which workers had what, and what other meshes were predicted to cost
 
     @property
     def success(self):
@@ -106,7 +107,8 @@ class Result:
         last = "".join(f"\n  {k:<17}{v[-1]:.6g}" for k, v in self.history.items() if v and k not in ("iteration", "seconds", "data_passes"))
         why = f" ({self.reason})" if self.reason else ""
         return (f"{self.provenance.get('solver', 'Result')}\n  {'status':<17}{self.status.name}: {self.status.value}{why}\n  {'iterations':<17}{self.iterations}"
-                f"\n  {'data passes':<17}{self.data_passes:g}\n  {'seconds':<17}{self.seconds:.2f}{last}")
+                f"\n  {'data passes':<17}{self.data_passes:g}\n  {'seconds':<17}{self.seconds:.2f}{last}"
+                + ("\n  layout\n" + "\n".join("    " + line for line in self.layout.splitlines()) if self.layout else ""))
 
 
 def save_checked(path, content):

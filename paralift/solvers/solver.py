@@ -131,7 +131,8 @@ class Solver:
         def running():
             if hasattr(problem, "buffers"):
                 state["buffers"] = problem.buffers()
-            return Result(status, self.answer(state), state, history, iteration, before + time.perf_counter() - began, passes, None, provenance, reason, problem.finish)
+            return Result(status, self.answer(state), state, history, iteration, before + time.perf_counter() - began, passes, None, provenance, reason, problem.finish,
+                          problem.layout)
 
         try:
             while iteration < self.max_iterations:

@@ -1,0 +1,209 @@
+"""A problem on a mesh is the same problem: every method gives the same bits on every mesh, and those of one process up to rounding."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import paralift as pl
+from paralift.distributed import Flushed, Streamed
+
+MESHES = [(2, 1), (1, 2), (2, 2), (4, 1), (1, 4), (1, 8)]
+
+
+class Residual(nn.Module):
+    """Blocks whose skips pass over several stages."""
+
+    def __init__(self, width=6, blocks=3):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, width), nn.Linear(width, 3)
+        self.inner = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(blocks))
+
+    def forward(self, x):
+        u = self.first(x)
+        for block in self.inner:
+            u = torch.relu(u + block(u))
+        return self.last(u)
+
+
+class Tied(nn.Module):
+    """The first and the last stage share a matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.middle = nn.Parameter(torch.randn(5, 5) / 2), nn.Linear(5, 5)
+
+    def forward(self, x):
+        return torch.relu(self.middle(torch.relu(x @ self.weight))) @ self.weight.T
+
+
+def problem(kind="chain", dtype=torch.float64, samples=24, validation=False):
+    torch.manual_seed(3)
+    widths = [5, 7, 6, 6, 7, 5, 6, 6, 3]
+    network = {"chain": lambda: nn.Sequential(*[m for a, b in zip(widths[:-2], widths[1:-1]) for m in (nn.Linear(a, b), nn.ReLU())], nn.Linear(6, 3)),
+               "residual": Residual, "tied": Tied}[kind]().to(dtype)
+    x = torch.randn(samples, 5, dtype=dtype)
+    y = torch.randint(0, 3, (samples,))
+    return pl.LiftedTraining(network, x, y, weight_regulariser=1e-3 * pl.L1Norm() if kind == "chain" else None, validation=(x[:10], y[:10]) if validation else None)
+
+
+def mesh(data, layers, **more):
+    return pl.Workers(data=data, layers=layers, **more)
+
+
+METHODS = {"pgd": lambda: pl.PGD(3), "fista": lambda: pl.FISTA(3), "heavy ball": lambda: pl.PGD(3, step=0.1, acceleration="heavy_ball"), "bcd": lambda: pl.BCD(2),
+           "palm": lambda: pl.BCD(2, step="palm", order="random"), "red-black": lambda: pl.BCD(2, order="red_black", inertia=0.5),
+           "isgm": lambda: pl.ISGM(2, 8, schedule="linear", weight_decay=0.01, average=0.9)}
+
+
+@pytest.mark.filterwarnings("ignore:the step")
+@pytest.mark.parametrize("method", METHODS)
+def test_every_mesh_gives_the_same_bits(method):
+    solver, schedule = METHODS[method](), Flushed(8) if method == "isgm" else None
+    plain = solver.solve(problem())
+    one = solver.solve(problem(), workers=mesh(1, 1, schedule=schedule))
+    assert all(torch.allclose(plain.x[n], one.x[n], rtol=1e-9, atol=1e-12) for n in plain.x)
+    for data, layers in MESHES if method in ("pgd", "isgm") else MESHES[1:4]:
+        other = solver.solve(problem(), workers=mesh(data, layers, schedule=schedule))
+        assert other.x.keys() == one.x.keys() and all(torch.equal(one.x[n], other.x[n]) for n in one.x), (data, layers)
+        assert one.history["objective"] == other.history["objective"] and all(torch.equal(a, b) for a, b in zip(one.network.parameters(), other.network.parameters()))
+
+
+@pytest.mark.parametrize("kind", ["residual", "tied"])
+def test_skips_and_shared_parameters_cross_workers(kind):
+    solver = pl.PGD(3, step="backtracking")
+    one = solver.solve(problem(kind), workers=mesh(1, 1))
+    for data, layers in ((1, 3), (2, 2)):
+        other = solver.solve(problem(kind), workers=mesh(data, layers))
+        assert all(torch.equal(one.x[n], other.x[n]) for n in one.x) and one.history["objective"] == other.history["objective"]
+
+
+def test_skips_cross_workers_in_streams():
+    solver = pl.ISGM(2, 8)
+    one, plain = solver.solve(problem("residual"), workers=mesh(1, 1, schedule=Flushed(4))), solver.solve(problem("residual"))
+    assert all(torch.allclose(one.x[n], plain.x[n], rtol=1e-9) for n in one.x)
+    for layers in (2, 4):
+        other = solver.solve(problem("residual"), workers=mesh(1, layers, schedule=Flushed(4)))
+        assert all(torch.equal(one.x[n], other.x[n]) for n in one.x)
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_a_stream_is_what_its_simulation_says(layers):
+    solver = pl.ISGM(2, 8, 1e-2)
+    real, simulated = (solver.solve(problem(), workers=kind(layers=layers)) for kind in (pl.Workers, pl.Simulated))
+    assert all(torch.equal(real.x[n], simulated.x[n]) for n in real.x) and real.history["objective"] == simulated.history["objective"]
+    serial = solver.solve(problem())
+    assert not all(torch.equal(real.x[n], serial.x[n]) for n in real.x) and abs(real.objective - serial.objective) < 0.05 * serial.objective
+
+
+def test_a_stream_with_one_update_under_way_at_most_is_serial():
+    """With M >= P - 1 + ... parts no update falls between a forward and its backward visit at the last worker; a stream over one worker is the serial method."""
+    solver = pl.ISGM(2, 8)
+    assert all(torch.equal(a, b) for a, b in zip(solver.solve(problem(), workers=pl.Simulated(layers=1, schedule=Streamed(4))).x.values(),
+                                                 solver.solve(problem(), workers=mesh(1, 1, schedule=Flushed(4))).x.values()))
+
+
+def test_float32_agrees_to_rounding():
+    serial = pl.PGD(5, step=0.2).solve(problem(dtype=torch.float32))
+    for data, layers in ((2, 1), (2, 2), (3, 1)):
+        other = pl.PGD(5, step=0.2).solve(problem(dtype=torch.float32), workers=mesh(data, layers))
+        assert all(torch.allclose(serial.x[n], other.x[n], rtol=1e-4, atol=1e-6) for n in serial.x)
+
+
+def test_a_run_goes_on_on_another_mesh(tmp_path):
+    whole = pl.FISTA(5, step="backtracking").solve(problem(), workers=mesh(1, 1))
+    first = pl.FISTA(3, step="backtracking").solve(problem(), workers=mesh(1, 2), checkpoint=tmp_path / "c")
+    for start, workers in ((first, mesh(2, 1)), (tmp_path / "c", mesh(2, 2)), (tmp_path / "c", mesh(1, 1))):
+        rest = pl.FISTA(5, step="backtracking").solve(problem(), workers=workers, resume=start)
+        assert all(torch.equal(whole.x[n], rest.x[n]) for n in whole.x) and rest.iterations == 5
+    whole = pl.ISGM(3, 8).solve(problem(), workers=mesh(1, 1))
+    half = pl.ISGM(2, 8).solve(problem(), workers=mesh(1, 4, schedule=Flushed(8)))
+    rest = pl.ISGM(3, 8).solve(problem(), workers=mesh(2, 1), resume=half)
+    assert all(torch.equal(whole.x[n], rest.x[n]) for n in whole.x)
+
+
+def test_the_history_shows_the_forward_network():
+    p = problem(validation=True)
+    plain, shared = pl.PGD(3).solve(p), pl.PGD(3).solve(problem(validation=True), workers=mesh(2, 2))
+    for column in ("accuracy", "validation_loss", "penalty_residual", "residual"):
+        assert shared.history[column] == pytest.approx(plain.history[column], rel=1e-6), column
+
+
+def test_a_callback_stops_all_workers():
+    seen = []
+
+    def early(result):
+        seen.append(result.iterations)
+        if result.iterations == 2 and result.x["0.weight"].numel():          # on the worker that has this block
+            raise StopIteration
+
+    result = pl.PGD(9, step=0.1).solve(problem(), workers=mesh(1, 2), callback=early)
+    assert result.status is pl.Status.CALLBACK and result.iterations == 2 and seen == [1, 2]
+    assert pl.PGD(10**6, step=0.1, max_seconds=0.3).solve(problem(), workers=mesh(2, 1)).status is pl.Status.MAX_SECONDS
+
+
+def test_ctrl_c_ends_all_workers_with_the_result_so_far():
+    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+    result = pl.PGD(10**6, step=0.1).solve(problem(), workers=2)
+    assert result.status is pl.Status.INTERRUPTED and result.iterations > 0 and result.x["x1"].shape == (24, 7)
+
+
+def test_the_mesh_is_chosen():
+    result = pl.PGD(1, step=0.1).solve(problem(), workers=4)
+    assert "data x layers" in result.layout and "x" in repr(result)
+    assert str(pl.ISGM(1, 8).solve(problem(), workers=2).layout).count("\n") == 2          # a table of both meshes
+
+
+# ---- faults and bad input
+def boom(result):
+    if not result.x["0.weight"].numel():
+        raise KeyError("a mistake of the user's")
+
+
+def test_an_error_of_another_worker_reaches_the_user():
+    with pytest.raises(RuntimeError, match=r"worker 1 failed(.|\n)*a mistake of the user's"):
+        pl.PGD(3, step=0.1).solve(problem(), workers=mesh(1, 2), callback=boom)
+
+
+def die(result):
+    if not result.x["0.weight"].numel():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_named():
+    with pytest.raises(RuntimeError, match=r"worker 1 ended with exit code -9"):
+        pl.PGD(30, step=0.1).solve(problem(), workers=mesh(1, 2), callback=die)
+
+
+def sleep(result):
+    if not result.x["0.weight"].numel() and result.iterations == 2:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_stopped_worker_is_named_within_the_timeout():
+    began = time.time()
+    with pytest.raises(RuntimeError, match=r"worker 1 does not answer, after 7 s"):
+        pl.PGD(30, step=0.1).solve(problem(), workers=mesh(1, 2, timeout=7), callback=sleep)
+    assert time.time() - began < 20
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (lambda: pl.Workers(), r"got no number; say how many"),
+    (lambda: pl.Workers(total=4, data=3), r"total=4 and data=3, which does not divide it; use Workers\(4\)"),
+    (lambda: pl.Workers(data=0), r"got data=0; it needs an integer >= 1"),
+    (lambda: pl.PGD(1).solve(problem(), workers=0), r"workers=0 was given; it needs an integer >= 1"),
+    (lambda: pl.PGD(1).solve(problem(), workers=mesh(1, 9)), r"9 workers were asked for (.|\n)*8 stages and 24 samples(.|\n)*or fewer"),
+    (lambda: pl.PGD(1).solve(problem(), workers=mesh(25, 1)), r"25 workers were asked for (.|\n)*24 samples"),
+    (lambda: pl.SAGA(1).solve(problem(), workers=2), r"workers=2 was given for SAGA"),
+    (lambda: pl.PGD(1).solve(pl.Composite(pl.L2NormSquared(3), start=torch.zeros(3)), workers=2), r"workers=2 was given for Composite, which has no stages and samples"),
+    (lambda: pl.ISGM(1, 8).solve(problem("tied"), workers=mesh(1, 2)), r"weight is shared by several stages"),
+    (lambda: pl.ISGM(1, 4).solve(problem(), workers=mesh(1, 2, schedule=Streamed(8))), r"4 samples in a minibatch were given for 8 microbatches"),
+    (lambda: Streamed(0), r"Streamed got microbatches=0"),
+])
+def test_bad_input_is_a_sentence(call, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        call()
