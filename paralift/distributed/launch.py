@@ -21,12 +21,17 @@ from ..problems.lifted_training import LiftedTraining
 from .layout import place
 from .mesh import Simulated, Workers
 
-__all__ = ["share", "interrupted"]
+__all__ = ["share", "rank", "interrupted"]
 
 BEAT = 1.0                       # seconds between two signs of life
 
 _active = False
 _interrupted = False
+
+
+def rank():
+    """This process's number among those that torchrun has started; 0 elsewhere."""
+    return int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def interrupted():

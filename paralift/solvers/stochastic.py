@@ -75,7 +75,7 @@ class Stochastic(Solver):
         if isinstance(self.step_size, str):
             return safe
         if problem.convex and self.step_size > 1.0001 * min(safe.values()):
-            warnings.warn(f"{type(self).__name__} got step={self.step_size:g}; its theorem covers steps up to {min(safe.values()):.3g}, larger ones may diverge.", stacklevel=4)
+            warnings.warn(f"{type(self).__name__} got step={self.step_size:g}; its theorem covers steps up to {min(safe.values()):.3g}, larger ones may diverge.", stacklevel=5)
         return {name: float(self.step_size) for name in safe}
 
     def _require_bounds(self, problem, bounds):
