@@ -27,6 +27,7 @@ class Stochastic(Solver):
     """Base of the methods on finite sums (1/n) sum_i f_i + R. A subclass sets `_passes`, the passes of the step just made."""
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD, BCD or PIAG."), NO_PROX)
+    shared = "samples"
     bounded = True               # whether a step needs a Lipschitz bound, also one that the user gives
     _passes = 1.0
 
