@@ -26,6 +26,8 @@ def place(problem, solver, wish, interrupted):
     if not shapes:
         raise ValueError(f"{wish.total} workers were asked for as {wish}, and the problem has {problem.depth} stages and {problem.samples} samples{why}; "
                          f"use workers={min(problem.samples, problem.depth)} or fewer.")
+    if wish.shard_parameters and not (minibatches and not solver.average):
+        raise ValueError(f"shard_parameters=True was given for {solver!r}; it splits the metric of ISGM over workers, without averages: leave it out, or average=0.")
     simulated, mesh = isinstance(wish, Simulated), None
     rows = min(problem.samples, solver.batch_size if minibatches else problem.samples)
     if len(shapes) > 1 or shapes[0][1] > 1:
@@ -44,7 +46,7 @@ def place(problem, solver, wish, interrupted):
     deterministic = problem.inputs.dtype == torch.float64 if wish.deterministic is None else wish.deterministic
     schedule = wish.schedule or (Streamed() if layers > 1 else Flushed())
     mesh = Mesh() if simulated else Mesh(data, layers, wish.timeout)
-    placed = (SimulatedRow if simulated else Placed)(problem, mesh, cuts, deterministic, schedule, interrupted)
+    placed = (SimulatedRow if simulated else Placed)(problem, mesh, cuts, deterministic, schedule, interrupted, wish.shard_parameters)
     placed.layout = layout_table(found) if found else f"{data} x {layers}"
     return placed
 

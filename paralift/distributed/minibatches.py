@@ -1,6 +1,7 @@
 """A placed problem's minibatches: streams of them through the layers' workers, and sums over the samples' workers."""
 
 from contextlib import nullcontext
+from functools import cached_property
 
 import torch
 
@@ -27,11 +28,37 @@ class Placed(PlacedBlocks):
         cut = lambda samples: samples.tensor_split(total)[first:end]
         losses = torch.zeros(len(batches), total, dtype=torch.float64)
         with SharedStatistics(mesh) if self.normalised and mesh.data > 1 else nullcontext():
-            streams = self._streams(theta, batches, cut, lambda names: lambda k, parts: update(k, self._summed(names, parts, counts)))
+            streams = self._streams(theta, batches, cut, lambda names: lambda k, parts: self._update(theta, k, self._summed(names, parts, counts), update))
         for stream in streams:
             for k, i, loss in stream.losses:
                 losses[k, first + i] += float(loss)
         return mesh.total(losses).sum()
+
+    def kept(self, theta):
+        """What a method keeps beside the parameters is kept for these: all, or this worker's share."""
+        if not self.sharded:
+            return theta
+        return {name: v if self._keeper[name] == self.mesh.data_rank else self.empty for name, v in theta.items()}
+
+    @cached_property
+    def _keeper(self):
+        """{parameter: the data rank that keeps its metric}, about equal numbers for each."""
+        filled, found = [0] * self.mesh.data, {}
+        for name, v in sorted(self.problem.initial.items(), key=lambda pair: -pair[1].numel()):
+            found[name] = min(range(self.mesh.data), key=filled.__getitem__)
+            filled[found[name]] += v.numel()
+        return found
+
+    def _update(self, theta, k, gradient, update):
+        if not self.sharded:
+            return update(k, gradient)
+        groups = [[name for name in gradient if self._keeper[name] == d] for d in range(self.mesh.data)]
+        update(k, {name: gradient[name] for name in groups[self.mesh.data_rank]})
+        flats = [torch.cat([theta[name].reshape(-1) for name in group]) if group else self.empty for group in groups]
+        self.mesh.share_out(flats)
+        for group, flat in zip(groups, flats):
+            for name, v in self._split(group, flat).items():
+                theta[name].copy_(v)
 
     @property
     def row_length(self):
@@ -101,6 +128,32 @@ class SimulatedRow(Placed):
     def __init__(self, problem, mesh, cuts, *rest):
         super().__init__(problem, mesh, [range(1, problem.depth + 1)], *rest)
         self.groups = cuts
+
+    def kept(self, theta):
+        """What a method keeps beside the parameters is kept for these: all, or this worker's share."""
+        if not self.sharded:
+            return theta
+        return {name: v if self._keeper[name] == self.mesh.data_rank else self.empty for name, v in theta.items()}
+
+    @cached_property
+    def _keeper(self):
+        """{parameter: the data rank that keeps its metric}, about equal numbers for each."""
+        filled, found = [0] * self.mesh.data, {}
+        for name, v in sorted(self.problem.initial.items(), key=lambda pair: -pair[1].numel()):
+            found[name] = min(range(self.mesh.data), key=filled.__getitem__)
+            filled[found[name]] += v.numel()
+        return found
+
+    def _update(self, theta, k, gradient, update):
+        if not self.sharded:
+            return update(k, gradient)
+        groups = [[name for name in gradient if self._keeper[name] == d] for d in range(self.mesh.data)]
+        update(k, {name: gradient[name] for name in groups[self.mesh.data_rank]})
+        flats = [torch.cat([theta[name].reshape(-1) for name in group]) if group else self.empty for group in groups]
+        self.mesh.share_out(flats)
+        for group, flat in zip(groups, flats):
+            for name, v in self._split(group, flat).items():
+                theta[name].copy_(v)
 
     @property
     def row_length(self):

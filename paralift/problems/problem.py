@@ -133,6 +133,10 @@ class Problem:
         """Each flag as it is on any worker; raises KeyboardInterrupt on all once one was interrupted."""
         return flags
 
+    def kept(self, theta):
+        """The parameters for which this worker keeps what a method needs beside them."""
+        return theta
+
     def collect(self, tree):
         """A state, or a point, with whole blocks; on workers that do not lead, their own parts."""
         return tree

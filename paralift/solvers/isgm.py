@@ -79,7 +79,7 @@ class ISGM(Solver):
 
     def start(self, problem):
         theta = problem.start_theta()
-        state = {"point": theta, "epoch": 0, "metric": metric_start(self.metric, {name: theta[name] for name in problem.theta_names})}
+        state = {"point": theta, "epoch": 0, "metric": metric_start(self.metric, problem.kept({name: theta[name] for name in problem.theta_names}))}
         return {**state, "average": {name: theta[name].clone() for name in problem.theta_names}} if self.average else state
 
     def answer(self, state):

@@ -127,6 +127,21 @@ def test_a_stream_over_one_worker_is_the_serial_method():
                                                  solver.solve(problem(), workers=mesh(1, 1, schedule=Flushed(4))).x.values()))
 
 
+def test_a_split_metric_is_the_metric():
+    solver = pl.ISGM(3, 8, weight_decay=0.01)
+    whole, sizes = solver.solve(problem(), workers=mesh(2, 1)), []
+    for data, layers in ((2, 1), (3, 1), (2, 2)):
+        schedule = Flushed(8)
+        split = solver.solve(problem(), workers=mesh(data, layers, shard_parameters=True, schedule=schedule), callback=lambda r: sizes.append(
+            sum(v.numel() for v in r.state["metric"]["first"].values())))
+        assert all(torch.equal(whole.x[n], split.x[n]) for n in whole.x), (data, layers)
+        assert split.state["metric"]["second"]["0.weight"].shape == (7, 5)
+    total = sum(v.numel() for v in problem().initial.values())
+    assert 0.4 * total < sizes[0] < 0.6 * total and sizes[3] < 0.45 * total
+    rest = solver.solve(problem(), workers=mesh(1, 1), resume=pl.ISGM(2, 8, weight_decay=0.01).solve(problem(), workers=mesh(2, 1, shard_parameters=True)))
+    assert all(torch.equal(whole.x[n], rest.x[n]) for n in whole.x)
+
+
 def normalised():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
@@ -247,6 +262,7 @@ def test_a_stopped_worker_is_named_within_the_timeout():
     (lambda: pl.PGD(1).solve(pl.Composite(pl.L2NormSquared(3), start=torch.zeros(3)), workers=2), r"workers=2 was given for Composite, which has no stages and samples"),
     (lambda: pl.ISGM(1, 8).solve(problem("tied"), workers=mesh(1, 2)), r"weight is shared by several stages"),
     (lambda: pl.ISGM(1, 4).solve(problem(), workers=mesh(1, 2, schedule=Streamed(8))), r"4 samples in a minibatch were given for 8 microbatches"),
+    (lambda: pl.PGD(1).solve(problem(), workers=pl.Workers(2, shard_parameters=True)), r"shard_parameters=True was given for PGD"),
     (lambda: Streamed(0), r"Streamed got microbatches=0"),
 ])
 def test_bad_input_is_a_sentence(call, sentence):
