@@ -17,6 +17,8 @@ def place(problem, solver, wish, interrupted):
     minibatches, name = solver.shared == "minibatches", type(solver).__name__
     shapes = [(d, l) for d, l in wish.shapes() if l <= problem.depth and d <= problem.samples]
     tied, why = _tied(problem), ""
+    if isinstance(wish, Simulated):
+        shapes, why = [(d, l) for d, l in shapes if d == 1], "; simulated workers share layers"
     if solver.shared == "samples":
         shapes, why = [(d, l) for d, l in shapes if l == 1], f"; {name} shares samples only: use Workers(data={wish.total}, layers=1)"
     if minibatches and tied:
