@@ -17,7 +17,7 @@ class Placed(PlacedBlocks):
     """What stochastic methods need of a problem on a mesh."""
 
     # ---- minibatches
-    def explicit_pass(self, theta, batches, update, parts=1):
+    def explicit_pass(self, theta, batches, update, parts=1, factor=lambda k: 1.0):
         """A pass by the schedule: every worker calls update(k, gradient of its own parameters)."""
         mesh = self.mesh
         total = parts if parts > 1 else mesh.data if self.normalised and self.row_length == 1 else self.schedule.parts(mesh.data, self.row_length, self.deterministic)
@@ -28,7 +28,7 @@ class Placed(PlacedBlocks):
         cut = lambda samples: samples.tensor_split(total)[first:end]
         losses = torch.zeros(len(batches), total, dtype=torch.float64)
         with SharedStatistics(mesh) if self.normalised and mesh.data > 1 else nullcontext():
-            streams = self._streams(theta, batches, cut, lambda names: lambda k, parts: self._update(theta, k, self._summed(names, parts, counts), update))
+            streams = self._streams(theta, batches, cut, factor, lambda names: lambda k, parts: self._update(theta, k, self._summed(names, parts, counts), update))
         for stream in streams:
             for k, i, loss in stream.losses:
                 losses[k, first + i] += float(loss)
@@ -65,12 +65,12 @@ class Placed(PlacedBlocks):
         """Workers that a microbatch passes."""
         return self.mesh.layers
 
-    def _streams(self, theta, batches, cut, update):
+    def _streams(self, theta, batches, cut, factor, update):
         """The streams that run here, once they have run."""
         mesh, p = self.mesh, self.problem
         stages = [p.stages[l - 1] for l in self.own]
         stream = Stream(p, stages, mesh.layer_rank, mesh.layers, crossing(p.stages, self.own.start - 1), crossing(p.stages, self.own.stop - 1), Wire(mesh, self.empty))
-        for _ in stream.run(theta, batches, self.schedule, cut, update([n for s in stages for n in s.theta])):
+        for _ in stream.run(theta, batches, self.schedule, cut, factor, update([n for s in stages for n in s.theta])):
             pass
         mesh.settle()
         return [stream]
@@ -159,12 +159,12 @@ class SimulatedRow(Placed):
     def row_length(self):
         return len(self.groups)
 
-    def _streams(self, theta, batches, cut, update):
+    def _streams(self, theta, batches, cut, factor, update):
         boxes, streams, runs, p = [Mailbox() for _ in range(len(self.groups) + 1)], [], [], self.problem
         for rank, group in enumerate(self.groups):
             stages = [p.stages[l - 1] for l in group]
             stream = Stream(p, stages, rank, len(self.groups), crossing(p.stages, group.start - 1), crossing(p.stages, group.stop - 1), Post(*boxes[rank:rank + 2]))
             streams.append(stream)
-            runs.append(stream.run(theta, batches, self.schedule, cut, update([n for s in stages for n in s.theta])))
+            runs.append(stream.run(theta, batches, self.schedule, cut, factor, update([n for s in stages for n in s.theta])))
         take_turns(runs)
         return streams

@@ -8,7 +8,8 @@ __all__ = ["Flushed", "Streamed"]
 
 
 class Schedule:
-    """Microbatches run forwards through the workers and backwards, one visit forwards and one backwards in turn; worker s of P has P - s of them under way.
+    """Microbatches run forwards through the workers and backwards, one visit forwards and one backwards in turn; worker s < P - 1 of P has P - s + 1 of them under way, one more
+    than the visits need, so that messages have time to travel.
 
     microbatches : parts of a minibatch, over all workers along `data`; None: a default.
     """
@@ -19,7 +20,7 @@ class Schedule:
         self.microbatches = microbatches
 
     def __repr__(self):
-        return f"{type(self).__name__}({'' if self.microbatches is None else self.microbatches})"
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in vars(self).items() if v is not None)})"
 
 
 class Flushed(Schedule):
@@ -34,13 +35,22 @@ class Flushed(Schedule):
 class Streamed(Schedule):
     """No worker waits: microbatches follow each other without a flush, and each worker changes its parameters when it has seen the M parts of a minibatch backwards.
 
-    The forward visit is then (P - 1 - s)/M updates older than the backward one, so the result depends on the number P of layer workers, a little.
+    A forward visit then lies up to (P - s)/M updates before the backward one, so the result depends on the number P of layer workers. M is P/2 rounded up, for each worker along
+    `data`, unless given. Where theta_l has changed between the visits, the gradient in theta_l takes the residual r_l + c (sigma(z_l') - sigma(z_l)), z_l' at the newest theta_l:
+    the target x_l belongs to the sample, and what the updates meanwhile have done towards it is not asked for again. It is not sent on to earlier layers. c is `feedback` times the
+    schedule's factor on the step. It costs a product a layer, and no copy of parameters.
     """
 
     flush = False
 
+    def __init__(self, microbatches=None, feedback=0.3):
+        super().__init__(microbatches)
+        if not isinstance(feedback, (int, float)) or not 0 <= feedback <= 1:
+            raise ValueError(f"Streamed got feedback={feedback!r}; it needs a number from 0 (none) to 1.")
+        self.feedback = feedback
+
     def parts(self, data, layers, deterministic):
-        return self.microbatches or data * (1 if layers == 1 else layers)
+        return self.microbatches or data * -(-layers // 2)
 
 
 class Stream:
@@ -54,10 +64,10 @@ class Stream:
         self.last, self.most = rank == layers - 1, 0
         self.graphs = [name for s in stages if not s.is_linear_layer for name in s.theta]           # their local maps hold the parameters they were made with
 
-    def run(self, theta, batches, schedule, cut, update):
+    def run(self, theta, batches, schedule, cut, factor, update):
         """cut(samples) -> [this row's microbatches]; update(k, [gradient of each]) changes theta; `losses` [k][i] stays here, the means weighted by the microbatches' sizes."""
-        self.losses, self.waiting = [], deque()
-        ahead = self.layers - 1 - self.rank
+        self.losses, self.waiting, self.updates, feedback = [], deque(), 0, 0.0 if schedule.flush else schedule.feedback
+        ahead = 0 if self.last else self.layers - self.rank
         work = [(k, i, rows, seed + 104729 * i, len(samples)) for k, (samples, seed) in enumerate(batches) for i, rows in enumerate(cut(samples))]
         groups, size = [work], len(cut(batches[0][0]))
         if schedule.flush:
@@ -68,14 +78,14 @@ class Stream:
                 if turn < len(group):
                     yield from self._forward(theta, *group[turn])
                 if turn >= ahead:
-                    k, i, gradient = yield from self._backward()
+                    k, i, gradient = yield from self._backward(theta, feedback * factor(self.updates))
                     gradients.append(gradient)
                     if i == size - 1:
                         if self.waiting:
                             for name in self.graphs:
                                 theta[name] = theta[name].clone()
                         update(k, gradients)
-                        gradients = []
+                        gradients, self.updates = [], self.updates + 1
 
     def _forward(self, theta, k, i, rows, seed, n):
         sub = self.problem.draw(rows, theta, seed=seed)
@@ -93,17 +103,17 @@ class Stream:
             self.losses.append((k, i, share * loss))
         if self.right:
             self.channel.send("x", [values[p] for p in self.right])
-        self.waiting.append((k, i, n, sub, kept, values, r))
+        self.waiting.append((k, i, n, sub, kept, values, r, self.updates))
         self.most = max(self.most, len(self.waiting))
 
-    def _backward(self):
-        k, i, n, sub, kept, values, r = self.waiting.popleft()
+    def _backward(self, theta, c):
+        k, i, n, sub, kept, values, r, made = self.waiting.popleft()
         pulls = {}
         if self.right:
             while not self.channel.ready("pull"):
                 yield
             pulls = dict(zip(self.right, self.channel.receive_pulls([values[p].shape for p in self.right])))
-        gradient, pulls = sub._sweep_back(self.stages, kept, values, pulls, r, n)
+        gradient, pulls = sub._sweep_back(self.stages, kept, values, pulls, r, n, feedback=(c, theta) if c and made < self.updates else None)
         if self.left:
             self.channel.send_pulls([pulls[p] for p in self.left])
         return k, i, gradient
