@@ -7,7 +7,7 @@ import torch
 
 from .placed import PlacedBlocks
 from .rows import Rows
-from .schedules import Mailbox, Post, Stream, Wire, crossing, take_turns
+from .schedules import Post, Stream, Wire, take_turns
 from .statistics import SharedStatistics
 
 __all__ = ["Placed", "SimulatedRow"]
@@ -50,6 +50,8 @@ class Placed(PlacedBlocks):
         return found
 
     def _update(self, theta, k, gradient, update):
+        if not gradient:                                           # of a worker whose parameters all lie with others
+            return
         if not self.sharded:
             return update(k, gradient)
         groups = [[name for name in gradient if self._keeper[name] == d] for d in range(self.mesh.data)]
@@ -67,22 +69,22 @@ class Placed(PlacedBlocks):
 
     def _streams(self, theta, batches, cut, factor, update):
         """The streams that run here, once they have run."""
-        mesh, p = self.mesh, self.problem
-        stages = [p.stages[l - 1] for l in self.own]
-        stream = Stream(p, stages, mesh.layer_rank, mesh.layers, crossing(p.stages, self.own.start - 1), crossing(p.stages, self.own.stop - 1), Wire(mesh, self.empty))
-        for _ in stream.run(theta, batches, self.schedule, cut, factor, update([n for s in stages for n in s.theta])):
+        stream = Stream(self.problem, self.cuts, self.mesh.layer_rank, Wire(self.mesh, self.empty, self.names))
+        for _ in stream.run(theta, batches, self.schedule, cut, factor, update(stream.names)):
             pass
-        mesh.settle()
+        self.mesh.settle()
         return [stream]
 
     def _summed(self, names, parts, counts):
         """The gradient from those of the microbatches of all workers with these stages."""
         names = [name for name in dict.fromkeys(names) if name in parts[0]]
+        if not names or len(parts) == 1 and self.mesh.data == 1:
+            return parts[0]
         if self.mesh.data == 1:
-            total = list(parts[0].values()) if len(parts) == 1 else [parts[0][name] for name in names]
+            total = [parts[0][name] for name in names]
             for own in parts[1:]:
                 total = torch._foreach_add(total, [own[name] for name in names])
-            return dict(zip(names if len(parts) > 1 else parts[0], total))
+            return dict(zip(names, total))
         flat = torch.stack([torch.cat([own[name].reshape(-1) for name in names]) for own in parts])
         if self.deterministic:
             return self._split(names, self.mesh.ordered(flat, counts))
@@ -145,6 +147,8 @@ class SimulatedRow(Placed):
         return found
 
     def _update(self, theta, k, gradient, update):
+        if not gradient:                                           # of a worker whose parameters all lie with others
+            return
         if not self.sharded:
             return update(k, gradient)
         groups = [[name for name in gradient if self._keeper[name] == d] for d in range(self.mesh.data)]
@@ -160,11 +164,7 @@ class SimulatedRow(Placed):
         return len(self.groups)
 
     def _streams(self, theta, batches, cut, factor, update):
-        boxes, streams, runs, p = [Mailbox() for _ in range(len(self.groups) + 1)], [], [], self.problem
-        for rank, group in enumerate(self.groups):
-            stages = [p.stages[l - 1] for l in group]
-            stream = Stream(p, stages, rank, len(self.groups), crossing(p.stages, group.start - 1), crossing(p.stages, group.stop - 1), Post(*boxes[rank:rank + 2]))
-            streams.append(stream)
-            runs.append(stream.run(theta, batches, self.schedule, cut, factor, update([n for s in stages for n in s.theta])))
-        take_turns(runs)
+        boxes = {}
+        streams = [Stream(self.problem, self.groups, rank, Post(boxes, rank)) for rank in range(len(self.groups))]
+        take_turns(s.run(theta, batches, self.schedule, cut, factor, update(s.names)) for s in streams)
         return streams
