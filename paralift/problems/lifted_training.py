@@ -73,13 +73,16 @@ class LiftedTraining(LiftedProblem):
         weight at which one sweep kept the accuracy of back-propagation in our tests (doc/results.md).
     frozen : name patterns of parameters that are not trained.
     validation : (inputs, targets) for the history.
+    products : torch.bfloat16 for the products of linear layers with residuals, R W and R^T X, of a float32 problem: faster on processors and GPUs with units for it. Forward passes
+        and residuals stay as they are, since sigma(z) - x cancels.
 
     Raises ValueError/TypeError in a sentence where shapes, dtypes, labels or numbers do not fit, before any work.
     Source: Wang & Benning, JMLR 24(232), 2023.
     """
 
     def __init__(self, network, inputs, targets=None, loss="cross_entropy", penalty="bregman", weight_regulariser=None,
-                 activation_regulariser=None, rho=2.0, frozen=(), validation=None, granularity="activation"):
+                 activation_regulariser=None, rho=2.0, frozen=(), validation=None, granularity="activation",
+                 products=None):
         if not isinstance(network, nn.Module):
             raise TypeError(f"{type(network).__name__} was given as the network; it needs a torch.nn.Module, "
                             "for instance torch.nn.Sequential(...) or paralift.networks.chain(...).")
@@ -98,6 +101,8 @@ class LiftedTraining(LiftedProblem):
         inputs, targets = _tensors(inputs, targets, first)
         if self._dataset is not None and torch.equal(_tensors(torch.utils.data.Subset(self._dataset, range(min(8, len(inputs)))), None, first)[0], inputs[:8]):
             self._dataset = None                                 # it gives the same samples every time
+        if products not in (None, torch.bfloat16, torch.float16) or products is not None and first.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"products={products!r} was given for a network in {first.dtype}; it needs None, or torch.bfloat16 for a network in float32.")
         self.validation = None if validation is None else pairs(validation)
         for name, data in (("", (inputs, targets)), ("validation: ", self.validation)):
             if data is not None:
@@ -106,6 +111,8 @@ class LiftedTraining(LiftedProblem):
         self._check_one_sample(inputs)
         few = inputs[:4] if len(inputs) > 1 else torch.cat([inputs, inputs])
         stages = lift(self.network, few, granularity, penalty, stacklevel=3)
+        for stage in stages:
+            stage.products = products
         ends_in_activation = stages[-1].penalty is not None
         if loss == "bregman" and ends_in_activation:                    # the last activation is tied to the target itself
             last_penalty, stages[-1].penalty = stages[-1].penalty, None

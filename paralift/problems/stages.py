@@ -95,6 +95,7 @@ class Stage:
     random: bool = False                        # holds Dropout: drawn once a subproblem
     space: tuple = field(default=())
     operator: str = ""                          # what the module does, in words
+    products: torch.dtype | None = None         # in which the products with residuals are made; None: as everything else
     pieces: dict = field(default_factory=dict)  # {position of a parent whose output is only taken apart: by which call}
 
     def __post_init__(self):
@@ -133,15 +134,18 @@ class Stage:
         names, rows, flat = self.names, r, x
         if r.dim() != 2:
             rows, flat = r.reshape(-1, r.shape[-1]), x.reshape(-1, x.shape[-1])
-        G = torch.addmm(rows.new_zeros(1, 1), rows.T, flat, beta=0, alpha=scale)
+        G = torch.addmm(rows.new_zeros(1, 1), rows.T, flat, beta=0, alpha=scale) if self.products is None else self._product(rows.T, flat).mul_(scale)
         return {names["weight"]: G, **({names["bias"]: rows.sum(0).mul_(scale)} if "bias" in names else {})}
+
+    def _product(self, a, b):
+        return (a.to(self.products) @ b.to(self.products)).to(a.dtype)
 
     def pull_linear(self, x, point, wrt_input=True, wrt_theta=True):
         """The local map of a linear layer in closed form."""
         W = next(point[name] for name, inside in self.theta.items() if inside == "weight")
 
         def pull(r, scale=1.0, correction=None):
-            gx = r @ W if wrt_input else None
+            gx = None if not wrt_input else r @ W if self.products is None else self._product(r, W)
             return gx, self.linear_gradient(r if correction is None else r + correction, x, scale) if wrt_theta else {}
 
         return pull
