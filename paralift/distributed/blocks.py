@@ -23,14 +23,15 @@ class Blocks(Problem):
         self.schedule, self.interrupted = schedule, interrupted
         self.samples, self.own = problem.samples, cuts[mesh.layer_rank]
         self.leads = mesh.rank == 0
-        size = min(SHARDS, problem.samples) if deterministic and mesh.data <= SHARDS else mesh.data
+        self.normalised = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.network.modules())       # batch statistics couple the samples
+        size = min(SHARDS, problem.samples) if deterministic and mesh.data <= SHARDS and not self.normalised else mesh.data
         if size < mesh.data:
             raise ValueError(f"{mesh.data} workers along the samples were asked for, and there are {problem.samples} samples; use Workers({problem.samples}) at most.")
         shards = [slice(i * problem.samples // size, (i + 1) * problem.samples // size) for i in range(size)]
         ends = [d * size // mesh.data for d in range(mesh.data + 1)]
         self.counts, self.first = [b - a for a, b in zip(ends, ends[1:])], ends[mesh.data_rank]
         own = shards[self.first:ends[mesh.data_rank + 1]]
-        self.rows = slice(own[0].start, own[-1].stop)
+        self.own_shards, self.rows = own, slice(own[0].start, own[-1].stop)
         self.local = [slice(s.start - self.rows.start, s.stop - self.rows.start) for s in own]
         self.parts = [problem.restrict(s, seed=self.first + i) for i, s in enumerate(own)]
         self.shards = size
@@ -53,6 +54,14 @@ class Blocks(Problem):
         return self.problem.theta_names
 
     @property
+    def stages(self):
+        return self.problem.stages
+
+    @property
+    def loss(self):
+        return self.problem.loss
+
+    @property
     def regularisers(self):
         return self.problem.regularisers
 
@@ -69,10 +78,11 @@ class Blocks(Problem):
         return self.problem.convex
 
     def here(self, name):
-        return self.owner[name] == self.mesh.layer_rank
+        return self.owner.get(name, self.mesh.layer_rank) == self.mesh.layer_rank
 
     def is_x(self, name):
-        return self.position[name] >= len(self.problem.initial)
+        """Whether the first axis is that of the samples: x_l, or the residuals and inputs of a gradient table."""
+        return name not in self.problem.initial
 
     def _part(self, point):
         """This worker's part of a whole point."""
@@ -90,8 +100,11 @@ class Blocks(Problem):
     def _walk(self, tree, change):
         """`tree` with change(name, tensor) in place of the tensors that are keyed by a block's name."""
         if isinstance(tree, dict):
-            return {k: change(k, v) if k in self.position and torch.is_tensor(v) else self._walk(v, change) for k, v in tree.items()}
+            return {k: change(k, v) if torch.is_tensor(v) and self._is_block(k) else self._walk(v, change) for k, v in tree.items()}
         return type(tree)(self._walk(v, change) for v in tree) if isinstance(tree, (list, tuple)) else tree
+
+    def _is_block(self, name):
+        return name in self.problem.initial or isinstance(name, str) and name[:1] in ("x", "r") and name[1:].isdigit()
 
     def collect(self, tree):
         if self.mesh.size == 1:

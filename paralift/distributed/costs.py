@@ -118,18 +118,18 @@ def measured_costs(problem, rows, repeats=3):
 
 
 def counted_costs(problem, rows, flops=5e10, bandwidth=8e9):
-    """`measured_costs` without a clock, from the operations of a forward and a backward at `flops` a second and ten passes over z at `bandwidth` bytes/s: the same each time."""
+    """`measured_costs` without a clock, from the products' operations at `flops` a second and ten passes over z at `bandwidth` bytes/s: the same each time."""
     rows = min(rows, problem.samples)
     part, pairs = problem.restrict(slice(0, rows)), []
     point, counted, sizes, outputs = part.forward(problem.start_theta()), set(problem.frozen), [], []
     for stage in problem.stages:
         with FlopCounterMode(display=False) as counter:
-            z, pull = stage.evaluate(part._input(stage, point), point, seed=0, wrt_input=tuple(p > 0 for p in stage.parents))
-            pull(torch.ones_like(z))
-        seconds = (counter.get_total_flops() / flops + 10 * z.nbytes / bandwidth) / rows
+            z = stage.forward(part._input(stage, point), point, seed=0)
+        products, passes = counter.get_total_flops() / flops / rows, 5 * z.nbytes / bandwidth / rows
+        back = any(p > 0 for p in stage.parents) + (not counted.issuperset(stage.theta))          # products with the residual, for inputs and for parameters
         own = set(stage.theta) - counted
         counted |= own
-        pairs.append(((0.0, seconds / 3), (0.0, seconds * 2 / 3)))
+        pairs.append(((0.0, products + passes), (0.0, back * products + passes)))
         sizes.append(sum(point[name].nbytes for name in own))
         outputs.append(z.nbytes / rows)
     return StageCosts(*zip(*pairs), tuple(sizes), tuple(outputs), tuple(s.parents for s in problem.stages))

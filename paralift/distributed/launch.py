@@ -22,12 +22,17 @@ from .asynchronous import serve_gradients
 from .layout import place
 from .mesh import Simulated, Workers
 
-__all__ = ["share", "interrupted"]
+__all__ = ["share", "rank", "interrupted"]
 
 BEAT = 1.0                       # seconds between two signs of life
 
 _active = False
 _interrupted = False
+
+
+def rank():
+    """This process's number among those that torchrun has started; 0 elsewhere."""
+    return int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def interrupted():
@@ -234,16 +239,21 @@ class _Pulse:
                 return
 
     def silent(self):
-        """Ranks whose last sign is older than five beats."""
-        now, found = time.time(), []
-        for rank in range(self.size):
-            try:
+        """Ranks whose last sign is older than five beats; worker 0, which keeps the store, where the store does not answer."""
+        found = []
+
+        def look():
+            now = time.time()
+            for rank in range(self.size):
                 last = float(self.store.get(f"pulse{rank}")) if self.store.check([f"pulse{rank}"]) else 0.0
-            except RuntimeError:
-                last = 0.0
-            if now - last > 5 * BEAT:
-                found.append(rank)
-        return found
+                if now - last > 5 * BEAT:
+                    found.append(rank)
+            found.append(None)
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        thread.join(5 * BEAT)
+        return found[:-1] if None in found else [0]
 
     def stop(self):
         self.done.set()

@@ -4,7 +4,7 @@ import torch
 
 from .costs import Link, counted_costs, layout_for, layout_table, measured_costs
 from .mesh import Mesh, Simulated
-from .placed import Placed, SimulatedRow
+from .minibatches import Placed, SimulatedRow
 from .schedules import Flushed, Streamed
 
 __all__ = ["place"]
@@ -14,15 +14,16 @@ ROWS = 1024                      # samples on which stages are timed, at most
 
 def place(problem, solver, wish, interrupted):
     """The problem on the mesh that `wish` asks for, or on the one that the cost model predicts to be the fastest; its `layout` is the model's table."""
-    minibatches = solver.shared == "minibatches"
+    minibatches, name = solver.shared == "minibatches", type(solver).__name__
     shapes = [(d, l) for d, l in wish.shapes() if l <= problem.depth and d <= problem.samples]
-    tied = _tied(problem)
+    tied, why = _tied(problem), ""
+    if solver.shared == "samples":
+        shapes, why = [(d, l) for d, l in shapes if l == 1], f"; {name} shares samples only: use Workers(data={wish.total}, layers=1)"
     if minibatches and tied:
-        shapes = [(d, l) for d, l in shapes if l == 1]
-    if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.network.modules()) and not minibatches:
-        shapes = [(d, l) for d, l in shapes if d == 1]
+        shapes, why = [(d, l) for d, l in shapes if l == 1], f"; {tied} is shared by several stages, so minibatches split along data: use Workers(data={wish.total}, layers=1)"
+    if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.network.modules()) and solver.shared == "blocks":
+        shapes, why = [(d, l) for d, l in shapes if d == 1], f"; BatchNorm couples the samples, so {name} splits along layers: use Workers(data=1, layers={wish.total})"
     if not shapes:
-        why = f"; {tied} is shared by several stages, and minibatches split along data then: use Workers(data={wish.total}, layers=1)" if minibatches and tied else ""
         raise ValueError(f"{wish.total} workers were asked for as {wish}, and the problem has {problem.depth} stages and {problem.samples} samples{why}; "
                          f"use workers={min(problem.samples, problem.depth)} or fewer.")
     simulated, mesh = isinstance(wish, Simulated), None

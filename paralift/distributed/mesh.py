@@ -126,6 +126,12 @@ class Mesh:
             total += p
         return total
 
+    def gather_data(self, t):
+        """(workers, *t.shape): t of every worker with these stages."""
+        rows = [torch.empty_like(t) for _ in range(self.data)]
+        dist.all_gather(rows, t.contiguous(), group=self.column)
+        return torch.stack(rows)
+
     # ---- messages along the layers
     def send(self, t, layer, tag):
         """Post t to the worker of these layers in this row; t must not change until `settle`."""

@@ -7,14 +7,13 @@ import torch
 from ..problems.lifted import gram, gram_norm
 from ..problems.problem import Linearisation, Problem
 from .blocks import Blocks
-from .schedules import Mailbox, Post, Stream, Wire, crossing, take_turns
 
-__all__ = ["Placed"]
+__all__ = ["PlacedBlocks"]
 
 BUCKET = 2**23                   # bytes of gradients summed over workers at a time
 
 
-class Placed(Blocks):
+class PlacedBlocks(Blocks):
     """The contract of a problem, on a mesh: values and gradients of the stages that lie here, exchanged with the workers that need them."""
 
     # ---- points
@@ -272,57 +271,10 @@ class Placed(Blocks):
     def colours(self):
         return self.problem.colours()
 
-    # ---- minibatches
-    def explicit_pass(self, theta, batches, update, parts=1):
-        """A pass by the schedule: every worker calls update(k, gradient of its own parameters)."""
-        mesh, total = self.mesh, self.schedule.parts(self.mesh.data, self.row_length, self.deterministic) if parts == 1 else parts
-        if len(batches[0][0]) < total:
-            raise ValueError(f"{len(batches[0][0])} samples in a minibatch were given for {total} microbatches; use a larger batch_size or {type(self.schedule).__name__}(microbatches=...).")
-        first, end = mesh.data_rank * total // mesh.data, (mesh.data_rank + 1) * total // mesh.data
-        counts = [(d + 1) * total // mesh.data - d * total // mesh.data for d in range(mesh.data)]
-        cut = lambda samples: samples.tensor_split(total)[first:end]
-        losses = torch.zeros(len(batches), total, dtype=torch.float64)
-        for stream in self._streams(theta, batches, cut, lambda names: lambda k, parts: update(k, self._summed(names, parts, counts))):
-            for k, i, loss in stream.losses:
-                losses[k, first + i] += float(loss)
-        return mesh.total(losses).sum()
-
-    @property
-    def row_length(self):
-        """Workers that a microbatch passes."""
-        return self.mesh.layers
-
-    def _streams(self, theta, batches, cut, update):
-        """The streams that run here, once they have run."""
-        mesh, p = self.mesh, self.problem
-        stages = [p.stages[l - 1] for l in self.own]
-        stream = Stream(p, stages, mesh.layer_rank, mesh.layers, crossing(p.stages, self.own.start - 1), crossing(p.stages, self.own.stop - 1), Wire(mesh, self.empty))
-        for _ in stream.run(theta, batches, self.schedule, cut, update([n for s in stages for n in s.theta])):
-            pass
-        mesh.settle()
-        return [stream]
-
-    def _summed(self, names, parts, counts):
-        """The gradient from those of the microbatches of all workers with these stages."""
-        names = [name for name in dict.fromkeys(names) if name in parts[0]]
-        if self.mesh.data == 1:
-            total = list(parts[0].values()) if len(parts) == 1 else [parts[0][name] for name in names]
-            for own in parts[1:]:
-                total = torch._foreach_add(total, [own[name] for name in names])
-            return dict(zip(names if len(parts) > 1 else parts[0], total))
-        flat = torch.stack([torch.cat([own[name].reshape(-1) for name in names]) for own in parts])
-        if self.deterministic:
-            return self._split(names, self.mesh.ordered(flat, counts))
-        flat = flat.sum(0)
-        self.mesh.sum_data(flat).wait()
-        return self._split(names, flat)
-
-    def regularisation(self, theta):
-        return self.nonsmooth_value({name: theta[name] for name in self.regularisers})
-
     # ---- what the history shows, and what the user takes away
     def metrics(self, point):
-        whole = self.whole_theta(point)
+        whole = self._network_point(point)
+        self.buffers()
         columns = self.problem.metrics(whole) if self.leads else {}
         columns = self.mesh.objects(columns)[0]
         if "x1" in point:
@@ -343,32 +295,24 @@ class Placed(Blocks):
         return float((d / p.clamp(min=1e-30))[:-1].max())
 
     def finish(self, point):
-        return self.problem.finish(self.whole_theta(point))
+        self.buffers()
+        return self.problem.finish(self._network_point(point))
+
+    def _network_point(self, point):
+        """All parameters, and a sign whether the point holds x."""
+        return {**self.whole_theta(point), **({"x1": self.empty} if "x1" in point else {})}
 
     def buffers(self):
+        """Running statistics, from the workers whose stages they belong to."""
+        for name, b in self.problem.network.named_buffers():
+            if self.mesh.layers > 1:
+                self.mesh.broadcast(b, self.buffer_owner.get(name, 0))
         return self.problem.buffers()
+
+    @cached_property
+    def buffer_owner(self):
+        places = {b.data_ptr(): self.worker[s.index] for s in self.problem.stages for b in s.module.buffers()}
+        return {name: places.get(b.data_ptr(), 0) for name, b in self.problem.network.named_buffers()}
 
     def set_buffers(self, buffers):
         self.problem.set_buffers(buffers)
-
-
-class SimulatedRow(Placed):
-    """All workers of a row in one process: minibatches pass through the stages' groups as they would through workers."""
-
-    def __init__(self, problem, mesh, cuts, *rest):
-        super().__init__(problem, mesh, [range(1, problem.depth + 1)], *rest)
-        self.groups = cuts
-
-    @property
-    def row_length(self):
-        return len(self.groups)
-
-    def _streams(self, theta, batches, cut, update):
-        boxes, streams, runs, p = [Mailbox() for _ in range(len(self.groups) + 1)], [], [], self.problem
-        for rank, group in enumerate(self.groups):
-            stages = [p.stages[l - 1] for l in group]
-            stream = Stream(p, stages, rank, len(self.groups), crossing(p.stages, group.start - 1), crossing(p.stages, group.stop - 1), Post(*boxes[rank:rank + 2]))
-            streams.append(stream)
-            runs.append(stream.run(theta, batches, self.schedule, cut, update([n for s in stages for n in s.theta])))
-        take_turns(runs)
-        return streams

@@ -70,6 +70,15 @@ class FiniteSum:
                 gradient[name] = gradient[name] + g if name in gradient else g
         return {name: gradient[name] for name in self.theta_names}
 
+    def own_rows(self, rows, batches):
+        """(rows of a table for the samples of all minibatches, one after the other, and how many each has); `batches` are slices of the samples `rows`."""
+        return rows, [s.stop - s.start for s in batches]
+
+    @property
+    def own_samples(self):
+        """Rows of a table."""
+        return self.samples
+
     def _trains(self, stage):
         return not self._trained.isdisjoint(stage.theta)
 

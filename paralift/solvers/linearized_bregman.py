@@ -47,7 +47,7 @@ class LinearizedBregman(Solver):
         else:
             steps = dict.fromkeys(bounds, float(self.step_size))
             if max(bounds.values()) < inf and self.step_size * max(bounds.values()) > 2:
-                warnings.warn(f"the step {self.step_size:g} is above the bound 2/L = {2 / max(bounds.values()):.4g} of the theorem; use step='auto'.", stacklevel=4)
+                warnings.warn(f"the step {self.step_size:g} is above the bound 2/L = {2 / max(bounds.values()):.4g} of the theorem; use step='auto'.", stacklevel=5)
         return {"point": point, "v": {k: point[k] / self.mu for k in steps}, "steps": steps}
 
     def step(self, problem, state):

@@ -137,7 +137,7 @@ class PIAG(Solver):
         except TypeError:                                  # no Lipschitz bound to compare with
             return
         if self.step_size > 1.0001 * bound:
-            warnings.warn(f"PIAG got step={self.step_size:g}; its theorem covers steps up to {bound:.3g}, larger ones may diverge; use step='auto'.", stacklevel=4)
+            warnings.warn(f"PIAG got step={self.step_size:g}; its theorem covers steps up to {bound:.3g}, larger ones may diverge; use step='auto'.", stacklevel=5)
 
     def _delays(self, k, m):
         """The delays of updates k .. k + m - 1."""

@@ -5,7 +5,8 @@ import hashlib
 import io
 import os
 import tempfile
-from dataclasses import dataclass, field
+import threading
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -124,18 +125,55 @@ def save_checked(path, content):
             file.write(_MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
             file.flush()
             os.fsync(file.fileno())
+        if hashlib.sha256(_content(temporary)[1]).hexdigest() != hashlib.sha256(data).hexdigest():
+            raise OSError(f"{path} could not be written: what was read back is not what was written; the file before it is kept.")
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
 
 
-def load_checked(path):
-    """Read what `save_checked` wrote; tensors and plain values only, no pickled code is run."""
+def _content(path):
+    """(digest, data) of a file of ours."""
     raw = Path(path).read_bytes()
     if not raw.startswith(_MAGIC):
         raise ValueError(f"{path} is no PARALIFT file; pass a file written by result.save(...) or by checkpoint=....")
     digest, _, data = raw[len(_MAGIC):].partition(b"\n")
+    return digest, data
+
+
+class Writer:
+    """Writes results in the background, one at a time; what went wrong is raised by the next call."""
+
+    def __init__(self):
+        self.thread, self.error = None, None
+
+    def write(self, problem, result, path):
+        """Collects the state from all workers, and leaves the writing to a thread: a step never changes the tensors of a state."""
+        self.wait()
+        x, state = problem.collect((result.x, result.state))
+        if problem.leads:
+            whole = replace(result, x=x, state=state, history={k: list(v) for k, v in result.history.items()})
+            self.thread = threading.Thread(target=self._save, args=(whole, path))
+            self.thread.start()
+
+    def _save(self, result, path):
+        try:
+            result.save(path)
+        except OSError as error:
+            self.error = error
+
+    def wait(self):
+        if self.thread is not None:
+            self.thread.join()
+        self.thread, error, self.error = None, self.error, None
+        if error is not None:
+            raise error
+
+
+def load_checked(path):
+    """Read what `save_checked` wrote; tensors and plain values only, no pickled code is run."""
+    digest, data = _content(path)
     if hashlib.sha256(data).hexdigest().encode() != digest:
         raise ValueError(f"{path} is damaged: its checksum does not match its content; use an earlier checkpoint.")
     return torch.load(io.BytesIO(data), weights_only=True)

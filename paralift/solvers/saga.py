@@ -80,10 +80,11 @@ class SAGA(Stochastic):
         """The table at theta, {"r1": residuals, "x2": inputs, ...} with samples on the first axis, and its mean gradient."""
         table, mean, n = {}, {}, problem.samples
         for begin in range(0, n, 4096):
+            rows = torch.arange(begin, min(n, begin + 4096), device=problem.inputs.device)
             part = problem.restrict(slice(begin, begin + 4096))
             found = part.factors(theta)
             for key, v in _flat(found).items():
-                table.setdefault(key, v.new_empty(n, *v.shape[1:]))[begin:begin + 4096] = v
+                table.setdefault(key, v.new_empty(problem.own_samples, *v.shape[1:])).index_copy_(0, problem.own_rows(rows, [slice(0, len(rows))])[0], v)
             own = part.expand(found, scale=1 / n)
             mean = {name: mean[name] + g if mean else g for name, g in own.items()}
         return table, mean
@@ -98,7 +99,8 @@ class SAGA(Stochastic):
         table, count = {k: torch.empty_like(v) for k, v in old.items()}, 0
         for part, rows, batches in self._batches(problem, state["epoch"]):
             sizes = [s.stop - s.start for s in batches]
-            before, after = {k: v.index_select(0, rows).split(sizes) for k, v in old.items()}, {k: [] for k in old}
+            own, own_sizes = problem.own_rows(rows, batches)
+            before, after = {k: v.index_select(0, own).split(own_sizes) for k, v in old.items()}, {k: [] for k in old}
             for i, (s, b) in enumerate(zip(batches, sizes)):
                 due = metric is not None and (count % SEARCH_EVERY == 0 or count < SEARCH_EVERY and not state["epoch"])
                 found, count = part.factors(theta, s, value=due), count + 1
@@ -119,7 +121,7 @@ class SAGA(Stochastic):
                         theta[k] = problem.regularisers[k]._prox(v, step)
                     mean[k].add_(d, alpha=b / n)
             for key, v in after.items():
-                table[key].index_copy_(0, rows, torch.cat(v))
+                table[key].index_copy_(0, own, torch.cat(v))
         state = {**state, "point": theta, "epoch": state["epoch"] + 1, "table": table, "mean": mean, "steps": steps, "ell": ell}
         if metric is not None:
             residual, (best, last) = float(self._residual(problem, theta, mean, steps)), state["residuals"]

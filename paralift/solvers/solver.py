@@ -12,7 +12,7 @@ import torch
 
 from ..problems.problem import Problem
 from .progress import Progress
-from .result import Result, Status
+from .result import Result, Status, Writer
 from .stopping import Tolerance
 
 __all__ = ["Solver"]
@@ -36,7 +36,7 @@ class Solver:
 
     needs = ()                   # attributes of a problem that the method relies on, with the sentence that says what would serve
     splits = False               # whether terms H(K x) can be treated
-    shared = None                # what of a lifted problem several workers may share: "blocks" and samples, "minibatches" or "gradients"
+    shared = None                # what of a lifted problem several workers may share: "blocks" and samples, "minibatches", "samples" or "gradients"
 
     def __new__(cls, *arguments, **named):
         self = super().__new__(cls)
@@ -81,12 +81,14 @@ class Solver:
             raise TypeError(f"{type(self).__name__} cannot solve {type(problem).__name__}: it has terms H(K x), which have no prox of their own; use PDHG or ADMM.")
 
     # ---- the loop
-    def solve(self, problem, resume=None, callback=None, checkpoint=None, progress=None, strict=False, record_every=1, workers=None):
+    def solve(self, problem, resume=None, callback=None, checkpoint=None, progress=None, strict=False, record_every=1, workers=None,
+              checkpoint_every=30.0):
         """Run the method.
 
         resume : a Result, or the path of a checkpoint, to go on from, exactly.
         callback : called with the running Result after every recorded step; `raise StopIteration` stops.
-        checkpoint : path, written atomically after every recorded step that is at least 30 s after the last one, and at the end.
+        checkpoint : path, written and verified in the background after a recorded step that is at least `checkpoint_every` seconds after the last one, and at the end; the old
+            file stays until the new one is whole. After a restart by torchrun the run goes on from it.
         progress : False for silence; otherwise one line on a terminal, a line at most every 30 s in a file.
         strict : raise RuntimeError unless the solver ended well.
         record_every : record, look for NaN and try the stopping rules every so many steps (and at the last one); the objective is evaluated there only.
@@ -101,14 +103,18 @@ class Solver:
             raise ValueError(f"{type(self).__name__}.solve got checkpoint={checkpoint!r}; it needs the path of a file to write.")
         if resume is not None and not isinstance(resume, (Result, str, os.PathLike)):
             raise TypeError(f"{type(self).__name__}.solve got resume={resume!r}; it needs a Result, or the path of a checkpoint.")
-        run = lambda here: self._run(here, resume, callback, checkpoint, progress, strict, record_every)
+        if not isinstance(checkpoint_every, (int, float)) or not checkpoint_every >= 0:
+            raise ValueError(f"{type(self).__name__}.solve got checkpoint_every={checkpoint_every!r}; it needs a number of seconds >= 0.")
+        if resume is None and checkpoint is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and os.path.exists(checkpoint):
+            resume = checkpoint
+        options = resume, callback, checkpoint, progress, strict, record_every, checkpoint_every
         if workers is None and "TORCHELASTIC_RUN_ID" not in os.environ:
-            return run(problem)
+            return self._run(problem, *options)
         from ..distributed import share
 
-        return share(run, problem, self, workers)
+        return share(lambda placed: self._run(placed, *options), problem, self, workers)
 
-    def _run(self, problem, resume, callback, checkpoint, progress, strict, record_every):
+    def _run(self, problem, resume, callback, checkpoint, progress, strict, record_every, checkpoint_every):
         if resume is None:
             state, history, iteration, passes, before = self.start(problem), {}, 0, 0.0, 0.0
         else:
@@ -123,6 +129,7 @@ class Solver:
                       "machine": platform.machine(), "threads": torch.get_num_threads()}
         rule = self.tolerance if isinstance(self.tolerance, Tolerance) else Tolerance(residual=self.tolerance)
         wanted = rule.needs()
+        writer = Writer()
         line = Progress(type(self).__name__, self.max_iterations, progress if problem.leads else False)
         began = last_save = time.perf_counter()
         buffers = getattr(problem, "buffers", dict)                  # running statistics move with the steps
@@ -156,9 +163,9 @@ class Solver:
                 if now >= line.next:
                     line.show(iteration, record, now)
                 stopped = callback is not None and _stops(callback, running())
-                stopped, due = problem.agree(stopped, checkpoint is not None and now - last_save >= 30)
+                stopped, due = problem.agree(stopped, checkpoint is not None and now - last_save >= checkpoint_every)
                 if due:
-                    self._save(problem, running(), checkpoint)
+                    writer.write(problem, running(), checkpoint)
                     last_save = now
                 if stopped:
                     status = Status.CALLBACK
@@ -173,6 +180,7 @@ class Solver:
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
         line.close()
+        writer.wait()
         if status in (Status.DIVERGED, Status.INTERRUPTED):
             state, iteration, passes, settled = kept
             if settled:
@@ -189,12 +197,6 @@ class Solver:
             error.result = result
             raise error
         return result
-
-    @staticmethod
-    def _save(problem, result, path):
-        whole = problem.collect((result.x, result.state))
-        if problem.leads:
-            replace(result, x=whole[0], state=whole[1]).save(path)
 
     def _quantities(self, problem, state, record, history, wanted):
         """What the stopping rules see; the gap is computed, and recorded, where a rule asks for it."""
@@ -225,7 +227,7 @@ class Solver:
         now, then = self._arguments(), saved.provenance.get("arguments", {})
         changed = [f"{k}={v} instead of {then[k]}" for k, v in now.items() if then.get(k, v) != v and " at 0x" not in v]
         if changed:
-            warnings.warn(f"{type(self).__name__} goes on with {', '.join(changed)}: the run is not the one that would have been without a stop.", stacklevel=3)
+            warnings.warn(f"{type(self).__name__} goes on with {', '.join(changed)}: the run is not the one that would have been without a stop.", stacklevel=4)
 
     def _arguments(self):
         """{name: text} of what steers the iteration: all arguments but budgets and tolerances."""

@@ -40,7 +40,7 @@ class Constant(StepRule):
         if largest == inf:
             raise ValueError(f"the constant step {self.value:g} was given for a gradient without a finite Lipschitz bound, where no constant step is safe; {_NO_BOUND}")
         if self.value * largest > self.bound:
-            warnings.warn(f"the step {self.value:g} is above the bound {self.bound:g}/L = {self.bound / largest:.4g} of the theorem; use step='auto'.", stacklevel=5)
+            warnings.warn(f"the step {self.value:g} is above the bound {self.bound:g}/L = {self.bound / largest:.4g} of the theorem; use step='auto'.", stacklevel=6)
         return {k: self.value for k in bounds or point}
 
 

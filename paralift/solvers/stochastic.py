@@ -27,6 +27,7 @@ class Stochastic(Solver):
     """Base of the methods on finite sums (1/n) sum_i f_i + R. A subclass sets `_passes`, the passes of the step just made."""
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD, BCD or PIAG."), NO_PROX)
+    shared = "samples"
     bounded = True               # whether a step needs a Lipschitz bound, also one that the user gives
     _passes = 1.0
 
@@ -75,7 +76,7 @@ class Stochastic(Solver):
         if isinstance(self.step_size, str):
             return safe
         if problem.convex and self.step_size > 1.0001 * min(safe.values()):
-            warnings.warn(f"{type(self).__name__} got step={self.step_size:g}; its theorem covers steps up to {min(safe.values()):.3g}, larger ones may diverge.", stacklevel=4)
+            warnings.warn(f"{type(self).__name__} got step={self.step_size:g}; its theorem covers steps up to {min(safe.values()):.3g}, larger ones may diverge.", stacklevel=5)
         return {name: float(self.step_size) for name in safe}
 
     def _require_bounds(self, problem, bounds):

@@ -73,6 +73,27 @@ def test_every_mesh_gives_the_same_bits(method):
         assert one.history["objective"] == other.history["objective"] and all(torch.equal(a, b) for a, b in zip(one.network.parameters(), other.network.parameters()))
 
 
+SUMS = {"sgd": lambda n: pl.SGD(n, 8, metric="adam"), "svrg": lambda n: pl.SVRG(n, 8), "saga": lambda n: pl.SAGA(n, 8),
+        "katyusha": lambda n: pl.Katyusha(n, 8, strong_convexity=0.1)}
+
+
+@pytest.mark.parametrize("method", SUMS)
+@pytest.mark.parametrize("deep", [False, True])
+def test_methods_on_samples_give_the_same_bits(method, deep):
+    """Tables lie with their samples; a run that was interrupted goes on with other workers."""
+    g = torch.Generator().manual_seed(0)
+    p = problem() if deep else pl.linear_model(torch.randn(24, 4, generator=g, dtype=torch.float64), torch.randn(24, generator=g, dtype=torch.float64), regulariser=0.01 * pl.L1Norm())
+    plain, one = SUMS[method](3).solve(p), SUMS[method](3).solve(p, workers=mesh(1, 1))
+    assert all(torch.allclose(plain.x[n], one.x[n], rtol=1e-9, atol=1e-12) for n in plain.x)
+    half = None
+    for data in (2, 3):
+        other = SUMS[method](3).solve(p, workers=data)
+        assert all(torch.equal(one.x[n], other.x[n]) for n in one.x) and one.history["objective"] == other.history["objective"]
+        half = half or SUMS[method](2).solve(p, workers=data)
+    rest = SUMS[method](3).solve(p, workers=3, resume=half)
+    assert all(torch.equal(one.x[n], rest.x[n]) for n in one.x)
+
+
 @pytest.mark.parametrize("kind", ["residual", "tied"])
 def test_skips_and_shared_parameters_cross_workers(kind):
     solver = pl.PGD(3, step="backtracking")
@@ -100,11 +121,34 @@ def test_a_stream_is_what_its_simulation_says(layers):
     assert not all(torch.equal(real.x[n], serial.x[n]) for n in real.x) and abs(real.objective - serial.objective) < 0.05 * serial.objective
 
 
-def test_a_stream_with_one_update_under_way_at_most_is_serial():
-    """With M >= P - 1 + ... parts no update falls between a forward and its backward visit at the last worker; a stream over one worker is the serial method."""
+def test_a_stream_over_one_worker_is_the_serial_method():
     solver = pl.ISGM(2, 8)
     assert all(torch.equal(a, b) for a, b in zip(solver.solve(problem(), workers=pl.Simulated(layers=1, schedule=Streamed(4))).x.values(),
                                                  solver.solve(problem(), workers=mesh(1, 1, schedule=Flushed(4))).x.values()))
+
+
+def normalised():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
+    x, y = torch.randn(46, 1, 8, 8, dtype=torch.float64), torch.randint(0, 3, (46,))
+    return pl.LiftedTraining(network, x, y, validation=(x[:20], y[:20]))
+
+
+@pytest.mark.parametrize("data, layers", [(2, 1), (3, 1), (1, 2), (2, 2)])
+def test_batch_statistics_are_those_of_the_minibatch(data, layers):
+    """Minibatches of 23 samples over 2 or 3 workers: unequal shares."""
+    plain = pl.ISGM(2, 23, metric="plain").solve(normalised())
+    other = pl.ISGM(2, 23, metric="plain").solve(normalised(), workers=mesh(data, layers, schedule=Flushed(data)))
+    assert all(torch.allclose(plain.x[n], other.x[n], rtol=1e-10, atol=1e-12) for n in plain.x)
+    assert all(torch.allclose(a.double(), b.double(), rtol=1e-10) for a, b in zip(plain.network.buffers(), other.network.buffers()))
+    assert other.history["validation_loss"] == pytest.approx(plain.history["validation_loss"], rel=1e-10)
+
+
+def test_all_samples_with_batch_statistics_split_along_layers():
+    plain, other = pl.PGD(2, step=0.05).solve(normalised()), pl.PGD(2, step=0.05).solve(normalised(), workers=3)
+    assert all(torch.allclose(plain.x[n], other.x[n], rtol=1e-12) for n in plain.x)
+    with pytest.raises(ValueError, match="BatchNorm couples the samples, so PGD splits along layers"):
+        pl.PGD(1).solve(normalised(), workers=mesh(2, 1))
 
 
 def test_float32_agrees_to_rounding():
@@ -198,7 +242,8 @@ def test_a_stopped_worker_is_named_within_the_timeout():
     (lambda: pl.PGD(1).solve(problem(), workers=0), r"workers=0 was given; it needs an integer >= 1"),
     (lambda: pl.PGD(1).solve(problem(), workers=mesh(1, 9)), r"9 workers were asked for (.|\n)*8 stages and 24 samples(.|\n)*or fewer"),
     (lambda: pl.PGD(1).solve(problem(), workers=mesh(25, 1)), r"25 workers were asked for (.|\n)*24 samples"),
-    (lambda: pl.SAGA(1).solve(problem(), workers=2), r"workers=2 was given for SAGA"),
+    (lambda: pl.SAGA(1).solve(problem(), workers=mesh(1, 2)), r"(.|\n)*shares samples only"),
+    (lambda: pl.BregmanPGD(1).solve(problem(), workers=2), r"BregmanPGD"),
     (lambda: pl.PGD(1).solve(pl.Composite(pl.L2NormSquared(3), start=torch.zeros(3)), workers=2), r"workers=2 was given for Composite, which has no stages and samples"),
     (lambda: pl.ISGM(1, 8).solve(problem("tied"), workers=mesh(1, 2)), r"weight is shared by several stages"),
     (lambda: pl.ISGM(1, 4).solve(problem(), workers=mesh(1, 2, schedule=Streamed(8))), r"4 samples in a minibatch were given for 8 microbatches"),
