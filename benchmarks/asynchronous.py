@@ -1,9 +1,9 @@
 """Time to a target objective of gradients from workers: with a barrier at every update, and without (`PIAG(asynchronous=True)`).
 
-Sparse logistic regression; worker 0 holds the parameters, the others the samples. A gradient takes a given time on every worker (arithmetic and a sleep, so that the cores of this
-machine do not decide): the same everywhere; ten times as long on one worker; ten times as long for one gradient in ten, at random. Methods take turns in every round; both are
-one method with the same messages, once with max_delay=0 and the step h/L, which is synchronous proximal gradient. FISTA (accelerated, synchronous, over as many workers with
-samples) stands beside them. Prints medians and ratios.
+Sparse logistic regression; worker 0 holds the parameters, the others the samples. A gradient takes a given time on every worker (arithmetic and a sleep, so that the cores of
+the machine do not decide): the same everywhere; ten times as long on one worker; ten times as long for one gradient in ten, at random. Methods take turns in every round. Both
+are one method with the same messages: with max_delay=0 and the step h/L it is synchronous proximal gradient. Beside them the adaptive rule, and FISTA (accelerated, synchronous,
+over as many workers with samples). Prints medians and ratios.
 """
 
 import argparse

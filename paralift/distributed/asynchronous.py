@@ -1,6 +1,7 @@
 """Gradients from workers that do not wait for each other: worker 0 holds the parameters and takes the steps, the others hold the samples."""
 
 import heapq
+import os
 import queue
 import threading
 import time
@@ -24,15 +25,16 @@ GRACE = 2.0                      # seconds at the end for gradients that nobody 
 
 
 def serve_gradients(run, problem, solver, wish, interrupted):
-    """run(the problem as worker 0 sees it) there, while the other workers take gradients. Every worker returns the result."""
+    """run(the problem as worker 0 sees it) there, while the other workers take gradients. Under torchrun every worker returns the result."""
     computing, simulated = wish.total - 1, isinstance(wish, Simulated)
-    if computing < 1 or computing > problem.samples:
-        raise ValueError(f"{type(solver).__name__}(asynchronous=True) got {wish.total} worker{'s' * (computing > 0)}; it needs one for the parameters and at least one for gradients, "
-                         f"of at least one sample each, and the problem has {problem.samples}: use workers=2 to {problem.samples + 1}.")
+    name = type(solver).__name__
+    if not 1 <= computing <= problem.samples:
+        raise ValueError(f"{name}(asynchronous=True) got {wish.total} worker{'s' * (computing > 0)}; it needs one for the parameters and at least one for gradients, of at "
+                         f"least one sample each, and the problem has {problem.samples}: use workers=2 to {problem.samples + 1}.")
     if wish.layers not in (None, 1):
-        raise ValueError(f"{type(solver).__name__}(asynchronous=True) got {wish!r}; its workers share the samples, not the stages: use Workers({wish.total}).")
+        raise ValueError(f"{name}(asynchronous=True) got {wish!r}; its workers share the samples, not the stages: use Workers({wish.total}).")
     if solver.shards is not None and solver.shards < computing:
-        raise ValueError(f"{type(solver).__name__} got shards={solver.shards} for {computing} workers that take gradients; use shards={computing} or more, or leave it out.")
+        raise ValueError(f"{name} got shards={solver.shards} for {computing} workers that take gradients; use shards={computing} or more, or leave it out.")
     shards = slices(problem.samples, solver.shards or computing)
     cuts = [range(w * len(shards) // computing, (w + 1) * len(shards) // computing) for w in range(computing)]
     if simulated:
@@ -51,7 +53,7 @@ def serve_gradients(run, problem, solver, wish, interrupted):
         result = run(Master(problem, shards, cuts, sum(bounds, []), wires, interrupted))
         return result
     finally:
-        wires.close(None if result is None else replace(result, solution=None, state={}))
+        wires.close(replace(result, solution=None, state={}) if result is not None and "TORCHELASTIC_RUN_ID" in os.environ else None)
 
 
 class Message:
@@ -163,16 +165,16 @@ class Wires:
         now = time.monotonic()
         for w, since in enumerate(self.asked):
             if since is not None and now - since > PATIENCE * self.timeout:
-                raise RuntimeError(f"worker {w + 1} has sent no gradient for {now - since:.1f} s; look at that process, or raise Workers(timeout={self.timeout:g}) where a gradient takes "
-                                   "longer. All workers stop; solve on with resume=<checkpoint>.")
+                raise RuntimeError(f"worker {w + 1} has sent no gradient for {now - since:.1f} s; look at that process, or raise Workers(timeout={self.timeout:g}) where a "
+                                   "gradient takes longer. All workers stop; solve on with resume=<checkpoint>.")
             if since is not None and not self.named[w] and now - since > (FIRST if self.longest[w] is None else max(SILENT, 10 * self.longest[w])):
                 self.named[w] = True
-                warnings.warn(f"worker {w + 1} has sent no gradient for {now - since:.1f} s; the others go on until the oldest gradient reaches max_delay, and then wait for it, "
-                              f"up to the time-out of {self.timeout:g} s.", stacklevel=2)
+                warnings.warn(f"worker {w + 1} has sent no gradient for {now - since:.1f} s; the others go on until the oldest gradient reaches max_delay, and then wait for "
+                              f"it, up to the time-out of {self.timeout:g} s.", stacklevel=2)
 
     def close(self, result):
-        """Tell the workers to end, at once or after the gradient that they are at; who takes longer is left behind."""
-        self.result, end = result, time.monotonic() + GRACE
+        """Tell the workers to end, at once or after the gradient that they are at; where nobody waits for the result, who takes longer is left behind."""
+        self.result, end = result, time.monotonic() + (GRACE if result is None else self.timeout)
         for orders in self.orders:
             orders.put(False)
         for thread in self.threads:

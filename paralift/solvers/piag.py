@@ -17,26 +17,28 @@ class PIAG(Solver):
     """u_{k+1} = prox_{gamma_k G}(u_k - gamma_k g_k [+ beta (u_k - u_{k-1})]), g_k = sum_i w_i grad F_i(u_{k - tau_{k,i}}): a table of shards' gradients of different ages.
 
     At update k the gradient of shard k mod m arrives; it was taken at u_{k - d_k}. An iteration is m updates, one pass. Without samples m = 1.
-    With `asynchronous` gradients arrive when they are ready: `solve(problem, workers=4)` keeps u and g_k on worker 0; every other worker takes the gradient of a shard of its own
-    at the newest u that has reached it, sends what has changed since its last one, and begins again. `workers=Simulated(4, speeds=...)` is the same in one process.
+    With `asynchronous` gradients arrive when they are ready: `solve(problem, workers=4)` keeps u and g_k on worker 0; every other worker takes the gradient of a shard of
+    its own at the newest u that has reached it, sends what has changed since its last one, and begins again. `workers=Simulated(4, speeds=...)`: the same in one process.
 
     Parameters
     ----------
     shards : m, consecutive parts of the samples; None: 10, or one for every worker that takes gradients.
     delays : d_k in updates: a number; a sequence, repeated; "random", uniform in 0 .. max_delay (from `seed`).
-    max_delay : the oldest a random delay, or with `asynchronous` any gradient in g_k, may be, in updates: an update that would pass it waits for the shard. 0: synchronous.
+    max_delay : the largest random delay; with `asynchronous` the largest age of a gradient in g_k: an update that would pass it waits for the shard. In updates; 0: synchronous.
         None: 50, or with `asynchronous` 20 m, so that a worker ten times slower than the others holds nobody up.
-    asynchronous : gradients come from workers. The history has "delay", the age of the oldest gradient in g_k, and "mean_delay", over the shards; its "objective", for which
-        nobody waits, is sum_i w_i (F_i(v_i) + <grad F_i(v_i), u - v_i> + L_i |u - v_i|^2 / 2) + G(u), v_i the point of the last gradient: for a linear model an upper bound.
-    step : "auto": "adaptive", or with `asynchronous` "bold". "adaptive": gamma_k = 0.9 max(h/L - sum of the steps since the oldest gradient in g_k, 0), h = 0.99, L^2 = sum_i w_i L_i^2;
-        "fixed": h / (L (oldest possible + 1)); "bold": starts at 4 h / (L (oldest possible + 1)), at most 1/L, with `asynchronous` at 1/L, under a safeguard; or a positive number.
+    step : "adaptive": gamma_k = 0.9 max(h/L - sum of the steps since the oldest gradient in g_k, 0), h = 0.99, L^2 = sum_i w_i L_i^2;
+        "fixed": h / (L (oldest possible + 1)); "bold": starts at 4 h / (L (oldest possible + 1)), at most 1/L, or with `asynchronous` at 1/L, under a safeguard;
+        "auto": "adaptive", or with `asynchronous` "bold"; or a positive number.
     momentum : beta of heavy ball, in [0, 1). A rule's gamma_k is multiplied by 1 - beta, a number is taken as it is. No theorem in general; on
         quadratics whose gradients all have age d, (1 - beta) / (L (d + 1)) lies below the exact threshold (doc/methods/piag.md).
+    asynchronous : gradients come from workers. The history has "delay", the age of the oldest gradient in g_k, and "mean_delay", over the shards; its "objective", for
+        which nobody waits, is sum_i w_i (F_i(v_i) + <grad F_i(v_i), u - v_i> + L_i |u - v_i|^2 / 2) + G(u), v_i the point of the shard's gradient: for a linear model an upper
+        bound, exact once the v_i have come to u.
 
     Converges for the adaptive and the fixed rule, F smooth, convex or not, G convex: Wu, Magnusson, Feyzmahdavian & Johansson, ICML 2022 (arXiv 2202.08550).
     Safeguard of "bold": after every 4 (oldest possible + 1) updates their mean aggregated objective must lie below the previous mean by 1e-4 sum |u_{k+1} - u_k|^2 / gamma_k;
-    otherwise the method returns to where they began, waits for gradients from there and halves the step; below the fixed step it is the adaptive rule for good. After 2^j windows
-    that passed, j the failures so far, a halved step is doubled, for j <= 8. So either the increments vanish, or the adaptive rule's theorem holds.
+    otherwise the method returns to where they began, waits for gradients from there and halves the step; below the fixed step it is the adaptive rule for good. After 2^j
+    windows that passed, j the failures so far, a halved step is doubled, for j <= 8. So either the increments vanish, or the adaptive rule's theorem holds.
     (The aggregated objective: every F_i at v_i, with `asynchronous` its tangent from there at u.)
     Memory: max_delay + 1 points, with `asynchronous` m on worker 0, and residuals and inputs as for SAGA, on the worker that owns the samples.
     The residual is the proximal-gradient map's at the late aggregate plus L times the largest recent move, |u - v_i| included, so that late gradients cannot feign an end.
@@ -62,7 +64,8 @@ class PIAG(Solver):
         step = check_step(step, "PIAG", ("auto", "adaptive", "fixed", "bold"))
         self.step_size = step if step != "auto" else "bold" if asynchronous else "adaptive"
         self.shared = "gradients" if asynchronous else None
-        self.max_delay = (50 if max_delay is None else max_delay) if delays == "random" else max_delay if asynchronous else delays if isinstance(delays, int) else max(delays)
+        largest = 50 if max_delay is None else max_delay
+        self.max_delay = max_delay if asynchronous else largest if delays == "random" else delays if isinstance(delays, int) else max(delays)
 
     def check(self, problem):
         super().check(problem)
@@ -78,8 +81,8 @@ class PIAG(Solver):
         return slices(problem.samples, self.shards or 10) if isinstance(problem, FiniteSum) else [None]
 
     def arrive(self, problem, point, part, table, first, n):
-        """(the shard's share of F, the change of the aggregate) as the gradient taken at `point` takes its place in the table. The sum has n samples, of which `problem` may hold
-        some."""
+        """(the shard's share of F, the change of the aggregate) as the gradient taken at `point` takes its place in the table. The sum has n samples, of which `problem`
+        may hold some."""
         if part is None:
             lin = problem.linearise(point)
             change = lin.gradient if first else {k: g - table[k] for k, g in lin.gradient.items()}
@@ -264,8 +267,8 @@ class PIAG(Solver):
         return point
 
     def _record(self, problem, now, lag):
-        """lag: how far the points of the gradients in the aggregate may be. Besides: the last move, which momentum may have made; the way back to where bold steps began, while
-        gradients from elsewhere are in the aggregate."""
+        """lag: how far the points of the gradients in the aggregate may be. Besides: the last move, which momentum may have made; the way back to where bold steps began,
+        while gradients from elsewhere are in the aggregate."""
         point, aggregate, bold, L = (now[key] for key in ("point", "aggregate", "bold", "lipschitz"))
         jump = bold["jump"] if min(now["born"]) < bold["since"] else _distance(point, now["previous"])
         moved = problem.prox({n: point[n] - g / L for n, g in aggregate.items()}, {n: 1 / L for n in aggregate})
