@@ -18,9 +18,9 @@ class Blocks(Problem):
 
     smooth, has_prox = True, True
 
-    def __init__(self, problem, mesh, cuts, deterministic, schedule, interrupted):
+    def __init__(self, problem, mesh, cuts, deterministic, schedule, interrupted, sharded=False):
         self.problem, self.mesh, self.cuts, self.deterministic = problem, mesh, cuts, deterministic
-        self.schedule, self.interrupted = schedule, interrupted
+        self.schedule, self.interrupted, self.sharded = schedule, interrupted, sharded and mesh.data > 1
         self.samples, self.own = problem.samples, cuts[mesh.layer_rank]
         self.leads = mesh.rank == 0
         self.normalised = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.network.modules())       # batch statistics couple the samples
@@ -113,7 +113,10 @@ class Blocks(Problem):
 
     def _collect(self, name, v):
         """The whole block on worker 0, from the workers that have it."""
-        shapes = self.mesh.objects(tuple(v.shape) if self.here(name) and (self.is_x(name) or self.mesh.data_rank == 0) else None)
+        shapes = self.mesh.objects(tuple(v.shape) if self.here(name) and v.numel() else None)
+        if not self.is_x(name):                                    # the workers along the data that have it have the same
+            first = next((rank for rank, shape in enumerate(shapes) if shape is not None), 0)
+            shapes = [shape if rank == first else None for rank, shape in enumerate(shapes)]
         mine = shapes[self.mesh.rank] is not None
         pieces = []
         for rank, shape in enumerate(shapes):
@@ -123,7 +126,7 @@ class Blocks(Problem):
                 pieces.append(v if rank == 0 else self.mesh.fetch(v.new_empty(shape), rank))
             elif rank == self.mesh.rank and mine:
                 self.mesh.deliver(v, 0)
-        return (torch.cat(pieces) if len(pieces) > 1 else pieces[0]) if self.leads else v
+        return (torch.cat(pieces) if len(pieces) > 1 else pieces[0] if pieces else v) if self.leads else v
 
     def spread(self, tree):
         return self._walk(tree, lambda name, v: self._part({name: v})[name].clone())

@@ -16,16 +16,18 @@ def place(problem, solver, wish, interrupted):
     """The problem on the mesh that `wish` asks for, or on the one that the cost model predicts to be the fastest; its `layout` is the model's table."""
     minibatches, name = solver.shared == "minibatches", type(solver).__name__
     shapes = [(d, l) for d, l in wish.shapes() if l <= problem.depth and d <= problem.samples]
-    tied, why = _tied(problem), ""
+    why = ""
+    if isinstance(wish, Simulated):
+        shapes, why = [(d, l) for d, l in shapes if d == 1], "; simulated workers share layers"
     if solver.shared == "samples":
         shapes, why = [(d, l) for d, l in shapes if l == 1], f"; {name} shares samples only: use Workers(data={wish.total}, layers=1)"
-    if minibatches and tied:
-        shapes, why = [(d, l) for d, l in shapes if l == 1], f"; {tied} is shared by several stages, so minibatches split along data: use Workers(data={wish.total}, layers=1)"
     if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.network.modules()) and solver.shared == "blocks":
         shapes, why = [(d, l) for d, l in shapes if d == 1], f"; BatchNorm couples the samples, so {name} splits along layers: use Workers(data=1, layers={wish.total})"
     if not shapes:
         raise ValueError(f"{wish.total} workers were asked for as {wish}, and the problem has {problem.depth} stages and {problem.samples} samples{why}; "
                          f"use workers={min(problem.samples, problem.depth)} or fewer.")
+    if wish.shard_parameters and not (minibatches and not solver.average):
+        raise ValueError(f"shard_parameters=True was given for {solver!r}; it splits the metric of ISGM over workers, without averages: leave it out, or average=0.")
     simulated, mesh = isinstance(wish, Simulated), None
     rows = min(problem.samples, solver.batch_size if minibatches else problem.samples)
     if len(shapes) > 1 or shapes[0][1] > 1:
@@ -44,17 +46,7 @@ def place(problem, solver, wish, interrupted):
     deterministic = problem.inputs.dtype == torch.float64 if wish.deterministic is None else wish.deterministic
     schedule = wish.schedule or (Streamed() if layers > 1 else Flushed())
     mesh = Mesh() if simulated else Mesh(data, layers, wish.timeout)
-    placed = (SimulatedRow if simulated else Placed)(problem, mesh, cuts, deterministic, schedule, interrupted)
+    placed = (SimulatedRow if simulated else Placed)(problem, mesh, cuts, deterministic, schedule, interrupted, wish.shard_parameters)
     placed.layout = layout_table(found) if found else f"{data} x {layers}"
     return placed
 
-
-def _tied(problem):
-    """The first parameter that several stages share, or ""."""
-    seen = set()
-    for s in problem.stages:
-        for name in s.theta:
-            if name in seen:
-                return name
-            seen.add(name)
-    return ""

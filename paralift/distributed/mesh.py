@@ -16,6 +16,7 @@ class Workers:
     data, layers : lengths of the mesh's axes: samples are split over `data`, stages over `layers`; None: chosen, from the measured costs, for `total` workers.
     total : number of workers where an axis is to be chosen.
     deterministic : sums over fixed shards of the samples, in a fixed order, so that every mesh gives the same bits; None: for float64.
+    shard_parameters : whether ISGM's metric (Adam's means) is split over `data`: each of these workers keeps it for a part of the parameters, updates that and sends it on.
     schedule : of minibatches over layers: a Schedule; None: the default, `Streamed()`.
     timeout : seconds after which a worker that does not answer is named, and all stop.
 
@@ -26,6 +27,7 @@ class Workers:
     data: int | None = None
     layers: int | None = None
     deterministic: bool | None = None
+    shard_parameters: bool = False
     schedule: object = None
     timeout: float = 600.0
 
@@ -145,6 +147,12 @@ class Mesh:
         """Wait until at most so many posted messages have not gone."""
         while len(self._pending) > most:
             self._pending.pop(0)[0].wait()
+
+    def share_out(self, flats):
+        """flats[d] from data rank d to all workers with these stages, in place."""
+        works = [dist.broadcast(flat, d * self.layers + self.layer_rank, group=self.column, async_op=True) for d, flat in enumerate(flats) if flat.numel()]
+        for work in works:
+            work.wait()
 
     # ---- small things, now and then
     def objects(self, value):

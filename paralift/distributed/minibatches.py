@@ -1,12 +1,13 @@
 """A placed problem's minibatches: streams of them through the layers' workers, and sums over the samples' workers."""
 
 from contextlib import nullcontext
+from functools import cached_property
 
 import torch
 
 from .placed import PlacedBlocks
 from .rows import Rows
-from .schedules import Mailbox, Post, Stream, Wire, crossing, take_turns
+from .schedules import Post, Stream, Wire, take_turns
 from .statistics import SharedStatistics
 
 __all__ = ["Placed", "SimulatedRow"]
@@ -16,7 +17,7 @@ class Placed(PlacedBlocks):
     """What stochastic methods need of a problem on a mesh."""
 
     # ---- minibatches
-    def explicit_pass(self, theta, batches, update, parts=1):
+    def explicit_pass(self, theta, batches, update, parts=1, factor=lambda k: 1.0):
         """A pass by the schedule: every worker calls update(k, gradient of its own parameters)."""
         mesh = self.mesh
         total = parts if parts > 1 else mesh.data if self.normalised and self.row_length == 1 else self.schedule.parts(mesh.data, self.row_length, self.deterministic)
@@ -27,35 +28,63 @@ class Placed(PlacedBlocks):
         cut = lambda samples: samples.tensor_split(total)[first:end]
         losses = torch.zeros(len(batches), total, dtype=torch.float64)
         with SharedStatistics(mesh) if self.normalised and mesh.data > 1 else nullcontext():
-            streams = self._streams(theta, batches, cut, lambda names: lambda k, parts: update(k, self._summed(names, parts, counts)))
+            streams = self._streams(theta, batches, cut, factor, lambda names: lambda k, parts: self._update(theta, k, self._summed(names, parts, counts), update))
         for stream in streams:
             for k, i, loss in stream.losses:
                 losses[k, first + i] += float(loss)
         return mesh.total(losses).sum()
+
+    def kept(self, theta):
+        """What a method keeps beside the parameters is kept for these: all, or this worker's share."""
+        if not self.sharded:
+            return theta
+        return {name: v if self._keeper[name] == self.mesh.data_rank else self.empty for name, v in theta.items()}
+
+    @cached_property
+    def _keeper(self):
+        """{parameter: the data rank that keeps its metric}, about equal numbers for each."""
+        filled, found = [0] * self.mesh.data, {}
+        for name, v in sorted(self.problem.initial.items(), key=lambda pair: -pair[1].numel()):
+            found[name] = min(range(self.mesh.data), key=filled.__getitem__)
+            filled[found[name]] += v.numel()
+        return found
+
+    def _update(self, theta, k, gradient, update):
+        if not gradient:                                           # of a worker whose parameters all lie with others
+            return
+        if not self.sharded:
+            return update(k, gradient)
+        groups = [[name for name in gradient if self._keeper[name] == d] for d in range(self.mesh.data)]
+        update(k, {name: gradient[name] for name in groups[self.mesh.data_rank]})
+        flats = [torch.cat([theta[name].reshape(-1) for name in group]) if group else self.empty for group in groups]
+        self.mesh.share_out(flats)
+        for group, flat in zip(groups, flats):
+            for name, v in self._split(group, flat).items():
+                theta[name].copy_(v)
 
     @property
     def row_length(self):
         """Workers that a microbatch passes."""
         return self.mesh.layers
 
-    def _streams(self, theta, batches, cut, update):
+    def _streams(self, theta, batches, cut, factor, update):
         """The streams that run here, once they have run."""
-        mesh, p = self.mesh, self.problem
-        stages = [p.stages[l - 1] for l in self.own]
-        stream = Stream(p, stages, mesh.layer_rank, mesh.layers, crossing(p.stages, self.own.start - 1), crossing(p.stages, self.own.stop - 1), Wire(mesh, self.empty))
-        for _ in stream.run(theta, batches, self.schedule, cut, update([n for s in stages for n in s.theta])):
+        stream = Stream(self.problem, self.cuts, self.mesh.layer_rank, Wire(self.mesh, self.empty, self.names))
+        for _ in stream.run(theta, batches, self.schedule, cut, factor, update(stream.names)):
             pass
-        mesh.settle()
+        self.mesh.settle()
         return [stream]
 
     def _summed(self, names, parts, counts):
         """The gradient from those of the microbatches of all workers with these stages."""
         names = [name for name in dict.fromkeys(names) if name in parts[0]]
+        if not names or len(parts) == 1 and self.mesh.data == 1:
+            return parts[0]
         if self.mesh.data == 1:
-            total = list(parts[0].values()) if len(parts) == 1 else [parts[0][name] for name in names]
+            total = [parts[0][name] for name in names]
             for own in parts[1:]:
                 total = torch._foreach_add(total, [own[name] for name in names])
-            return dict(zip(names if len(parts) > 1 else parts[0], total))
+            return dict(zip(names, total))
         flat = torch.stack([torch.cat([own[name].reshape(-1) for name in names]) for own in parts])
         if self.deterministic:
             return self._split(names, self.mesh.ordered(flat, counts))
@@ -102,16 +131,40 @@ class SimulatedRow(Placed):
         super().__init__(problem, mesh, [range(1, problem.depth + 1)], *rest)
         self.groups = cuts
 
+    def kept(self, theta):
+        """What a method keeps beside the parameters is kept for these: all, or this worker's share."""
+        if not self.sharded:
+            return theta
+        return {name: v if self._keeper[name] == self.mesh.data_rank else self.empty for name, v in theta.items()}
+
+    @cached_property
+    def _keeper(self):
+        """{parameter: the data rank that keeps its metric}, about equal numbers for each."""
+        filled, found = [0] * self.mesh.data, {}
+        for name, v in sorted(self.problem.initial.items(), key=lambda pair: -pair[1].numel()):
+            found[name] = min(range(self.mesh.data), key=filled.__getitem__)
+            filled[found[name]] += v.numel()
+        return found
+
+    def _update(self, theta, k, gradient, update):
+        if not gradient:                                           # of a worker whose parameters all lie with others
+            return
+        if not self.sharded:
+            return update(k, gradient)
+        groups = [[name for name in gradient if self._keeper[name] == d] for d in range(self.mesh.data)]
+        update(k, {name: gradient[name] for name in groups[self.mesh.data_rank]})
+        flats = [torch.cat([theta[name].reshape(-1) for name in group]) if group else self.empty for group in groups]
+        self.mesh.share_out(flats)
+        for group, flat in zip(groups, flats):
+            for name, v in self._split(group, flat).items():
+                theta[name].copy_(v)
+
     @property
     def row_length(self):
         return len(self.groups)
 
-    def _streams(self, theta, batches, cut, update):
-        boxes, streams, runs, p = [Mailbox() for _ in range(len(self.groups) + 1)], [], [], self.problem
-        for rank, group in enumerate(self.groups):
-            stages = [p.stages[l - 1] for l in group]
-            stream = Stream(p, stages, rank, len(self.groups), crossing(p.stages, group.start - 1), crossing(p.stages, group.stop - 1), Post(*boxes[rank:rank + 2]))
-            streams.append(stream)
-            runs.append(stream.run(theta, batches, self.schedule, cut, update([n for s in stages for n in s.theta])))
-        take_turns(runs)
+    def _streams(self, theta, batches, cut, factor, update):
+        boxes = {}
+        streams = [Stream(self.problem, self.groups, rank, Post(boxes, rank)) for rank in range(len(self.groups))]
+        take_turns(s.run(theta, batches, self.schedule, cut, factor, update(s.names)) for s in streams)
         return streams

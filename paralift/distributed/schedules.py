@@ -8,7 +8,8 @@ __all__ = ["Flushed", "Streamed"]
 
 
 class Schedule:
-    """Microbatches run forwards through the workers and backwards, one visit forwards and one backwards in turn; worker s of P has P - s of them under way.
+    """Microbatches run forwards through the workers and backwards, one visit forwards and one backwards in turn; worker s < P - 1 of P has P - s + 1 of them under way, one more
+    than the visits need, so that messages have time to travel.
 
     microbatches : parts of a minibatch, over all workers along `data`; None: a default.
     """
@@ -19,7 +20,7 @@ class Schedule:
         self.microbatches = microbatches
 
     def __repr__(self):
-        return f"{type(self).__name__}({'' if self.microbatches is None else self.microbatches})"
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in vars(self).items() if v is not None)})"
 
 
 class Flushed(Schedule):
@@ -34,56 +35,102 @@ class Flushed(Schedule):
 class Streamed(Schedule):
     """No worker waits: microbatches follow each other without a flush, and each worker changes its parameters when it has seen the M parts of a minibatch backwards.
 
-    The forward visit is then (P - 1 - s)/M updates older than the backward one, so the result depends on the number P of layer workers, a little.
+    A forward visit then lies up to (P - s)/M updates before the backward one, so the result depends on the number P of layer workers. M is P/2 rounded up, for each worker along
+    `data`, unless given. Where theta_l has changed between the visits, the gradient in theta_l takes the residual r_l + c (sigma(z_l') - sigma(z_l)), z_l' at the newest theta_l:
+    the target x_l belongs to the sample, and what the updates meanwhile have done towards it is not asked for again. It is not sent on to earlier layers. c is `feedback` times the
+    schedule's factor on the step. It costs a product a layer, and no copy of parameters.
     """
 
     flush = False
 
+    def __init__(self, microbatches=None, feedback=0.3):
+        super().__init__(microbatches)
+        if not isinstance(feedback, (int, float)) or not 0 <= feedback <= 1:
+            raise ValueError(f"Streamed got feedback={feedback!r}; it needs a number from 0 (none) to 1.")
+        self.feedback = feedback
+
     def parts(self, data, layers, deterministic):
-        return self.microbatches or data * (1 if layers == 1 else layers)
+        return self.microbatches or data * -(-layers // 2)
 
 
 class Stream:
     """One worker's part of a pass over minibatches: a generator that yields where it waits for a message.
 
-    problem : the whole one. stages : its own. left, right : the blocks x_p that cross its boundaries. channel : how they cross (`receive`, `send`, `ready`).
+    problem : the whole one. groups : the numbers of the stages of each worker. channel : how messages cross. A parameter of stages on several workers lies with the first; the
+    others work on copies, whose gradients they send there.
     """
 
-    def __init__(self, problem, stages, rank, layers, left, right, channel):
-        self.problem, self.stages, self.rank, self.layers, self.left, self.right, self.channel = problem, stages, rank, layers, left, right, channel
-        self.last, self.most = rank == layers - 1, 0
-        self.graphs = [name for s in stages if not s.is_linear_layer for name in s.theta]           # their local maps hold the parameters they were made with
+    def __init__(self, problem, groups, rank, channel):
+        self.problem, self.rank, self.layers, self.channel, group = problem, rank, len(groups), channel, groups[rank]
+        self.stages, self.left, self.right = [problem.stages[l - 1] for l in group], crossing(problem.stages, group.start - 1), crossing(problem.stages, group.stop - 1)
+        self.last, self.most = rank == self.layers - 1, 0
+        users = {name: [k for k, g in enumerate(groups) if any(name in problem.stages[l - 1].theta for l in g)] for name in problem.initial}
+        self.lent = [(name, w) for name, ks in users.items() if ks[:1] == [rank] for w in ks[1:]]               # copies of what lies here
+        self.borrowed = [(name, ks[0]) for name, ks in users.items() if rank in ks[1:]]
+        self.names = [name for s in self.stages for name in s.theta if name not in dict(self.borrowed)]
+        self.graphs = [name for s in self.stages if not s.is_linear_layer for name in s.theta if name in self.names]         # their local maps hold the parameters they were made with
 
-    def run(self, theta, batches, schedule, cut, update):
+    def run(self, theta, batches, schedule, cut, factor, update):
         """cut(samples) -> [this row's microbatches]; update(k, [gradient of each]) changes theta; `losses` [k][i] stays here, the means weighted by the microbatches' sizes."""
-        self.losses, self.waiting = [], deque()
-        ahead = self.layers - 1 - self.rank
+        self.losses, self.waiting, self.updates, feedback = [], deque(), 0, 0.0 if schedule.flush else schedule.feedback
+        ahead = 0 if self.last else self.layers - self.rank
         work = [(k, i, rows, seed + 104729 * i, len(samples)) for k, (samples, seed) in enumerate(batches) for i, rows in enumerate(cut(samples))]
         groups, size = [work], len(cut(batches[0][0]))
         if schedule.flush:
             groups = [work[a:a + size] for a in range(0, len(work), size)]
+        self.lag, self.copies, self.seen = 0 if schedule.flush else 1 + -(-(self.layers + 1) // size), {}, 0         # updates that a copy may lie behind, so that nobody waits
+        yield from self._exchange_copies(theta)
         for group in groups:
             gradients = []
             for turn in range(len(group) + ahead):
                 if turn < len(group):
                     yield from self._forward(theta, *group[turn])
                 if turn >= ahead:
-                    k, i, gradient = yield from self._backward()
+                    k, i, gradient = yield from self._backward(theta, feedback * factor(self.updates))
                     gradients.append(gradient)
                     if i == size - 1:
                         if self.waiting:
                             for name in self.graphs:
                                 theta[name] = theta[name].clone()
+                        yield from self._gather_copies(gradients)
                         update(k, gradients)
-                        gradients = []
+                        gradients, self.updates = [], self.updates + 1
+                        for name, w in self.lent:
+                            self.channel.tell(w, name, theta[name])
+        while self.seen < self.updates + 1:
+            yield from self._exchange_copies(theta)
+
+    def _exchange_copies(self, theta):
+        """The first values of copies, or the next ones."""
+        if self.seen == 0:
+            for name, w in self.lent:
+                self.channel.tell(w, name, theta[name])
+        for name, w in self.borrowed:
+            while not self.channel.told(w, name):
+                yield
+            self.copies[name] = self.channel.hear(w, name, self.problem.initial[name].shape)
+        self.seen += 1
+
+    def _gather_copies(self, gradients):
+        """Gradients in copies, microbatch by microbatch, go to the worker that has the parameter, which adds them to its own."""
+        for name, w in self.borrowed:
+            self.channel.tell(w, "gradient of " + name, torch.stack([own.pop(name) for own in gradients]))
+        for name, w in self.lent:
+            while not self.channel.told(w, "gradient of " + name):
+                yield
+            for own, g in zip(gradients, self.channel.hear(w, "gradient of " + name, (len(gradients), *self.problem.initial[name].shape))):
+                own[name] = own[name] + g
 
     def _forward(self, theta, k, i, rows, seed, n):
+        if self.borrowed and i == 0 and k > self.lag:
+            yield from self._exchange_copies(theta)
+        theta = {**theta, **self.copies}
         sub = self.problem.draw(rows, theta, seed=seed)
         values = {}
         if self.left:
             while not self.channel.ready("x"):
                 yield
-            values = dict(zip(self.left, self.channel.receive("x", [(len(rows), *self.problem.stages[p - 1].space) for p in self.left])))
+            values = dict(zip(self.left, self.channel.receive([(len(rows), *self.problem.stages[p - 1].space) for p in self.left])))
         kept, values = sub._evaluate_all(theta, stages=self.stages, values=values)
         share = sub.samples / n
         loss, r = sub._loss_and_residual(kept) if self.last else (0.0, None)
@@ -92,18 +139,18 @@ class Stream:
         if self.last or own:
             self.losses.append((k, i, share * loss))
         if self.right:
-            self.channel.send("x", [values[p] for p in self.right])
-        self.waiting.append((k, i, n, sub, kept, values, r))
+            self.channel.send([values[p] for p in self.right])
+        self.waiting.append((k, i, n, sub, kept, values, r, self.updates))
         self.most = max(self.most, len(self.waiting))
 
-    def _backward(self):
-        k, i, n, sub, kept, values, r = self.waiting.popleft()
+    def _backward(self, theta, c):
+        k, i, n, sub, kept, values, r, made = self.waiting.popleft()
         pulls = {}
         if self.right:
             while not self.channel.ready("pull"):
                 yield
             pulls = dict(zip(self.right, self.channel.receive_pulls([values[p].shape for p in self.right])))
-        gradient, pulls = sub._sweep_back(self.stages, kept, values, pulls, r, n)
+        gradient, pulls = sub._sweep_back(self.stages, kept, values, pulls, r, n, feedback=(c, {**theta, **self.copies}) if c and made < self.updates else None)
         if self.left:
             self.channel.send_pulls([pulls[p] for p in self.left])
         return k, i, gradient
@@ -115,10 +162,11 @@ def crossing(stages, after):
 
 
 class Wire:
-    """Messages to the neighbours of this worker in its row of the mesh: what goes one way at a time travels in one buffer."""
+    """Messages to the workers of this row of the mesh: what goes one way at a time travels in one buffer."""
 
-    def __init__(self, mesh, like):
-        self.mesh, self.like, self.weights = mesh, like, None
+    def __init__(self, mesh, like, names):
+        self.mesh, self.like, self.weights, self.theirs = mesh, like, None, None
+        self.tags = {name: 10 + i for i, name in enumerate([*names, *("gradient of " + name for name in names)])}
 
     def ready(self, kind):
         return True
@@ -127,59 +175,74 @@ class Wire:
         return tensors[0].contiguous() if len(tensors) == 1 else torch.cat([t.reshape(-1) for t in tensors])
 
     def _take(self, shapes, layer, tag):
-        buffer = self.like.new_empty(sum(torch.Size(s).numel() for s in shapes))
+        sizes = [torch.Size(s).numel() for s in shapes]
+        buffer = self.like.new_empty(sum(sizes))
         self.mesh.receive(buffer, layer, tag).wait()
-        return [v.view(s) for v, s in zip(buffer.split([torch.Size(s).numel() for s in shapes]), shapes)]
+        return [v.view(s) for v, s in zip(buffer.split(sizes), shapes)]
 
-    def send(self, kind, tensors):
-        self.mesh.settle(4)
+    def send(self, tensors):
+        self.mesh.settle(8)
         self.mesh.send(self._pack(tensors), self.mesh.layer_rank + 1, 1)
 
-    def receive(self, kind, shapes):
+    def receive(self, shapes):
         return self._take(shapes, self.mesh.layer_rank - 1, 1)
 
     def send_pulls(self, pulls):
         if self.weights is None:                                 # they are the same every time
-            self.weights = [w for _, w in pulls]
-            self.mesh.send(torch.tensor(self.weights, dtype=torch.float64), self.mesh.layer_rank - 1, 3)
-        self.mesh.settle(4)
+            self.weights = torch.tensor([w for _, w in pulls], dtype=torch.float64)
+            self.mesh.send(self.weights, self.mesh.layer_rank - 1, 3)
+        self.mesh.settle(8)
         self.mesh.send(self._pack([g for g, _ in pulls]), self.mesh.layer_rank - 1, 2)
 
     def receive_pulls(self, shapes):
-        if not hasattr(self, "theirs"):
+        if self.theirs is None:
             weights = torch.empty(len(shapes), dtype=torch.float64)
             self.mesh.receive(weights, self.mesh.layer_rank + 1, 3).wait()
             self.theirs = weights.tolist()
         return list(zip(self._take(shapes, self.mesh.layer_rank + 1, 2), self.theirs))
 
+    def tell(self, worker, name, t):
+        self.mesh.send(t.clone(), worker, self.tags[name])
 
-class Mailbox:
-    """Messages between two neighbours in one process."""
+    def told(self, worker, name):
+        return True
 
-    def __init__(self):
-        self.x, self.pulls = deque(), deque()
+    def hear(self, worker, name, shape):
+        return self._take([shape], worker, self.tags[name])[0]
 
 
 class Post:
-    """What one worker of a simulated row sees: mailboxes to its left and right."""
+    """`Wire` for workers that run in one process: they share `boxes` {(from, to, kind): messages}."""
 
-    def __init__(self, left, right):
-        self.left, self.right = left, right
+    def __init__(self, boxes, rank):
+        self.boxes, self.rank = boxes, rank
+
+    def _box(self, sender, to, kind):
+        return self.boxes.setdefault((sender, to, kind), deque())
 
     def ready(self, kind):
-        return bool(self.left.x if kind == "x" else self.right.pulls)
+        return bool(self._box(self.rank - 1, self.rank, "x") if kind == "x" else self._box(self.rank + 1, self.rank, "pull"))
 
-    def send(self, kind, tensors):
-        self.right.x.append([t.clone() for t in tensors])
+    def send(self, tensors):
+        self._box(self.rank, self.rank + 1, "x").append([t.clone() for t in tensors])
 
-    def receive(self, kind, shapes):
-        return self.left.x.popleft()
+    def receive(self, shapes):
+        return self._box(self.rank - 1, self.rank, "x").popleft()
 
     def send_pulls(self, pulls):
-        self.left.pulls.append([(g.clone(), w) for g, w in pulls])
+        self._box(self.rank, self.rank - 1, "pull").append([(g.clone(), w) for g, w in pulls])
 
     def receive_pulls(self, shapes):
-        return self.right.pulls.popleft()
+        return self._box(self.rank + 1, self.rank, "pull").popleft()
+
+    def tell(self, worker, name, t):
+        self._box(self.rank, worker, name).append(t.clone())
+
+    def told(self, worker, name):
+        return bool(self._box(worker, self.rank, name))
+
+    def hear(self, worker, name, shape):
+        return self._box(worker, self.rank, name).popleft()
 
 
 def take_turns(runs):

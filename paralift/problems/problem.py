@@ -108,9 +108,9 @@ class Problem:
         """What the user takes away from the final point (a network, an image); the point itself by default."""
         return None
 
-    def explicit_pass(self, theta, batches, update, parts=1):
+    def explicit_pass(self, theta, batches, update, parts=1, factor=None):
         """For the k-th of `batches` (samples, seed): update(k, the gradient there), which changes theta in place; the gradient is made from `parts` parts of the batch, one
-        after the other. Returns the sum of the losses before the updates."""
+        after the other. `factor`(k), the step's share of the first one, serves schedules over workers. Returns the sum of the losses before the updates."""
         total = 0.0
         for k, (samples, seed) in enumerate(batches):
             gradient = {}
@@ -133,6 +133,10 @@ class Problem:
     def agree(self, *flags):
         """Each flag as it is on any worker; raises KeyboardInterrupt on all once one was interrupted."""
         return flags
+
+    def kept(self, theta):
+        """The parameters for which this worker keeps what a method needs beside them."""
+        return theta
 
     def collect(self, tree):
         """A state, or a point, with whole blocks; on workers that do not lead, their own parts."""

@@ -139,10 +139,15 @@ class Stage:
     def pull_linear(self, x, point, wrt_input=True, wrt_theta=True):
         """The local map of a linear layer in closed form."""
         W = next(point[name] for name, inside in self.theta.items() if inside == "weight")
-        return lambda r, scale=1.0: (r @ W if wrt_input else None, self.linear_gradient(r, x, scale) if wrt_theta else {})
+
+        def pull(r, scale=1.0, correction=None):
+            gx = r @ W if wrt_input else None
+            return gx, self.linear_gradient(r if correction is None else r + correction, x, scale) if wrt_theta else {}
+
+        return pull
 
     def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False, loans=None):
-        """z and the local map (r, scale) -> (A'(x)* r, {name: scale * J_theta* r}), which may be called once, often with `keep`.
+        """z and the local map (r, scale, correction) -> (A'(x)* r, {name: scale * J_theta* (r + correction)}), which may be called once, often with `keep`.
 
         `pull.fresh` says that z's memory is nobody else's: not an input's, and not kept for the local map.
 
@@ -172,10 +177,14 @@ class Stage:
         edge = torch.autograd.graph.get_gradient_edge(root) if differentiable else None          # the graph, without the memory of z
         del x, xs, z, root, pairs
 
-        def pull(r, scale=1.0):
+        def pull(r, scale=1.0, correction=None):
             if not leaves or not differentiable:
                 return (None,) * len(wanted) if several else None, {}
-            grads = list(torch.autograd.grad(edge, leaves, r if shape is None else r.reshape(shape), retain_graph=keep, allow_unused=True))
+            back = lambda r, of, keep: list(torch.autograd.grad(edge, of, r if shape is None else r.reshape(shape), retain_graph=keep, allow_unused=True)) if of else []
+            if correction is None or not wrt_theta:
+                grads = back(r, leaves, keep)
+            else:
+                grads = back(r, inputs, True) + back(r + correction, leaves[len(inputs):], keep)
             grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves)]
             own, found = grads[len(inputs):], iter(grads[:len(inputs)])
             gx = tuple(next(found) if w else None for w in wanted)

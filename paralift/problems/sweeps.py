@@ -85,27 +85,29 @@ class Sweeps:
         losses, r = self.loss.value_and_gradient(kept[self.depth][1], self.targets)
         return losses.sum() / self.samples, r
 
-    def _sweep_back(self, stages, kept, values, pulls, r=None, n=None, recall=None, free=None, pieces=None):
+    def _sweep_back(self, stages, kept, values, pulls, r=None, n=None, recall=None, free=None, pieces=None, feedback=None):
         """({name: gradient}, pulls) of a sweep over consecutive `stages`, backwards, from the pulls {l: (g, weight)} on their outputs, the pull on x_l being weight * g, and the
-        loss's residual r where they end the network; what is left in `pulls` is for earlier stages. Gradients are of means over n samples; the rest is `_evaluate_all`'s."""
+        loss's residual r where they end the network; what is left in `pulls` is for earlier stages. Gradients are of means over n samples; `recall`, `free` and `pieces` are
+        `_evaluate_all`'s. `feedback` = (c, theta now): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual in the gradient of theta_l."""
         n, gradient, plan, weight = self.samples if n is None else n, {}, self._plan, 1.0      # r is the residual without its weight
         pieces = {l: q for l, q in (pieces or {}).items() if q.call is not None}
         for stage in reversed(stages):
             l = stage.index
             if l < self.depth:
                 p = recall(l) if recall is not None and l in plan.again else values.get(l)
-                _, z, pull = kept.pop(l)
+                x, z, pull = kept.pop(l)
                 values.pop(l, None)
+                moved = stage.penalty.activation(stage.forward(x, feedback[1], self.seed)).sub_(p) if feedback is not None and not self._trained.isdisjoint(stage.theta) else None
                 g, weight = pieces.pop(l).finish() if l in pieces else pulls.pop(l)
                 r, weight = stage.penalty._sweep(z, p, g, weight, self.rho[l], pull.fresh)
                 if free is not None and l in plan.in_place and p.numel() >= LARGE:
                     free.setdefault((p.numel(), p.dtype), []).append(p)
                 del p, z, g
             else:
-                pull = kept.pop(l)[2]
+                pull, moved = kept.pop(l)[2], None
             for p in pieces.keys() & set(stage.parents):
                 pieces[p].begin(weight)
-            gx, own = pull(r, weight / n)
+            gx, own = pull(r, weight / n) if moved is None else pull(r, weight / n, moved.mul_(feedback[0] * self.rho[l] / weight))
             for name, g in own.items():
                 gradient[name] = gradient[name] + g if name in gradient else g         # shared by two stages
             for p, g in stage.pairs(gx):

@@ -19,4 +19,5 @@ from .solver import Solver
 from .spdhg import SPDHG
 from .steps import *  # noqa: F403
 from .stopping import EarlyStopping, Tolerance
+from .storage import Storage
 from .svrg import SVRG

@@ -7,6 +7,7 @@ import torch
 
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
+from .storage import Storage
 
 __all__ = ["BCD"]
 
@@ -25,6 +26,7 @@ class BCD(Solver):
     inner_steps : steps in a row on a block that has no majoriser.
     batch_size : samples in a group, in place of all at once; an iteration is then a pass over the groups, see below.
     tau : of the groups' proximal term.
+    storage : a Storage, where the x of all samples are kept between the groups' turns: in bfloat16, or in files for data sets larger than memory.
 
     Groups of samples: for every group S, in a fresh order in every pass, a sweep on E_S(theta, x_S) + |theta - theta_k|^2 / (2 tau), from the forward pass x_S; the result is
     kept if it lies below E_S(theta_k, x_S) at the x_S of the pass before, and else the sweep is done from there, so it always lowers the group's energy. The x of all samples
@@ -37,9 +39,9 @@ class BCD(Solver):
     """
 
     needs = (NO_GRADIENT, NO_PROX)
-    shared = "blocks"
 
-    def __init__(self, max_iterations=100, step="auto", order="cyclic", inertia=0.0, inner_steps=1, batch_size=None, tau=10.0, seed=0, tolerance=0.0, max_seconds=float("inf")):
+    def __init__(self, max_iterations=100, step="auto", order="cyclic", inertia=0.0, inner_steps=1, batch_size=None, tau=10.0, storage=None, seed=0, tolerance=0.0,
+                 max_seconds=float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
         self.step_size = check_step(step, "BCD", ("auto", "palm", "lipschitz"))
         if order not in ("cyclic", "random", "red_black"):
@@ -53,6 +55,10 @@ class BCD(Solver):
             raise ValueError(f"BCD got tau={tau!r}; it needs a positive number.")
         if batch_size is not None and inertia:
             raise ValueError(f"BCD got batch_size={batch_size} and inertia={inertia}; inertia goes with sweeps over all samples: leave one of them out.")
+        if storage is not None and (batch_size is None or not isinstance(storage, Storage)):
+            raise ValueError(f"BCD got storage={storage!r} and batch_size={batch_size}; storage needs a Storage(...), and groups of samples: give batch_size too.")
+        self.shared = "blocks" if batch_size is None else None             # groups are visited one after the other
+        self.storage = Storage() if storage is None else storage
         self.inner_steps, self.batch_size, self.tau = inner_steps, batch_size, float(tau)
         self.factor, self.order, self.inertia, self.seed = (1.0 if isinstance(step, str) else step), order, inertia, seed
         self.majorise, self.search = step not in ("palm", "lipschitz"), step != "lipschitz"
@@ -66,9 +72,24 @@ class BCD(Solver):
 
     def start(self, problem):
         theta = () if self.batch_size is None else problem.start_theta()
-        point = problem.start()
+        point = problem.start() if self.batch_size is None or not self._stores else self._stored_start(problem, theta)
         state = {"point": point, "previous": point if self.inertia else {}, "sweep": 0}
         return state if self.batch_size is None else {**state, "tau": self.tau, "value": inf, "rho": dict(problem.rho), "rows": [k for k in point if k not in theta]}
+
+    @property
+    def _stores(self):
+        return self.storage.dtype is not None or self.storage.folder is not None
+
+    def _stored_start(self, problem, theta):
+        """The forward pass, group by group, in the storage."""
+        point = dict(theta)
+        for rows in torch.arange(problem.samples, device=problem.inputs.device).split(self.batch_size):
+            for k, v in problem.restrict(rows, theta).start().items():
+                if k not in theta:
+                    if k not in point:
+                        point[k] = self.storage.empty((problem.samples, *v.shape[1:]), v)
+                    point[k][rows[0]:rows[-1] + 1] = v
+        return point
 
     def _draw(self, n, *counters):
         """A permutation of n things, from the seed and the counters."""
@@ -134,7 +155,8 @@ class BCD(Solver):
     # ---- one pass over groups of samples
     def _restrict(self, problem, point, rows, g, S, tau=inf):
         """The problem and the point of group g, the samples S; a group keeps its masks of dropout."""
-        own = {k: v.index_select(0, S) if k in rows else v for k, v in point.items()}
+        dtype = next(v.dtype for k, v in point.items() if k not in rows)
+        own = {k: v.index_select(0, S).to(dtype) if k in rows else v for k, v in point.items()}
         return problem.restrict(S, {k: v for k, v in point.items() if k not in rows}, tau, seed=self.seed * 7919 + g), own
 
     def _value(self, problem, point, rows, groups):
@@ -146,7 +168,7 @@ class BCD(Solver):
         rows, tau, sweep, moving = state["rows"], state["tau"], state["sweep"], problem.buffers()
         groups = self._draw(problem.samples, 0).to(problem.inputs.device).tensor_split(-(-problem.samples // self.batch_size))            # the same in every pass
         value = state["value"] if sweep and state["rho"] == problem.rho else self._value(problem, state["point"], rows, groups)
-        point = {k: v.clone() if k in rows else v for k, v in state["point"].items()}
+        point = {k: self.storage.copy(v) if k in rows else v for k, v in state["point"].items()}
         for turn, g in enumerate(self._draw(len(groups), 1, sweep).tolist()):
             sub, own = self._restrict(problem, point, rows, g, groups[g], tau)
             new, _ = self._sweep(sub, sub.start(), sweep * len(groups) + turn)
@@ -154,11 +176,12 @@ class BCD(Solver):
                 new, _ = self._sweep(sub, own, sweep * len(groups) + turn)
             for k, v in new.items():
                 if k in rows:
-                    point[k].index_copy_(0, groups[g], v)
+                    point[k].index_copy_(0, groups[g], v.to(point[k].dtype))
                 else:
                     point[k] = v
         after = self._value(problem, point, rows, groups)
         if not after <= value:
             problem.set_buffers(moving)
             point, after, tau = state["point"], value, 0.5 * tau
-        return {**state, "point": point, "sweep": sweep + 1, "tau": tau, "value": after, "rho": dict(problem.rho)}, {"objective": after, **problem.metrics(point)}
+        shown = {k: v for k, v in point.items() if k not in rows} if self._stores else point
+        return {**state, "point": point, "sweep": sweep + 1, "tau": tau, "value": after, "rho": dict(problem.rho)}, {"objective": after, **problem.metrics(shown)}

@@ -79,7 +79,7 @@ class ISGM(Solver):
 
     def start(self, problem):
         theta = problem.start_theta()
-        state = {"point": theta, "epoch": 0, "metric": metric_start(self.metric, {name: theta[name] for name in problem.theta_names})}
+        state = {"point": theta, "epoch": 0, "metric": metric_start(self.metric, problem.kept({name: theta[name] for name in problem.theta_names}))}
         return {**state, "average": {name: theta[name].clone() for name in problem.theta_names}} if self.average else state
 
     def answer(self, state):
@@ -114,7 +114,8 @@ class ISGM(Solver):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)).to(problem.inputs.device)
         cut = lambda k: order[k * self.batch_size:(k + 1) * self.batch_size]
         minibatches = [(cut(k), self.seed * 7919 + epoch * batches + k) for k in range(batches)]
-        step = lambda k: self.step_size * self.factor((epoch * batches + k) / (self.max_iterations * batches))
+        factor = lambda k: self.factor((epoch * batches + k) / (self.max_iterations * batches))
+        step = lambda k: self.step_size * factor(k)
 
         def update(k, gradient):
             names, tau = [name for name in problem.theta_names if name in gradient], step(k)
@@ -127,7 +128,7 @@ class ISGM(Solver):
                 done = epoch * batches + k
                 torch._foreach_lerp_([mean[name] for name in names], [theta[name] for name in names], 1 - min(self.average, (1 + done) / (10 + done)))
 
-        total = problem.explicit_pass(theta, minibatches, update, self.accumulate) if self.explicit else self._implicit_pass(problem, theta, minibatches, update, step)
+        total = problem.explicit_pass(theta, minibatches, update, self.accumulate, factor) if self.explicit else self._implicit_pass(problem, theta, minibatches, update, step)
         objective = float(total) / batches + float(problem.regularisation(theta))
         new = {"point": theta, "epoch": epoch + 1, "metric": metric, **({"average": mean} if mean else {})}
         return new, {"objective": objective, **problem.metrics(self.answer(new))}

@@ -12,7 +12,7 @@ DEFAULT_STEPS = {"adam": 1e-3, "adagrad": 1e-2}
 def metric_start(kind, theta):
     """The metric's state, {quantity: {name: tensor}}, for the parameters {name: tensor}."""
     zeros = lambda: {name: torch.zeros_like(v) for name, v in theta.items()}
-    return {"adam": lambda: {"first": zeros(), "second": zeros(), "steps": {name: torch.zeros((), device=v.device) for name, v in theta.items()}},
+    return {"adam": lambda: {"first": zeros(), "second": zeros(), "steps": {name: torch.zeros(() if v.numel() else 0, device=v.device) for name, v in theta.items()}},
             "adagrad": lambda: {"second": zeros()}, "momentum": lambda: {"first": zeros()}, "plain": dict}[kind]()
 
 

@@ -103,21 +103,22 @@ def test_skips_and_shared_parameters_cross_workers(kind):
         assert all(torch.equal(one.x[n], other.x[n]) for n in one.x) and one.history["objective"] == other.history["objective"]
 
 
-def test_skips_cross_workers_in_streams():
+@pytest.mark.parametrize("kind", ["residual", "tied"])
+def test_skips_and_shared_parameters_cross_workers_in_streams(kind):
     solver = pl.ISGM(2, 8)
-    one, plain = solver.solve(problem("residual"), workers=mesh(1, 1, schedule=Flushed(4))), solver.solve(problem("residual"))
+    one, plain = solver.solve(problem(kind), workers=mesh(1, 1, schedule=Flushed(4))), solver.solve(problem(kind))
     assert all(torch.allclose(one.x[n], plain.x[n], rtol=1e-9) for n in one.x)
-    for layers in (2, 4):
-        other = solver.solve(problem("residual"), workers=mesh(1, layers, schedule=Flushed(4)))
+    for layers in (2, 3):
+        other = solver.solve(problem(kind), workers=mesh(1, layers, schedule=Flushed(4)))
         assert all(torch.equal(one.x[n], other.x[n]) for n in one.x)
 
 
-@pytest.mark.parametrize("layers", [2, 4])
-def test_a_stream_is_what_its_simulation_says(layers):
+@pytest.mark.parametrize("kind, layers", [("chain", 2), ("chain", 4), ("residual", 3), ("tied", 3)])
+def test_a_stream_is_what_its_simulation_says(kind, layers):
     solver = pl.ISGM(2, 8, 1e-2)
-    real, simulated = (solver.solve(problem(), workers=kind(layers=layers)) for kind in (pl.Workers, pl.Simulated))
+    real, simulated = (solver.solve(problem(kind), workers=workers(layers=layers)) for workers in (pl.Workers, pl.Simulated))
     assert all(torch.equal(real.x[n], simulated.x[n]) for n in real.x) and real.history["objective"] == simulated.history["objective"]
-    serial = solver.solve(problem())
+    serial = solver.solve(problem(kind))
     assert not all(torch.equal(real.x[n], serial.x[n]) for n in real.x) and abs(real.objective - serial.objective) < 0.05 * serial.objective
 
 
@@ -125,6 +126,21 @@ def test_a_stream_over_one_worker_is_the_serial_method():
     solver = pl.ISGM(2, 8)
     assert all(torch.equal(a, b) for a, b in zip(solver.solve(problem(), workers=pl.Simulated(layers=1, schedule=Streamed(4))).x.values(),
                                                  solver.solve(problem(), workers=mesh(1, 1, schedule=Flushed(4))).x.values()))
+
+
+def test_a_split_metric_is_the_metric():
+    solver = pl.ISGM(3, 8, weight_decay=0.01)
+    whole, sizes = solver.solve(problem(), workers=mesh(2, 1)), []
+    for data, layers in ((2, 1), (3, 1), (2, 2)):
+        schedule = Flushed(8)
+        split = solver.solve(problem(), workers=mesh(data, layers, shard_parameters=True, schedule=schedule), callback=lambda r: sizes.append(
+            sum(v.numel() for v in r.state["metric"]["first"].values())))
+        assert all(torch.equal(whole.x[n], split.x[n]) for n in whole.x), (data, layers)
+        assert split.state["metric"]["second"]["0.weight"].shape == (7, 5)
+    total = sum(v.numel() for v in problem().initial.values())
+    assert 0.4 * total < sizes[0] < 0.6 * total and sizes[3] < 0.45 * total
+    rest = solver.solve(problem(), workers=mesh(1, 1), resume=pl.ISGM(2, 8, weight_decay=0.01).solve(problem(), workers=mesh(2, 1, shard_parameters=True)))
+    assert all(torch.equal(whole.x[n], rest.x[n]) for n in whole.x)
 
 
 def normalised():
@@ -245,8 +261,8 @@ def test_a_stopped_worker_is_named_within_the_timeout():
     (lambda: pl.SAGA(1).solve(problem(), workers=mesh(1, 2)), r"(.|\n)*shares samples only"),
     (lambda: pl.BregmanPGD(1).solve(problem(), workers=2), r"BregmanPGD"),
     (lambda: pl.PGD(1).solve(pl.Composite(pl.L2NormSquared(3), start=torch.zeros(3)), workers=2), r"workers=2 was given for Composite, which has no stages and samples"),
-    (lambda: pl.ISGM(1, 8).solve(problem("tied"), workers=mesh(1, 2)), r"weight is shared by several stages"),
     (lambda: pl.ISGM(1, 4).solve(problem(), workers=mesh(1, 2, schedule=Streamed(8))), r"4 samples in a minibatch were given for 8 microbatches"),
+    (lambda: pl.PGD(1).solve(problem(), workers=pl.Workers(2, shard_parameters=True)), r"shard_parameters=True was given for PGD"),
     (lambda: Streamed(0), r"Streamed got microbatches=0"),
 ])
 def test_bad_input_is_a_sentence(call, sentence):

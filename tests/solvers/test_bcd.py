@@ -158,3 +158,32 @@ def test_groups_of_samples_train_where_full_sweeps_fit_x_only():
 def test_what_groups_need_is_said(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def trained_by_groups(**more):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.ReLU(), torch.nn.Linear(9, 7), torch.nn.ReLU(), torch.nn.Linear(7, 3)).double()
+    p = pl.LiftedTraining(network, torch.randn(90, 6, dtype=torch.float64), torch.randint(0, 3, (90,)))
+    return pl.BCD(4, batch_size=20, **more).solve(p, progress=False)
+
+
+def test_x_in_files_is_x_in_memory(tmp_path):
+    memory, files = trained_by_groups(), trained_by_groups(storage=pl.Storage(folder=tmp_path))
+    assert all(torch.equal(v, files.x[n]) for n, v in memory.x.items()) and memory.history["objective"] == files.history["objective"]
+    assert not list(tmp_path.iterdir())                            # the files have no names
+    files.save(tmp_path / "r")
+    assert torch.equal(pl.Result.load(tmp_path / "r").x["x1"], memory.x["x1"])
+
+
+def test_x_in_bfloat16_descends_too():
+    full, half = trained_by_groups(), trained_by_groups(storage=pl.Storage(torch.bfloat16))
+    assert half.x["x1"].dtype == torch.bfloat16 and half.x["0.weight"].dtype == torch.float64
+    column = half.history["objective"]
+    assert all(b <= a for a, b in zip(column, column[1:])) and abs(half.objective - full.objective) < 0.02 * full.objective
+
+
+@pytest.mark.parametrize("call, sentence", [(lambda: pl.BCD(storage=pl.Storage()), "give batch_size too"), (lambda: pl.Storage(torch.int8), "floating-point type"),
+                                            (lambda: pl.Storage(folder="/no/such"), "which is no folder")])
+def test_storage_refuses_in_a_sentence(call, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        call()
