@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from ..problems.lifted_training import LiftedTraining
+from .asynchronous import serve_gradients
 from .layout import place
 from .mesh import Simulated, Workers
 
@@ -54,8 +55,9 @@ def share(run, problem, solver, workers):
         raise ValueError(f"{wish.total} workers were asked for, and the problem has {problem.depth} stages and {problem.samples} samples; "
                          f"use workers={min(problem.samples, problem.depth)} or fewer.")
     if solver.shared is None:
-        raise TypeError(f"workers={wish.total} was given for {type(solver).__name__}, which runs on one worker; use ISGM, PGD, FISTA or BCD.")
-    work = lambda: run(place(problem, solver, wish, interrupted))
+        raise TypeError(f"workers={wish.total} was given for {type(solver).__name__}, which runs on one worker; use ISGM, PGD, FISTA, BCD or PIAG(asynchronous=True).")
+    free = solver.shared == "gradients"
+    work = lambda: serve_gradients(run, problem, solver, wish, interrupted) if free else run(place(problem, solver, wish, interrupted))
     _active = True
     try:
         with _interrupts():
@@ -195,7 +197,8 @@ def _worker(work, problem, solver, wish, rank, folder):
     try:
         _check_alike(problem, solver)
         result = work()
-        dist.barrier()                                            # nobody leaves while another still reads
+        if solver.shared != "gradients":
+            dist.barrier()                                        # nobody leaves while another still reads
         return result
     except RuntimeError as error:
         raise _explained(error, pulse, wish) from error

@@ -65,8 +65,19 @@ class Workers:
         return [(d, l) for d, l in pairs if self.data in (None, d) and self.layers in (None, l)]
 
 
+@dataclass(frozen=True)
 class Simulated(Workers):
-    """Workers of which all run in this process, one after the other, in an order that is the same every time: what schedules and delays do to a method, without their speed."""
+    """Workers of which all run in this process, one after the other, in an order that is the same every time: what schedules and delays do to a method, without their speed.
+
+    speeds : of an asynchronous method's workers that take gradients: samples in a unit of time, repeated for more workers; (): all 1.
+    """
+
+    speeds: tuple = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not all(isinstance(s, (int, float)) and s > 0 for s in self.speeds):
+            raise ValueError(f"Simulated got speeds={self.speeds!r}; it needs numbers > 0, one a worker.")
 
 
 class Mesh:

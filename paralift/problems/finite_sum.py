@@ -4,13 +4,18 @@ import math
 
 import torch
 
-__all__ = ["FiniteSum", "chunks"]
+__all__ = ["FiniteSum", "chunks", "slices"]
 
 
 def chunks(n, size):
     """Slices of at most `size` of n things, whose lengths differ by one at most."""
-    parts = max(1, -(-n // size))
-    return [slice(k * n // parts, (k + 1) * n // parts) for k in range(parts)]
+    return slices(n, max(1, -(-n // size)))
+
+
+def slices(n, m):
+    """At most m slices of n things, whose lengths differ by one at most."""
+    m = max(1, min(m, n))
+    return [slice(i * n // m, (i + 1) * n // m) for i in range(m)]
 
 
 def _take(a, samples):

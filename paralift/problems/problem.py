@@ -128,6 +128,7 @@ class Problem:
     # ---- where the problem lies on one worker or many (`paralift.distributed`)
     layout = ""                 # who has what, as text
     leads = True                # whether this worker writes files and shows the progress
+    arrivals = None             # with workers that take gradients on their own: the method that waits for them
 
     def agree(self, *flags):
         """Each flag as it is on any worker; raises KeyboardInterrupt on all once one was interrupted."""
