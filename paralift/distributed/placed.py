@@ -189,6 +189,10 @@ class PlacedBlocks(Blocks):
         return {name: v.view(s) for name, v, s in zip(names, flat.split([s.numel() for s in shapes]), shapes)}
 
     def smooth_value(self, point, blocks=None):
+        return self._values(point, blocks).sum() / self.samples
+
+    def _values(self, point, blocks):
+        """(stages, shards): the terms of F that depend on the blocks, of all workers."""
         order, far, sends, receives, *_ = self._plan(blocks)
         views, arrivals = self._post(point, sends, receives)
         values = torch.zeros(self.problem.depth, self.shards, dtype=torch.float64)
@@ -200,7 +204,12 @@ class PlacedBlocks(Blocks):
             for i, (part, view) in enumerate(zip(self.parts, views)):
                 values[stage.index - 1, self.first + i] = float(part._stage_value(stage, view, part._z(stage, view)))
         self._land(views, arrivals)
-        return self.mesh.total(values).sum() / self.samples
+        return self.mesh.total(values)
+
+    def group_values(self, point, groups):
+        values = self._values(point, [k for group in groups for k in group]).sum(1) / self.samples
+        stages = [[touched[0].index - 1 for touched in self.problem._touched(group)] for group in groups]
+        return [float(values[rows].sum()) for rows in stages]
 
     def nonsmooth_value(self, point):
         values = torch.zeros(len(self.names), self.shards, dtype=torch.float64)
@@ -217,6 +226,14 @@ class PlacedBlocks(Blocks):
         return {**point, **self.problem.prox({k: v for k, v in point.items() if v.numel()}, steps)}
 
     def inner(self, a, b):
+        return self._products(a, b).sum()
+
+    def inners(self, a, b):
+        values = self._products(a, b).sum(1)
+        return {name: float(values[self.position[name]]) for name in a}
+
+    def _products(self, a, b):
+        """(blocks, shards): <a, b> of every block, of all workers."""
         values = torch.zeros(len(self.names), self.shards, dtype=torch.float64)
         for name in (n for n in a if self.here(n)):
             u, v = a[name], b[name]
@@ -225,7 +242,7 @@ class PlacedBlocks(Blocks):
                     values[self.position[name], self.first + i] = float(Problem.inner(self, {0: u[rows]}, {0: v[rows]}))
             elif self.mesh.data_rank == 0:
                 values[self.position[name], 0] = float(Problem.inner(self, {0: u}, {0: v}))
-        return self.mesh.total(values).sum()
+        return self.mesh.total(values)
 
     def lipschitz(self, point, blocks=None):
         """Bounds for all blocks: for parameters the sum of the shards' bounds, for x the largest."""

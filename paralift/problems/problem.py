@@ -93,6 +93,14 @@ class Problem:
             return _dot(v, b[k])
         return sum(_dot(a[k], b[k]) for k in a)
 
+    def inners(self, a, b):
+        """{block: Re <a, b>} as numbers."""
+        return {k: float(_dot(v, b[k])) for k, v in a.items()}
+
+    def group_values(self, point, groups):
+        """[number, ..]: `smooth_value(point, group)` for each group of blocks."""
+        return [float(self.smooth_value(point, group)) for group in groups]
+
     def norm(self, a):
         return self.inner(a, a).sqrt()
 

@@ -98,12 +98,12 @@ class BCD(Solver):
             number = number * 1_000_003 + c
         return torch.randperm(n, generator=torch.Generator().manual_seed(number))
 
-    def _blocks(self, problem, sweep):
-        """The groups of blocks of a sweep, in order."""
+    def _turns(self, problem, sweep):
+        """Lists of groups of blocks in their order; the groups of a list do not couple and are updated at once."""
         if self.order == "red_black":
-            return [group for colour in problem.colours() for group in colour]
+            return problem.colours()
         groups = problem.sweep_order()
-        return [groups[i] for i in self._draw(len(groups), sweep).tolist()] if self.order == "random" else groups
+        return [[groups[i]] for i in (self._draw(len(groups), sweep).tolist() if self.order == "random" else range(len(groups)))]
 
     def step(self, problem, state):
         if self.batch_size is not None:
@@ -116,41 +116,58 @@ class BCD(Solver):
     # ---- one sweep over the blocks
     def _sweep(self, problem, point, sweep, previous=None):
         """(point after a sweep, norm of its gradient maps)."""
-        point, residual = dict(point), 0.0
-        for group in self._blocks(problem, sweep):
-            y = {k: torch.lerp(previous[k], point[k], 1 + self.inertia) if self.inertia else point[k] for k in group}
+        point, squares = dict(point), 0.0
+        for groups in self._turns(problem, sweep):
+            names = [k for group in groups for k in group]
+            y = {k: torch.lerp(previous[k], point[k], 1 + self.inertia) if self.inertia else point[k] for k in names}
             at = {**point, **y}
-            solve = problem.majoriser(at, group) if self.majorise else None
-            if solve is not None:
-                gradient = problem.gradient(at, group)
-                change = solve(gradient)
-                own = {k: gradient[k] for k in group}
-                residual += float(problem.inner(own, own))
-                point.update({k: torch.sub(y[k], change[k], alpha=self.factor) for k in group})
-                continue
-            bounds = problem.lipschitz(at, group)
-            tau = {k: self.factor / max(float(bounds[k]), 1e-12) if isfinite(bounds[k]) else 1.0 for k in group}
-            for inner in range(self.inner_steps):
-                new, tau, size = self._block_step(problem, at, group, tau)
-                residual += size if inner == 0 else 0.0
-                at = {**at, **new}
-            point.update(new)
-        return point, residual**0.5
+            solves = [problem.majoriser(at, group) if self.majorise else None for group in groups]
+            ready, rest = ([group for group, solve in zip(groups, solves) if (solve is None) == searched] for searched in (False, True))
+            if ready:
+                gradient = problem.gradient(at, [k for group in ready for k in group])
+                squares += sum(problem.inners(gradient, gradient).values())
+                for group, solve in zip(groups, solves):
+                    if solve is not None:
+                        change = solve(gradient)
+                        point.update({k: torch.sub(y[k], change[k], alpha=self.factor) for k in group})
+            if rest:
+                new, size = self._proximal_steps(problem, at, rest)
+                point.update(new)
+                squares += size
+        return point, squares**0.5
 
-    def _block_step(self, problem, at, group, tau):
-        """(new blocks, their steps, |(new - old)/tau|^2): a proximal gradient step, cut until F falls below its quadratic model."""
-        lin = problem.linearise(at, group)
-        for _ in range(40):
-            new = problem.prox({k: torch.sub(at[k], lin.gradient[k], alpha=tau[k]) for k in group}, tau)
-            d = {k: new[k] - at[k] for k in group}
-            size = {k: float(problem.inner({k: v}, {k: v})) for k, v in d.items()}
-            if not self.search:
-                break
-            model = lin.value + problem.inner(lin.gradient, d) + sum(0.5 / tau[k] * size[k] for k in group)
-            if problem.smooth_value({**at, **new}, group) <= model + 10 * torch.finfo(model.dtype).eps * abs(lin.value):
-                break
-            tau = {k: 0.5 * v for k, v in tau.items()}
-        return new, tau, sum(size[k] / tau[k] ** 2 for k in group)
+    def _proximal_steps(self, problem, at, groups):
+        """(new blocks of groups that do not couple, the sum of |(new - old)/tau|^2 in the first step): proximal gradient steps, each group's cut until its part of F falls
+        below its quadratic model."""
+        names, maps, new = [k for group in groups for k in group], {}, {}
+        bounds = problem.lipschitz(at, names)
+        tau = {k: self.factor / max(float(bounds[k]), 1e-12) if isfinite(bounds[k]) else 1.0 for k in names}
+        for inner in range(self.inner_steps):
+            lin, active = problem.linearise(at, names), groups
+            values = [float(lin.value)] if len(groups) == 1 else problem.group_values(at, groups) if self.search else None
+            for _ in range(40):
+                own = [k for group in active for k in group]
+                trial = problem.prox({k: torch.sub(at[k], lin.gradient[k], alpha=tau[k]) for k in own}, tau)
+                d = {k: trial[k] - at[k] for k in own}
+                size = problem.inners(d, d)
+                new.update({k: trial[k] for k in own})
+                if inner == 0:
+                    maps.update({k: size[k] / tau[k] ** 2 for k in own})
+                if not self.search:
+                    break
+                here, slopes = problem.group_values({**at, **new}, active), problem.inners({k: lin.gradient[k] for k in own}, d)
+                failed = []
+                for group, value in zip(active, here):
+                    old = values[groups.index(group)]
+                    model = old + sum(slopes[k] + 0.5 / tau[k] * size[k] for k in group)
+                    if not value <= model + 10 * torch.finfo(at[group[0]].dtype).eps * abs(old):
+                        failed.append(group)
+                        tau.update({k: 0.5 * tau[k] for k in group})
+                active = failed
+                if not active:
+                    break
+            at = {**at, **new}
+        return new, sum(maps.values())
 
     # ---- one pass over groups of samples
     def _restrict(self, problem, point, rows, g, S, tau=inf):

@@ -52,8 +52,8 @@ def test_blocks_of_one_colour_do_not_couple(kind):
 def test_random_orders_come_from_the_seed():
     runs = [pl.BCD(4, order="random", seed=s).solve(problem()).objective for s in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
-    cyclic = pl.BCD(1)._blocks(problem(), 0)
-    assert sorted(pl.BCD(1, order="random")._blocks(problem(), 3)) == sorted(cyclic) != pl.BCD(1, order="random")._blocks(problem(), 3)
+    cyclic = pl.BCD(1)._turns(problem(), 0)
+    assert sorted(pl.BCD(1, order="random")._turns(problem(), 3)) == sorted(cyclic) != pl.BCD(1, order="random")._turns(problem(), 3)
 
 
 def test_inertia_keeps_its_lyapunov_function_falling_and_helps():
