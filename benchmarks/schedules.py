@@ -72,9 +72,9 @@ def seconds_a_minibatch(p, batch):
 
 def train(kind, a, batch, column):
     """{P: [accuracies after the passes, for each seed]}."""
-    rows = {P: [] for P in WORKERS}
+    rows = {P: [] for P in a.workers}
     for seed in range(a.seeds):
-        for P in WORKERS:
+        for P in a.workers:
             result = pl.ISGM(a.passes, batch, schedule=a.step, seed=seed).solve(problem(kind, a.width, a.samples, seed), progress=False, workers=None if P == 1 else pl.Simulated(layers=P))
             rows[P].append(result.history[column])
     return rows
@@ -110,6 +110,7 @@ def main():
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--samples", type=int, default=60000)
     parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--costs-width", type=int, default=None, help="measure the stages' costs at another width")
     parser.add_argument("--kept", default=None, help="folder where accuracies are kept and read again, so that costs can be measured apart")
     parser.add_argument("--step", choices=["linear", "constant"], default="linear")
