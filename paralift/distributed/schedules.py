@@ -6,6 +6,8 @@ import torch
 
 __all__ = ["Flushed", "Streamed"]
 
+SHARE = 4                        # of the samples, one in so many gives the feedback, with so many times the weight
+
 
 class Schedule:
     """Microbatches run forwards through the workers and backwards, one visit forwards and one backwards in turn; worker s < P - 1 of P has P - s + 1 of them under way, one more
@@ -63,6 +65,7 @@ class Stream:
     def __init__(self, problem, groups, rank, channel):
         self.problem, self.rank, self.layers, self.channel, group = problem, rank, len(groups), channel, groups[rank]
         self.stages, self.left, self.right = [problem.stages[l - 1] for l in group], crossing(problem.stages, group.start - 1), crossing(problem.stages, group.stop - 1)
+        self.whole = problem.least_samples > 1 or any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for s in self.stages for m in s.module.modules())
         self.last, self.most = rank == self.layers - 1, 0
         users = {name: [k for k, g in enumerate(groups) if any(name in problem.stages[l - 1].theta for l in g)] for name in problem.initial}
         self.lent = [(name, w) for name, ks in users.items() if ks[:1] == [rank] for w in ks[1:]]               # copies of what lies here
@@ -150,7 +153,8 @@ class Stream:
             while not self.channel.ready("pull"):
                 yield
             pulls = dict(zip(self.right, self.channel.receive_pulls([values[p].shape for p in self.right])))
-        gradient, pulls = sub._sweep_back(self.stages, kept, values, pulls, r, n, feedback=(c, {**theta, **self.copies}) if c and made < self.updates else None)
+        rows = sub.samples if self.whole else -(-sub.samples // SHARE)
+        gradient, pulls = sub._sweep_back(self.stages, kept, values, pulls, r, n, feedback=(c * sub.samples / rows, {**theta, **self.copies}, rows) if c and made < self.updates else None)
         if self.left:
             self.channel.send_pulls([pulls[p] for p in self.left])
         return k, i, gradient

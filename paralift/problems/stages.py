@@ -69,6 +69,13 @@ def chain(*parts):
     return nn.Sequential(*(Activation(part) if isinstance(part, Functional) else part for part in parts))
 
 
+def corrected(r, correction):
+    """r with the correction added to its first rows."""
+    r = r.clone()
+    r[:len(correction)] += correction
+    return r
+
+
 def _is_fresh(z, xs):
     """Whether z shares no memory with its arguments `xs` and is not a result that its own graph keeps (as of tanh, exp)."""
     if z.untyped_storage().data_ptr() in {x.untyped_storage().data_ptr() for x in xs}:
@@ -146,12 +153,13 @@ class Stage:
 
         def pull(r, scale=1.0, correction=None):
             gx = None if not wrt_input else r @ W if self.products is None else self._product(r, W)
-            return gx, self.linear_gradient(r if correction is None else r + correction, x, scale) if wrt_theta else {}
+            return gx, self.linear_gradient(r if correction is None else corrected(r, correction), x, scale) if wrt_theta else {}
 
         return pull
 
     def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False, loans=None):
-        """z and the local map (r, scale, correction) -> (A'(x)* r, {name: scale * J_theta* (r + correction)}), which may be called once, often with `keep`.
+        """z and the local map (r, scale, correction) -> (A'(x)* r, {name: scale * J_theta* (r + correction)}), which may be called once, often with `keep`;
+        a correction may be of the first samples only.
 
         `pull.fresh` says that z's memory is nobody else's: not an input's, and not kept for the local map.
 
@@ -188,7 +196,7 @@ class Stage:
             if correction is None or not wrt_theta:
                 grads = back(r, leaves, keep)
             else:
-                grads = back(r, inputs, True) + back(r + correction, leaves[len(inputs):], keep)
+                grads = back(r, inputs, True) + back(corrected(r, correction), leaves[len(inputs):], keep)
             grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves)]
             own, found = grads[len(inputs):], iter(grads[:len(inputs)])
             gx = tuple(next(found) if w else None for w in wanted)

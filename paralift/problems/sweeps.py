@@ -88,7 +88,7 @@ class Sweeps:
     def _sweep_back(self, stages, kept, values, pulls, r=None, n=None, recall=None, free=None, pieces=None, feedback=None):
         """({name: gradient}, pulls) of a sweep over consecutive `stages`, backwards, from the pulls {l: (g, weight)} on their outputs, the pull on x_l being weight * g, and the
         loss's residual r where they end the network; what is left in `pulls` is for earlier stages. Gradients are of means over n samples; `recall`, `free` and `pieces` are
-        `_evaluate_all`'s. `feedback` = (c, theta now): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual in the gradient of theta_l."""
+        `_evaluate_all`'s. `feedback` = (c, theta now, rows): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual of the first rows in the gradient of theta_l."""
         n, gradient, plan, weight = self.samples if n is None else n, {}, self._plan, 1.0      # r is the residual without its weight
         pieces = {l: q for l, q in (pieces or {}).items() if q.call is not None}
         for stage in reversed(stages):
@@ -97,7 +97,7 @@ class Sweeps:
                 p = recall(l) if recall is not None and l in plan.again else values.get(l)
                 x, z, pull = kept.pop(l)
                 values.pop(l, None)
-                moved = stage.penalty.activation(stage.forward(x, feedback[1], self.seed)).sub_(p) if feedback is not None and not self._trained.isdisjoint(stage.theta) else None
+                moved = self._moved(stage, x, p, *feedback[1:]) if feedback is not None and not self._trained.isdisjoint(stage.theta) else None
                 g, weight = pieces.pop(l).finish() if l in pieces else pulls.pop(l)
                 r, weight = stage.penalty._sweep(z, p, g, weight, self.rho[l], pull.fresh)
                 if free is not None and l in plan.in_place and p.numel() >= LARGE:
@@ -115,6 +115,11 @@ class Sweeps:
                     pulls[p] = (g, weight) if p not in pulls else _joined(*pulls[p], g, weight)
             r = gx = g = own = pull = None                                           # freed before the next stage's sweep
         return gradient, pulls
+
+    def _moved(self, stage, x, p, theta, rows):
+        """sigma(z_l) at another theta, minus p, of the first `rows` samples."""
+        few = tuple(v[:rows] for v in x) if isinstance(x, tuple) else x[:rows]
+        return stage.penalty.activation(stage.forward(few, theta, self.seed)).sub_(p[:rows])
 
     def _activations_value(self, values):
         return sum(S(values[l]).sum() for l, S in self.extra.items()) / self.samples
