@@ -63,9 +63,9 @@ def problem(kind, width, samples, seed):
 
 
 def seconds_a_minibatch(p, batch):
-    """{P: predicted seconds of a minibatch} of the serial method and of streams; every stage but the last is charged with the feedback's product, though late workers need it less often."""
+    """{P: predicted seconds of a minibatch} of the serial method and of streams; every stage but the last is charged with the feedback's quarter of a product, though late workers need it less often."""
     costs = pl.distributed.measured_costs(p, batch, repeats=7)
-    fed = dataclasses.replace(costs, backward=tuple((b[0] + f[0], b[1] + f[1]) for b, f in zip(costs.backward[:-1], costs.forward)) + costs.backward[-1:])
+    fed = dataclasses.replace(costs, backward=tuple((b[0] + f[0], b[1] + f[1] / 4) for b, f in zip(costs.backward[:-1], costs.forward)) + costs.backward[-1:])
     simulated = lambda P: pl.distributed.simulate(fed, workers=P, batch_size=batch, schedules="stream", microbatches=pl.distributed.Streamed().parts(1, P, False)).runs[0]
     return {1: sum(costs.seconds(batch)), **{P: simulated(P).seconds for P in WORKERS[1:]}}
 
@@ -78,6 +78,21 @@ def train(kind, a, batch, column):
             result = pl.ISGM(a.passes, batch, schedule=a.step, seed=seed).solve(problem(kind, a.width, a.samples, seed), progress=False, workers=None if P == 1 else pl.Simulated(layers=P))
             rows[P].append(result.history[column])
     return rows
+
+
+def race(kind, a):
+    """One process against two real ones, alternating over the seeds: the accuracy after each pass and the seconds since the start, validation included."""
+    runs = {"one process": [], "two, layers": [], "two, samples": []}
+    choices = {"one process": None, "two, layers": pl.Workers(data=1, layers=2), "two, samples": pl.Workers(data=2, layers=1)}
+    for seed in range(a.seeds):
+        for name, workers in choices.items():
+            history = pl.ISGM(a.passes, 128, schedule=a.step, seed=seed).solve(problem(kind, a.width, a.samples, seed), progress=False, workers=workers).history
+            runs[name].append((history["accuracy"], history["seconds"]))
+    print(f"\n{kind}, width {a.width}: test accuracy (%) and seconds after each pass, means of {a.seeds} seeds; time over that of one process: median (range)")
+    for name, own in runs.items():
+        accuracies, times = ([statistics.mean(v) for v in zip(*(r[k] for r in own))] for k in (0, 1))
+        ratios = [r[1][-1] / s[1][-1] for r, s in zip(own, runs["one process"])]
+        print(f"{name:<14} {' / '.join(f'{100 * v:.2f}' for v in accuracies):<24} {' / '.join(f'{v:.1f}' for v in times):<24} {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
 
 
 def compare(kind, a):
@@ -110,6 +125,7 @@ def main():
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--samples", type=int, default=60000)
     parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--race", action="store_true", help="one process against two real ones, in seconds")
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--costs-width", type=int, default=None, help="measure the stages' costs at another width")
     parser.add_argument("--kept", default=None, help="folder where accuracies are kept and read again, so that costs can be measured apart")
@@ -121,7 +137,7 @@ def main():
         a.seeds, a.passes, a.samples, a.width = 1, 2, 2000, 64
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, one thread")
     for kind in a.networks or ["mlp10", "mlp16", "resmlp", "transformer"]:
-        compare(kind, a)
+        race(kind, a) if a.race else compare(kind, a)
 
 
 if __name__ == "__main__":

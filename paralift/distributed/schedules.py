@@ -40,7 +40,8 @@ class Streamed(Schedule):
     A forward visit then lies up to (P - s)/M updates before the backward one, so the result depends on the number P of layer workers. M is P/2 rounded up, for each worker along
     `data`, unless given. Where theta_l has changed between the visits, the gradient in theta_l takes the residual r_l + c (sigma(z_l') - sigma(z_l)), z_l' at the newest theta_l:
     the target x_l belongs to the sample, and what the updates meanwhile have done towards it is not asked for again. It is not sent on to earlier layers. c is `feedback` times the
-    schedule's factor on the step. It costs a product a layer, and no copy of parameters.
+    schedule's factor on the step. One sample in four gives it, with four times the weight (all where batch statistics couple them): a quarter of a product a layer, and no copy of
+    parameters.
     """
 
     flush = False
