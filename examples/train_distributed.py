@@ -40,7 +40,7 @@ if pl.distributed.rank() == 0:                                      # under torc
     output.mkdir(parents=True, exist_ok=True)
     print(result)
     result.plot(output / "distributed_convergence.png")
-    prediction = pl.distributed.simulate(problem, workers=(1, 2, 4, 8, 16, 32, 64), batch_size=128)
+    prediction = pl.distributed.simulate(problem, workers=(1, 2, 4, 8, 16, 32, 64), batch_size=128, schedules=("mesh", "stream", "flush_1f1b"))
     print(prediction)
     prediction.plot(output / "distributed_prediction.png")
     print(f"figures: {output / 'distributed_convergence.png'}, {output / 'distributed_prediction.png'}")
