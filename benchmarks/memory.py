@@ -1,7 +1,7 @@
 """A data set and auxiliary variables of three times the memory: `python benchmarks/memory.py [--cap 512] [--ratio 3]`.
 
-A process whose private memory is limited (RLIMIT_DATA, MiB; the interpreter and torch included) trains by BCD over groups with images in a mapped file and x in `Storage(folder=...)`;
-beside it the same run with everything in memory and no limit, and the one with the limit and everything in memory, which must fail.
+A process whose private memory is limited (RLIMIT_DATA, MiB; the interpreter and torch included) trains by BCD over groups with images in a mapped file and x in
+`Storage(folder=...)`; beside it the same run with everything in memory and no limit, and the one with the limit and everything in memory, which must fail.
 """
 
 import argparse
@@ -29,8 +29,8 @@ def train(kind, samples, cap, folder):
     storage = {"files": pl.Storage(folder=folder), "files, bfloat16": pl.Storage(torch.bfloat16, folder), "memory": None}[kind]
     began = time.perf_counter()
     result = pl.BCD(1, batch_size=1000, storage=storage).solve(problem, progress=False)
-    print(f"{time.perf_counter() - began:.1f} s a pass, E {result.objective:.4f}, largest private memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB resident "
-          "(mapped pages included)")
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{time.perf_counter() - began:.1f} s a pass, E {result.objective:.4f}, at most {resident:.0f} MiB resident, mapped pages included")
 
 
 def main():

@@ -74,7 +74,8 @@ def streamed(width, batch, workers, minibatches):
 
 def compare(width, batch, workers, rounds, latency, bandwidth):
     n = max(2, round(0.5 / lifted(width, batch, 2, None)[0]))
-    real = {"layers": lambda: lifted(width, batch, n, pl.Workers(data=1, layers=workers))[0], "data_overlapped": lambda: lifted(width, batch, n, pl.Workers(data=workers, layers=1))[0],
+    real = {"layers": lambda: lifted(width, batch, n, pl.Workers(data=1, layers=workers))[0],
+            "data_overlapped": lambda: lifted(width, batch, n, pl.Workers(data=workers, layers=1))[0],
             "stream": lambda: streamed(width, batch, pl.Workers(data=1, layers=workers, schedule=pl.distributed.Streamed(workers, feedback=0)), n)}
     measured, predicted = {name: [] for name in real}, {name: [] for name in real}
     for _ in range(rounds):
@@ -90,7 +91,8 @@ def compare(width, batch, workers, rounds, latency, bandwidth):
             measured[name].append(run())
     for name in real:
         a, b = statistics.median(measured[name]), statistics.median(predicted[name])
-        print(f"{width:>5} {batch:>6} {workers:>8}  {name:<16} {1e3 * a:>12.2f} ({1e3 * min(measured[name]):.2f} to {1e3 * max(measured[name]):.2f}) {1e3 * b:>12.2f} {100 * (b / a - 1):>8.1f} %", flush=True)
+        spread = f"({1e3 * min(measured[name]):.2f} to {1e3 * max(measured[name]):.2f})"
+        print(f"{width:>5} {batch:>6} {workers:>8}  {name:<16} {1e3 * a:>10.2f} {spread:<20} {1e3 * b:>12.2f} {100 * (b / a - 1):>8.1f} %", flush=True)
 
 
 def main():
@@ -105,7 +107,8 @@ def main():
     torch.set_flush_denormal(True)
     warnings.filterwarnings("ignore", "the step")
     latency, bandwidth = link()
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, one thread a process; messages {1e6 * latency:.0f} us and {bandwidth / 1e9:.2f} GB/s")
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, one thread a process; "
+          f"messages {1e6 * latency:.0f} us and {bandwidth / 1e9:.2f} GB/s")
     print(f"{'width':>5} {'batch':>6} {'workers':>8}  {'schedule':<16} {'ms measured (range)':>30} {'ms predicted':>16} {'error':>8}")
     for case in a.cases or (["256/256"] if a.quick else ["1024/128", "1024/1024", "256/4096"]):
         for workers in a.workers:

@@ -1,7 +1,7 @@
 """Streams over layer workers against the serial method: `python benchmarks/schedules.py [--seeds 3] [--passes 3] [--quick] [mlp10 mlp16 resmlp transformer]`.
 
-Accuracy (or validation loss) after each pass for P = 1, 2, 4, 8 workers in a row, all in one process (`pl.Simulated`, which gives the same bits as real workers), and, from the stages'
-measured costs, the seconds that P workers take for a minibatch, by discrete events (latency 20 us, 10 GB/s): how much sooner the accuracy of the serial run is reached.
+Accuracy (or validation loss) after each pass for P = 1, 2, 4, 8 workers in a row, all in one process (`pl.Simulated`, which gives the same bits as real workers), and, from the
+stages' measured costs, the seconds that P workers take for a minibatch, by discrete events (latency 20 us, 10 GB/s): how much sooner the accuracy of the serial run is reached.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from architectures import text, token_loss
+from architectures import text
 from torch import nn
 
 import paralift as pl
@@ -63,7 +63,7 @@ def problem(kind, width, samples, seed):
 
 
 def seconds_a_minibatch(p, batch):
-    """{P: predicted seconds of a minibatch} of the serial method and of streams; every stage but the last is charged with the feedback's quarter of a product, though late workers need it less often."""
+    """{P: predicted seconds of a minibatch} of the serial method and of streams; every stage but the last is charged with the feedback's quarter of a product."""
     costs = pl.distributed.measured_costs(p, batch, repeats=7)
     fed = dataclasses.replace(costs, backward=tuple((b[0] + f[0], b[1] + f[1] / 4) for b, f in zip(costs.backward[:-1], costs.forward)) + costs.backward[-1:])
     simulated = lambda P: pl.distributed.simulate(fed, workers=P, batch_size=batch, schedules="stream", microbatches=pl.distributed.Streamed().parts(1, P, False)).runs[0]
@@ -75,7 +75,8 @@ def train(kind, a, batch, column):
     rows = {P: [] for P in a.workers}
     for seed in range(a.seeds):
         for P in a.workers:
-            result = pl.ISGM(a.passes, batch, schedule=a.step, seed=seed).solve(problem(kind, a.width, a.samples, seed), progress=False, workers=None if P == 1 else pl.Simulated(layers=P))
+            workers = None if P == 1 else pl.Simulated(layers=P)
+            result = pl.ISGM(a.passes, batch, schedule=a.step, seed=seed).solve(problem(kind, a.width, a.samples, seed), progress=False, workers=workers)
             rows[P].append(result.history[column])
     return rows
 
@@ -92,7 +93,8 @@ def race(kind, a):
     for name, own in runs.items():
         accuracies, times = ([statistics.mean(v) for v in zip(*(r[k] for r in own))] for k in (0, 1))
         ratios = [r[1][-1] / s[1][-1] for r, s in zip(own, runs["one process"])]
-        print(f"{name:<14} {' / '.join(f'{100 * v:.2f}' for v in accuracies):<24} {' / '.join(f'{v:.1f}' for v in times):<24} {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+        shown = f"{' / '.join(f'{100 * v:.2f}' for v in accuracies):<24} {' / '.join(f'{v:.1f}' for v in times):<24}"
+        print(f"{name:<14} {shown} {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
 
 
 def compare(kind, a):
@@ -115,7 +117,8 @@ def compare(kind, a):
         ends = [scale * r[-1] for r in runs]
         reached = next((k + 1 for k, v in enumerate(mean[P]) if better * v >= better * target), None)
         share = "not reached" if reached is None else f"{reached}, 1/{passes * times[1] / (reached * times[P]):.2f}"
-        print(f"{P:>7}  {' / '.join(f'{v:.{2 if scale > 1 else 3}f}' for v in mean[P]):<26} {f'{min(ends):.3f} to {max(ends):.3f}':<18} {1e3 * times[P]:>14.3f} {times[1] / times[P]:>8.2f}  {share}", flush=True)
+        after = " / ".join(f"{v:.{2 if scale > 1 else 3}f}" for v in mean[P])
+        print(f"{P:>7}  {after:<26} {f'{min(ends):.3f} to {max(ends):.3f}':<18} {1e3 * times[P]:>14.3f} {times[1] / times[P]:>8.2f}  {share}", flush=True)
 
 
 def main():

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..problems.partition import best_groups, time_stages

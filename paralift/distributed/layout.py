@@ -36,7 +36,8 @@ def place(problem, solver, wish, interrupted):
         if everyone.rank == 0:
             costs = (counted_costs if minibatches else measured_costs)(problem, min(rows, ROWS))        # a stream's result depends on its cuts: no clock there
             kind = "jacobi" if not minibatches else "flush" if isinstance(wish.schedule, Flushed) else "stream"
-            found = [layout_for(costs, d, l, rows, kind if l > 1 else "jacobi", link, microbatches=wish.schedule.microbatches if wish.schedule and l > 1 else None) for d, l in shapes]
+            given = wish.schedule.microbatches if wish.schedule else None
+            found = [layout_for(costs, d, l, rows, kind if l > 1 else "jacobi", link, microbatches=given if l > 1 else None) for d, l in shapes]
             found = sorted(found, key=lambda a: a.seconds)
         found = everyone.objects(found)[0]
     else:

@@ -22,7 +22,8 @@ class Placed(PlacedBlocks):
         mesh = self.mesh
         total = parts if parts > 1 else mesh.data if self.normalised and self.row_length == 1 else self.schedule.parts(mesh.data, self.row_length, self.deterministic)
         if len(batches[0][0]) < total:
-            raise ValueError(f"{len(batches[0][0])} samples in a minibatch were given for {total} microbatches; use a larger batch_size or {type(self.schedule).__name__}(microbatches=...).")
+            raise ValueError(f"{len(batches[0][0])} samples in a minibatch were given for {total} microbatches; use a larger batch_size, or "
+                             f"Workers(..., schedule={type(self.schedule).__name__}(microbatches=...)).")
         first, end = mesh.data_rank * total // mesh.data, (mesh.data_rank + 1) * total // mesh.data
         counts = [(d + 1) * total // mesh.data - d * total // mesh.data for d in range(mesh.data)]
         cut = lambda samples: samples.tensor_split(total)[first:end]

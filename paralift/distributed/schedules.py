@@ -72,7 +72,7 @@ class Stream:
         self.lent = [(name, w) for name, ks in users.items() if ks[:1] == [rank] for w in ks[1:]]               # copies of what lies here
         self.borrowed = [(name, ks[0]) for name, ks in users.items() if rank in ks[1:]]
         self.names = [name for s in self.stages for name in s.theta if name not in dict(self.borrowed)]
-        self.graphs = [name for s in self.stages if not s.is_linear_layer for name in s.theta if name in self.names]         # their local maps hold the parameters they were made with
+        self.graphs = [name for s in self.stages if not s.is_linear_layer for name in s.theta if name in self.names]         # local maps hold the parameters they were made with
 
     def run(self, theta, batches, schedule, cut, factor, update):
         """cut(samples) -> [this row's microbatches]; update(k, [gradient of each]) changes theta; `losses` [k][i] stays here, the means weighted by the microbatches' sizes."""
@@ -155,7 +155,8 @@ class Stream:
                 yield
             pulls = dict(zip(self.right, self.channel.receive_pulls([values[p].shape for p in self.right])))
         rows = sub.samples if self.whole else -(-sub.samples // SHARE)
-        gradient, pulls = sub._sweep_back(self.stages, kept, values, pulls, r, n, feedback=(c * sub.samples / rows, {**theta, **self.copies}, rows) if c and made < self.updates else None)
+        feedback = (c * sub.samples / rows, {**theta, **self.copies}, rows) if c and made < self.updates else None
+        gradient, pulls = sub._sweep_back(self.stages, kept, values, pulls, r, n, feedback=feedback)
         if self.left:
             self.channel.send_pulls([pulls[p] for p in self.left])
         return k, i, gradient

@@ -30,7 +30,8 @@ def test_gpus_agree_with_the_cpu(tmp_path):
 
     script, devices = tmp_path / "train.py", min(torch.cuda.device_count(), 2)
     script.write_text(SCRIPT)
-    run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices), str(script)], capture_output=True, text=True, timeout=300,
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices), str(script)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300,
                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
     assert run.returncode == 0, run.stdout + run.stderr
     torch.manual_seed(0)

@@ -82,7 +82,8 @@ SUMS = {"sgd": lambda n: pl.SGD(n, 8, metric="adam"), "svrg": lambda n: pl.SVRG(
 def test_methods_on_samples_give_the_same_bits(method, deep):
     """Tables lie with their samples; a run that was interrupted goes on with other workers."""
     g = torch.Generator().manual_seed(0)
-    p = problem() if deep else pl.linear_model(torch.randn(24, 4, generator=g, dtype=torch.float64), torch.randn(24, generator=g, dtype=torch.float64), regulariser=0.01 * pl.L1Norm())
+    draw = lambda *shape: torch.randn(shape, generator=g, dtype=torch.float64)
+    p = problem() if deep else pl.linear_model(draw(24, 4), draw(24), regulariser=0.01 * pl.L1Norm())
     plain, one = SUMS[method](3).solve(p), SUMS[method](3).solve(p, workers=mesh(1, 1))
     assert all(torch.allclose(plain.x[n], one.x[n], rtol=1e-9, atol=1e-12) for n in plain.x)
     half = None
