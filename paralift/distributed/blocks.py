@@ -35,6 +35,11 @@ class Blocks(Problem):
         self.local = [slice(s.start - self.rows.start, s.stop - self.rows.start) for s in own]
         self.parts = [problem.restrict(s, seed=self.first + i) for i, s in enumerate(own)]
         self.shards = size
+        few = problem.restrict(slice(0, max(1, problem.least_samples))).forward(problem.initial)
+        for s in problem.stages[:-1]:
+            if len(few[f"x{s.index}"]) != max(1, problem.least_samples):
+                raise ValueError(f"stage {s.index} ({s.label or s.operator}) has an output of shape {tuple(few[f'x{s.index}'].shape)}, whose samples are not on the first axis, so workers "
+                                 "cannot share them; move that axis to the front in the module (batch_first=True in torch's attention and recurrent layers).")
         worker = lambda l: next(k for k, r in enumerate(cuts) if l in r)
         self.worker = {s.index: worker(s.index) for s in problem.stages}                 # of every stage
         self.owner = {f"x{s.index}": self.worker[s.index] for s in problem.stages[:-1]}   # of every block

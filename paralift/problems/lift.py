@@ -127,11 +127,17 @@ class _Cutter:
                 owners[a] |= own
 
     def _free(self, node):
-        """A view of what may be a stage itself (the only view of a value stands for it), or a value made of sizes and masks alone."""
+        """A view of what may be a stage itself (the only view of a value stands for it, unless it puts another axis before the samples), or a value made of sizes and masks alone."""
         if kind_of(node) in VIEWS:
             source = node.args[0]
+            if not self._samples_first(node):
+                return True
             return source in self.ends or source.op != "call_function" or len(source.users) > 1
         return node not in self.learned and not any(is_value(a) and a in self.moving for a in node.all_input_nodes)
+
+    def _samples_first(self, node):
+        first = lambda value: str(tuple(value.meta["val"].shape)[:1])
+        return first(node) == first(self.data)
 
     def stages(self):
         ends = sorted(self.ends, key=self.position.get)

@@ -12,6 +12,7 @@ __all__ = ["Loan", "Pieces", "lending", "lent_input", "mark_pieces"]
 
 LARGE = 2**18                    # numbers in a tensor from which the bookkeeping pays
 _PARTS = (torch.ops.aten.unbind.int, torch.ops.aten.split.Tensor, torch.ops.aten.split_with_sizes.default, torch.ops.aten.chunk.default)
+_AXES = (torch.ops.aten.permute.default, torch.ops.aten.transpose.int)
 _sinks = {}
 
 
@@ -27,7 +28,7 @@ class Pieces:
 
     def __init__(self, x):
         self.shape, self.dtype, self.device = x.shape, x.dtype, x.device
-        self.buffer, self.call, self.filled, self.weight, self.ratio = None, None, set(), None, 1.0
+        self.buffer, self.calls, self.filled, self.weight, self.ratio = None, None, set(), None, 1.0
 
     def begin(self, weight):
         """The next pulls are weight * g; the buffer holds them without the first weight."""
@@ -37,8 +38,7 @@ class Pieces:
     def _views(self):
         if self.buffer is None:
             self.buffer = torch.empty(self.shape, dtype=self.dtype, device=self.device)
-        op, args = self.call
-        return op(self.buffer, *args)
+        return _views(self.buffer, self.calls)
 
     def add(self, gradients):
         for k, (view, g) in enumerate(zip(self._views(), gradients)):
@@ -72,35 +72,51 @@ class _Lend(torch.autograd.Function):
         return g, None
 
 
+def _views(x, calls):
+    """The calls (op, arguments) one after the other, the last of which takes apart."""
+    for op, arguments in calls:
+        x = op(x, *arguments)
+    return x
+
+
 class _Parts(torch.autograd.Function):
-    """op(x, *args), a tuple of views, whose pull goes into the buffer of `pieces`."""
+    """_views(x, calls), a tuple, whose pull goes into the buffer of `pieces`."""
 
     @staticmethod
-    def forward(ctx, x, pieces, op, args):
+    def forward(ctx, x, pieces, calls):
         ctx.set_materialize_grads(False)
         ctx.pieces = pieces
-        pieces.call = (op, args)
-        return tuple(op(x, *args))
+        pieces.calls = calls
+        return tuple(_views(x, calls))
 
     @staticmethod
     def backward(ctx, *gradients):
-        return ctx.pieces.add(gradients), None, None, None
+        return ctx.pieces.add(gradients), None, None
 
 
-def take_parts(x, op, *args):
-    """op(x, *args) inside a stage."""
+def take_parts(x, *calls):
+    """_views(x, calls) inside a stage."""
     pieces = _sinks.get(x.data_ptr()) if _sinks else None
-    return op(x, *args) if pieces is None else _Parts.apply(x, pieces, op, args)
+    return _views(x, calls) if pieces is None else _Parts.apply(x, pieces, calls)
 
 
 def mark_pieces(graph_module):
-    """{position of an input that is only taken apart: the call}; the calls go through `take_parts`."""
+    """{position of an input that is only taken apart: the calls}, axes being exchanged before, perhaps; the calls go through `take_parts`."""
     found = {}
     for position, node in enumerate(n for n in graph_module.graph.nodes if n.op == "placeholder"):
-        user = next(iter(node.users)) if len(node.users) == 1 else None
-        if user is not None and user.target in _PARTS and not user.kwargs and all(isinstance(a, (int, list, tuple)) for a in user.args[1:]):
-            found[position] = (str(user.target), str(user.args[1:]))
-            user.args, user.target = (node, user.target, *user.args[1:]), take_parts
+        chain, last = [], node
+        while len(last.users) == 1 and not (chain and chain[-1].target in _PARTS):
+            user = next(iter(last.users))
+            if user.target not in (*_PARTS, *_AXES) or user.kwargs or not all(isinstance(a, (int, list, tuple)) for a in user.args[1:]):
+                break
+            chain.append(user)
+            last = user
+        if chain and chain[-1].target in _PARTS:
+            calls = [(user.target, tuple(user.args[1:])) for user in chain]
+            found[position] = str(calls)
+            last.args, last.target = (node, *calls), take_parts
+            for user in reversed(chain[:-1]):
+                graph_module.graph.erase_node(user)
     if found:
         graph_module.recompile()
     return found

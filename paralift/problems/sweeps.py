@@ -90,7 +90,7 @@ class Sweeps:
         loss's residual r where they end the network; what is left in `pulls` is for earlier stages. Gradients are of means over n samples; `recall`, `free` and `pieces` are
         `_evaluate_all`'s. `feedback` = (c, theta now, rows): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual of the first rows in the gradient of theta_l."""
         n, gradient, plan, weight = self.samples if n is None else n, {}, self._plan, 1.0      # r is the residual without its weight
-        pieces = {l: q for l, q in (pieces or {}).items() if q.call is not None}
+        pieces = {l: q for l, q in (pieces or {}).items() if q.calls is not None}
         for stage in reversed(stages):
             l = stage.index
             if l < self.depth:

@@ -228,3 +228,15 @@ def test_stages_by_hand():
                                (lambda: pl.networks.Staged([(torch.relu,)]), TypeError, "stage 1")):
         with pytest.raises(error, match=words):
             call()
+
+
+@pytest.mark.parametrize("make", [lambda: pl.networks.CausalTransformer.example(), lambda: pl.networks.VisionTransformer.example()])
+def test_samples_come_first_in_every_x(make):
+    """Queries, keys and values are lifted before they are taken apart, not with the axis of the three in front; so x can be cut by samples."""
+    network, x = make()
+    x = torch.cat([x, x])
+    p = pl.LiftedTraining(network, x, torch.zeros(len(x), *network(x).shape[1:]), loss="squared_error")
+    point = p.start()
+    assert all(len(point[f"x{s.index}"]) == len(x) for s in p.stages[:-1])
+    few = p.restrict(slice(1, 4)).forward(p.start_theta())
+    assert all(torch.allclose(v, point[name][1:4], atol=1e-5) for name, v in few.items() if name not in p.initial)
