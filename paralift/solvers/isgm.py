@@ -41,7 +41,6 @@ class ISGM(Solver):
     """
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD or BCD."),)
-    shared = "minibatches"
 
     def __init__(self, epochs=10, batch_size=128, step="auto", sweeps=1, metric="adam", inner=None, schedule="constant", weight_decay=0.0, average=0.0,
                  accumulate=1, seed=0, max_seconds=float("inf")):
@@ -66,6 +65,7 @@ class ISGM(Solver):
             raise ValueError(f"ISGM got accumulate={accumulate} and several sweeps; an implicit step is no sum over parts of a minibatch: leave one of them out.")
         self.step_size = DEFAULT_STEPS.get(metric, 0.1) if check_step(step, "ISGM") == "auto" else step
         self.factor = schedule if callable(schedule) else SCHEDULES[schedule]
+        self.shared = "minibatches" if explicit else None             # an implicit step is no sum over samples
         self.batch_size, self.sweeps, self.inner, self.metric, self.explicit, self.seed = batch_size, sweeps, inner, metric, explicit, seed
         self.weight_decay, self.average, self.accumulate = weight_decay, average, accumulate
 

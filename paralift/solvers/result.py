@@ -90,7 +90,7 @@ class Result:
     def save(self, path):
         """Write state and history atomically, with a checksum; `Result.load` reads them back."""
         save_checked(path, {"status": self.status.name, "x": self.x, "state": self.state, "history": self.history, "iterations": self.iterations,
-                            "seconds": self.seconds, "data_passes": self.data_passes, "provenance": self.provenance, "reason": self.reason})
+                            "seconds": self.seconds, "data_passes": self.data_passes, "provenance": self.provenance, "reason": self.reason, "layout": self.layout})
 
     @classmethod
     def load(cls, path, problem=None):
@@ -102,7 +102,7 @@ class Result:
         if problem is not None and d["state"].get("buffers"):
             problem.set_buffers(d["state"]["buffers"])
         return cls(Status[d["status"]], x, d["state"], d["history"], d["iterations"], d["seconds"], d["data_passes"],
-                   None if problem is None else problem.finish(x), d["provenance"], d.get("reason", ""))
+                   None if problem is None else problem.finish(x), d["provenance"], d.get("reason", ""), layout=d.get("layout", ""))
 
     def __repr__(self):
         last = "".join(f"\n  {k:<17}{v[-1]:.6g}" for k, v in self.history.items() if v and k not in ("iteration", "seconds", "data_passes"))

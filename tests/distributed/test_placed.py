@@ -260,6 +260,8 @@ def test_a_stopped_worker_is_named_within_the_timeout():
     (lambda: pl.PGD(1).solve(problem(), workers=mesh(1, 9)), r"9 workers were asked for (.|\n)*8 stages and 24 samples(.|\n)*or fewer"),
     (lambda: pl.PGD(1).solve(problem(), workers=mesh(25, 1)), r"25 workers were asked for (.|\n)*24 samples"),
     (lambda: pl.SAGA(1).solve(problem(), workers=mesh(1, 2)), r"(.|\n)*shares samples only"),
+    (lambda: pl.ISGM(1, 8, sweeps=3).solve(problem(), workers=2), r"runs on one worker; use ISGM with one sweep"),
+    (lambda: pl.BCD(1, batch_size=8).solve(problem(), workers=2), r"runs on one worker(.|\n)*BCD without groups"),
     (lambda: pl.BregmanPGD(1).solve(problem(), workers=2), r"BregmanPGD"),
     (lambda: pl.PGD(1).solve(pl.Composite(pl.L2NormSquared(3), start=torch.zeros(3)), workers=2), r"workers=2 was given for Composite, which has no stages and samples"),
     (lambda: pl.ISGM(1, 4).solve(problem(), workers=mesh(1, 2, schedule=Streamed(8))), r"4 samples in a minibatch were given for 8 microbatches"),
