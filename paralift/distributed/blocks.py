@@ -2,7 +2,7 @@
 
 import torch
 
-from ..problems.problem import Problem
+from ..problems.problem import AgreedInterrupt, Problem
 
 __all__ = ["Blocks"]
 
@@ -22,7 +22,7 @@ class Blocks(Problem):
         self.problem, self.mesh, self.cuts, self.deterministic = problem, mesh, cuts, deterministic
         self.schedule, self.interrupted, self.sharded = schedule, interrupted, sharded and mesh.data > 1
         self.samples, self.own = problem.samples, cuts[mesh.layer_rank]
-        self.leads = mesh.rank == 0
+        self.leads, self.alone = mesh.rank == 0, mesh.size == 1
         self.normalised = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.network.modules())       # batch statistics couple the samples
         size = min(SHARDS, problem.samples) if deterministic and mesh.data <= SHARDS and not self.normalised else mesh.data
         if size < mesh.data:
@@ -91,6 +91,9 @@ class Blocks(Problem):
 
     def _part(self, point):
         """This worker's part of a whole point."""
+        for name, v in point.items():
+            if self.is_x(name) and len(v) != self.samples:
+                raise ValueError(f"the result to resume from belongs to another problem ({len(v)} samples instead of {self.samples}); resume with the problem it was made from.")
         return {k: (v[self.rows] if self.is_x(k) else v) if self.here(k) else self.empty for k, v in point.items()}
 
     def whole_theta(self, point):
@@ -139,5 +142,5 @@ class Blocks(Problem):
     def agree(self, *flags):
         found = self.mesh.largest(torch.tensor([float(f) for f in (*flags, self.interrupted())]))
         if found[-1]:
-            raise KeyboardInterrupt
+            raise AgreedInterrupt
         return tuple(bool(f) for f in found[:-1])

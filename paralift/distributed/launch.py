@@ -2,8 +2,10 @@
 
 import hashlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -25,35 +27,41 @@ from .mesh import Simulated, Workers
 __all__ = ["share", "rank", "interrupted"]
 
 BEAT = 1.0                       # seconds between two signs of life
+LOST = 3                         # exit code of a worker that another one has left
 
 _active = False
+_rank = None
 _interrupted = False
 
 
 def rank():
-    """This process's number among those that torchrun has started; 0 elsewhere."""
-    return int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    """This worker's number: among the processes that torchrun has started, or within `solve(workers=N)`; 0 elsewhere."""
+    return _rank if _rank is not None else int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def interrupted():
     return _interrupted
 
 
-def share(run, problem, solver, workers):
+def share(run, problem, solver, workers, options):
     """run(placed problem) on all workers: this process and `workers - 1` children, or the processes that torchrun has started. Returns worker 0's result."""
     global _active
     launched = "TORCHELASTIC_RUN_ID" in os.environ
-    if _active or workers is None and not isinstance(problem, LiftedTraining):           # a solver inside a worker; a problem without stages and samples
+    if _active:                                                   # a solver inside a worker
+        return run(problem)
+    if workers is None and not isinstance(problem, LiftedTraining):                      # without stages and samples: every process solves it, one writes
+        problem.leads = rank() == 0
         return run(problem)
     world = int(os.environ["WORLD_SIZE"]) if launched else 1
     wish = Workers(world) if workers is None else Workers.of(workers)
     if launched and wish.total != world:
         raise ValueError(f"workers={wish.total} was given under torchrun with {world} processes; leave workers= out, or start torchrun --nproc-per-node {wish.total}.")
+    if wish.total == 1 and (solver.shared is None or not isinstance(problem, LiftedTraining)):
+        return run(problem)
     if not isinstance(problem, LiftedTraining):
         raise TypeError(f"workers={wish.total} was given for {type(problem).__name__}, which has no stages and samples to share; solve it without workers=.")
     if wish.total > problem.samples * problem.depth:
-        raise ValueError(f"{wish.total} workers were asked for, and the problem has {problem.depth} stages and {problem.samples} samples; "
-                         f"use workers={min(problem.samples, problem.depth)} or fewer.")
+        raise ValueError(f"{wish.total} workers were asked for, and the problem has {problem.depth} stages and {problem.samples} samples; use fewer.")
     if solver.shared is None:
         raise TypeError(f"workers={wish.total} was given for {solver!r}, which runs on one worker; use ISGM with one sweep, PGD, FISTA, BCD without groups, SGD, SVRG, SAGA, Katyusha "
                         "or PIAG(asynchronous=True).")
@@ -63,8 +71,8 @@ def share(run, problem, solver, workers):
     try:
         with _interrupts():
             if launched:
-                return _torchrun(work, problem, solver, wish)
-            return work() if wish.total == 1 or isinstance(wish, Simulated) else _fork(work, problem, solver, wish)
+                return _torchrun(work, problem, solver, wish, options)
+            return work() if wish.total == 1 or isinstance(wish, Simulated) else _fork(work, problem, solver, wish, options)
     finally:
         _active = False
 
@@ -91,11 +99,11 @@ def _interrupts():
         signal.signal(signal.SIGINT, before)
 
 
-def _check_alike(problem, solver):
-    """Refuse ranks with other versions, solvers or problems."""
+def _check_alike(problem, solver, options):
+    """Refuse ranks with other versions, solvers, options or problems."""
     from .. import __version__
 
-    mine = {"paralift": __version__, "torch": torch.__version__, "python": platform.python_version(), "solver": repr(solver), **fingerprint(problem)}
+    mine = {"paralift": __version__, "torch": torch.__version__, "python": platform.python_version(), "solver": _plain(solver), **options, **fingerprint(problem)}
     all_of_them = [None] * dist.get_world_size()
     dist.all_gather_object(all_of_them, mine)
     for rank, other in enumerate(all_of_them):
@@ -105,13 +113,19 @@ def _check_alike(problem, solver):
                              "script, seed (torch.manual_seed before the network is made), versions and data.")
 
 
+def _plain(thing):
+    """repr without addresses, which differ between processes."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+
+
 def fingerprint(problem):
     """{what: a short text} that equal problems share."""
     digest = lambda tensors: hashlib.sha256(b"".join(t.detach().double().sum().cpu().numpy().tobytes() + t.flatten()[:64].double().cpu().numpy().tobytes()
                                                      for t in tensors)).hexdigest()[:12]
-    stages = "; ".join(f"{s.index} {s.operator} {s.parents} {s.space}" for s in problem.stages)
+    stages = "; ".join(f"{s.index} {s.operator} {s.parents} {s.space} {_plain(s.penalty)}" for s in problem.stages)
+    terms = _plain((type(problem.loss).__name__, problem.regularisers, problem.extra, sorted(problem.frozen)))
     return {"stages": hashlib.sha256(stages.encode()).hexdigest()[:12], "initial parameters": digest(problem.initial.values()),
-            "samples": str(tuple(problem.inputs.shape)), "data": digest([problem.inputs, problem.targets]), "rho": str(problem.rho)}
+            "samples": str(tuple(problem.inputs.shape)), "data": digest([problem.inputs, problem.targets]), "rho": str(problem.rho), "terms": terms}
 
 
 def _join(store, rank, wish, device):
@@ -119,7 +133,7 @@ def _join(store, rank, wish, device):
 
 
 # ---- under torchrun
-def _torchrun(work, problem, solver, wish):
+def _torchrun(work, problem, solver, wish, options):
     if not dist.is_initialized():
         if wish.total == 1:
             return work()
@@ -128,7 +142,7 @@ def _torchrun(work, problem, solver, wish):
         _join(dist.PrefixStore(f"paralift{attempt}", store), rank, wish, problem.inputs.device)
     pulse = _Pulse(dist.distributed_c10d._get_default_store(), dist.get_rank(), wish.total)
     try:
-        _check_alike(problem, solver)
+        _check_alike(problem, solver, options)
         return work()
     except RuntimeError as error:
         raise _explained(error, pulse, wish) from error
@@ -137,66 +151,120 @@ def _torchrun(work, problem, solver, wish):
 
 
 # ---- by fork
-def _fork(work, problem, solver, wish):
+def _fork(work, problem, solver, wish, options):
     """This process is worker 0; the others are its children, which have everything from it."""
     if problem.inputs.device.type != "cpu" or not hasattr(os, "fork"):
         raise RuntimeError(f"workers={wish.total} starts processes by fork, which serves tensors on the CPU of a Unix machine; "
                            f"start the script with torchrun --nproc-per-node {wish.total} in place of it.")
     if dist.is_initialized():
         raise RuntimeError("workers= was given inside a process group that is already there; leave it out under torchrun, or destroy the group first.")
+    if multiprocessing.current_process().daemon:
+        raise RuntimeError(f"workers={wish.total} was given inside a process that may have no children (of a multiprocessing.Pool); start it outside, or leave workers= out.")
     context, folder, threads = multiprocessing.get_context("fork"), tempfile.TemporaryDirectory(prefix="paralift"), torch.get_num_threads()
     sys.stdout.flush()
-    children = [context.Process(target=_child, args=(work, problem, solver, wish, rank, folder.name), daemon=True) for rank in range(1, wish.total)]
+    children = [context.Process(target=_child, args=(work, problem, solver, wish, options, number, folder.name), daemon=True) for number in range(1, wish.total)]
+    watch = None
     try:
         for child in children:
             child.start()
-        torch.set_num_threads(max(1, threads // wish.total))
-        return _worker(work, problem, solver, wish, 0, folder.name)
+        watch = _Watch(children)
+        torch.set_num_threads(1)                                  # as its children, whose copies of a pool of threads would never answer
+        return _worker(work, problem, solver, wish, options, 0, folder.name)
     except RuntimeError as error:
-        time.sleep(0.2)
-        reports = sorted(Path(folder.name).glob("error*"))
+        if watch.stopped:
+            raise KeyboardInterrupt from None
+        if not _is_lost(error):
+            raise
+        time.sleep(0.3)
+        reports = sorted(Path(folder.name).glob("error*"), key=lambda report: report.stat().st_mtime)
         if reports:
-            rank = reports[0].name[5:]
-            raise RuntimeError(f"worker {rank} failed:\n{reports[0].read_text()}") from None
-        dead = [(rank, child.exitcode) for rank, child in enumerate(children, 1) if child.exitcode]
-        if dead:
-            raise RuntimeError(f"worker {dead[0][0]} ended with exit code {dead[0][1]}{' (killed)' if dead[0][1] < 0 else ''}; "
+            raise RuntimeError(f"worker {reports[0].name[5:]} failed:\n{reports[0].read_text()}") from None
+        if watch.dead is not None:
+            raise RuntimeError(f"worker {watch.dead[0]} ended with exit code {watch.dead[1]}{' (killed)' if watch.dead[1] < 0 else ''}; "
                                "solve on with resume=<checkpoint>, with fewer workers where memory ran out.") from error
         raise
     finally:
+        if watch is not None:
+            watch.close()
         if dist.is_initialized():
             dist.destroy_process_group()
         for child in children:
-            child.join(2)
-            if child.is_alive():
-                child.kill()
-                child.join()
+            if child.pid is not None:
+                child.join(2)
+                if child.is_alive():
+                    child.kill()
+                    child.join()
         torch.set_num_threads(threads)
         folder.cleanup()
 
 
-def _child(work, problem, solver, wish, rank, folder):
+class _Watch:
+    """A thread beside worker 0, which may wait where no Python runs: once a child dies the others are killed too, and at the second Ctrl-C all are, so that every wait ends."""
+
+    def __init__(self, children):
+        self.children, self.dead, self.stopped, self.pipe, self.before = children, None, False, os.pipe(), None
+        if threading.current_thread() is threading.main_thread():
+            os.set_blocking(self.pipe[1], False)
+            self.before = signal.set_wakeup_fd(self.pipe[1])
+        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread.start()
+
+    def _look(self):
+        presses, open_sentinels = 0, {child.sentinel: (number, child) for number, child in enumerate(self.children, 1)}
+        while True:
+            ready = multiprocessing.connection.wait([self.pipe[0], *open_sentinels])
+            if self.pipe[0] in ready:
+                signals = os.read(self.pipe[0], 64)
+                if b"\0" in signals:
+                    return
+                presses += signals.count(bytes([signal.SIGINT]))
+                if presses > 1:
+                    self.stopped = True
+                    return self._end()
+            ended = [open_sentinels.pop(r) for r in ready if r in open_sentinels]
+            codes = sorted((child.exitcode, number) for number, child in ended if child.exitcode not in (0, LOST))
+            if codes:
+                self.dead = (codes[0][1], codes[0][0])
+                time.sleep(1.0)                                    # the others may end by themselves, with their own words
+                return self._end()
+
+    def _end(self):
+        for child in self.children:
+            child.kill()
+
+    def close(self):
+        if self.before is not None:
+            signal.set_wakeup_fd(self.before)
+        os.write(self.pipe[1], b"\0")
+        self.thread.join(3)
+        for end in self.pipe:
+            os.close(end)
+
+
+def _child(work, problem, solver, wish, options, number, folder):
+    global _rank
     signal.signal(signal.SIGINT, signal.SIG_IGN)                  # worker 0 tells the others
-    code = 0
+    signal.set_wakeup_fd(-1)
+    _rank, code = number, 0
     try:
-        torch.set_num_threads(max(1, torch.get_num_threads() // wish.total))
-        _worker(work, problem, solver, wish, rank, folder)
+        torch.set_num_threads(1)
+        _worker(work, problem, solver, wish, options, number, folder)
     except BaseException as error:
-        code = 1
-        if not isinstance(error, (dist.DistError, SystemExit)) and not _is_lost(error):
-            (Path(folder) / f".{rank}").write_text(traceback.format_exc())
-            os.replace(Path(folder) / f".{rank}", Path(folder) / f"error{rank}")
+        code = LOST if _is_lost(error) else 1
+        if code == 1 and not isinstance(error, SystemExit):
+            (Path(folder) / f".{number}").write_text(traceback.format_exc())
+            os.replace(Path(folder) / f".{number}", Path(folder) / f"error{number}")
     finally:
         os._exit(code)
 
 
-def _worker(work, problem, solver, wish, rank, folder):
+def _worker(work, problem, solver, wish, options, number, folder):
     store = dist.FileStore(str(Path(folder) / "store"), wish.total)
     store.set_timeout(timedelta(seconds=wish.timeout))
-    _join(store, rank, wish, problem.inputs.device)
-    pulse = _Pulse(store, rank, wish.total)
+    _join(store, number, wish, problem.inputs.device)
+    pulse = _Pulse(store, number, wish.total)
     try:
-        _check_alike(problem, solver)
+        _check_alike(problem, solver, options)
         result = work()
         if solver.shared != "gradients":
             dist.barrier()                                        # nobody leaves while another still reads

@@ -15,21 +15,22 @@ ROWS = 1024                      # samples on which stages are timed, at most
 def place(problem, solver, wish, interrupted):
     """The problem on the mesh that `wish` asks for, or on the one that the cost model predicts to be the fastest; its `layout` is the model's table."""
     minibatches, name = solver.shared == "minibatches", type(solver).__name__
-    shapes = [(d, l) for d, l in wish.shapes() if l <= problem.depth and d <= problem.samples]
+    batch = min(solver.batch_size, problem.samples) if minibatches else problem.samples
+    shapes = [(d, l) for d, l in wish.shapes() if l <= problem.depth and d <= batch]
     why = ""
     if isinstance(wish, Simulated):
         shapes, why = [(d, l) for d, l in shapes if d == 1], "; simulated workers share layers"
     if solver.shared == "samples":
         shapes, why = [(d, l) for d, l in shapes if l == 1], f"; {name} shares samples only: use Workers(data={wish.total}, layers=1)"
-    if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.network.modules()) and solver.shared == "blocks":
-        shapes, why = [(d, l) for d, l in shapes if d == 1], f"; BatchNorm couples the samples, so {name} splits along layers: use Workers(data=1, layers={wish.total})"
+    if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.network.modules()) and not minibatches:
+        other = f"use Workers(data=1, layers={wish.total})" if solver.shared == "blocks" else "use ISGM"
+        shapes, why = [(d, l) for d, l in shapes if d == 1], f"; BatchNorm couples the samples, which {name} would split: {other}"
     if not shapes:
-        raise ValueError(f"{wish.total} workers were asked for as {wish}, and the problem has {problem.depth} stages and {problem.samples} samples{why}; "
-                         f"use workers={min(problem.samples, problem.depth)} or fewer.")
+        raise ValueError(f"{wish.total} workers were asked for as {wish}, and the problem has {problem.depth} stages and {batch} samples{' in a minibatch' * minibatches}{why or '; use fewer'}.")
     if wish.shard_parameters and not (minibatches and not solver.average):
         raise ValueError(f"shard_parameters=True was given for {solver!r}; it splits the metric of ISGM over workers, without averages: leave it out, or average=0.")
     simulated, mesh = isinstance(wish, Simulated), None
-    rows = min(problem.samples, solver.batch_size if minibatches else problem.samples)
+    rows = batch
     if len(shapes) > 1 or shapes[0][1] > 1:
         everyone = mesh = Mesh(1, wish.total, wish.timeout) if not simulated else Mesh()
         found, link = None, Link()

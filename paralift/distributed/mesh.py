@@ -1,6 +1,6 @@
 """Who talks to whom: workers on a mesh with the axes `data` and `layers`, and the few exchanges that everything else is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 
 import torch
@@ -9,7 +9,7 @@ import torch.distributed as dist
 __all__ = ["Workers", "Simulated", "Mesh"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Workers:
     """How many workers share a problem, and how.
 
@@ -36,8 +36,12 @@ class Workers:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"Workers got {name}={value!r}; it needs an integer >= 1.")
-        if not self.timeout > 0:
-            raise ValueError(f"Workers got timeout={self.timeout!r}; it needs a number of seconds > 0.")
+        if not isinstance(self.timeout, (int, float)) or not 0 < self.timeout < 1e7:
+            raise ValueError(f"Workers got timeout={self.timeout!r}; it needs a number of seconds > 0, below 1e7.")
+        if self.deterministic not in (None, True, False):
+            raise ValueError(f"Workers got deterministic={self.deterministic!r}; it needs True, False or None.")
+        if self.schedule is not None and not (hasattr(self.schedule, "parts") and not isinstance(self.schedule, type)):
+            raise ValueError(f"Workers got schedule={self.schedule!r}; it needs a schedule such as Streamed() or Flushed(8).")
         known = [n for n in (self.data, self.layers) if n is not None]
         total = self.total if self.total is not None else known[0] * known[-1] if len(known) == 2 else max(known, default=None)
         if total is None:
@@ -49,6 +53,10 @@ class Workers:
             shown = " x ".join(f"{name}={getattr(self, name)}" for name in ("data", "layers") if getattr(self, name) is not None)
             raise ValueError(f"Workers got total={total} and {shown}, which does not divide it; use Workers({total}), or axes whose product is {total}.")
         object.__setattr__(self, "total", total)
+
+    def __repr__(self):
+        shown = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) not in (None, False, (), 600.0))
+        return f"{type(self).__name__}({shown})"
 
     @classmethod
     def of(cls, given):
@@ -65,7 +73,7 @@ class Workers:
         return [(d, l) for d, l in pairs if self.data in (None, d) and self.layers in (None, l)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Simulated(Workers):
     """Workers of which all run in this process, one after the other, in an order that is the same every time: what schedules and delays do to a method, without their speed.
 
@@ -76,7 +84,7 @@ class Simulated(Workers):
 
     def __post_init__(self):
         super().__post_init__()
-        if not all(isinstance(s, (int, float)) and s > 0 for s in self.speeds):
+        if not isinstance(self.speeds, (tuple, list)) or not all(isinstance(s, (int, float)) and s > 0 for s in self.speeds):
             raise ValueError(f"Simulated got speeds={self.speeds!r}; it needs numbers > 0, one a worker.")
 
 

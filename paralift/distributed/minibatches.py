@@ -20,19 +20,21 @@ class Placed(PlacedBlocks):
     def explicit_pass(self, theta, batches, update, parts=1, factor=lambda k: 1.0):
         """A pass by the schedule: every worker calls update(k, gradient of its own parameters)."""
         mesh = self.mesh
-        total = parts if parts > 1 else mesh.data if self.normalised and self.row_length == 1 else self.schedule.parts(mesh.data, self.row_length, self.deterministic)
-        if len(batches[0][0]) < total:
-            raise ValueError(f"{len(batches[0][0])} samples in a minibatch were given for {total} microbatches; use a larger batch_size, or "
+        size, given = len(batches[0][0]), parts if parts > 1 else self.schedule.microbatches
+        if size < max(mesh.data, given or 1):
+            raise ValueError(f"{size} samples in a minibatch were given for {max(mesh.data, given or 1)} microbatches; use a larger batch_size, fewer workers along data, or "
                              f"Workers(..., schedule={type(self.schedule).__name__}(microbatches=...)).")
+        usual = mesh.data if self.normalised and self.row_length == 1 else self.schedule.parts(mesh.data, self.row_length, self.deterministic)
+        total = max(mesh.data, min(given or usual, size))
         first, end = mesh.data_rank * total // mesh.data, (mesh.data_rank + 1) * total // mesh.data
         counts = [(d + 1) * total // mesh.data - d * total // mesh.data for d in range(mesh.data)]
-        cut = lambda samples: samples.tensor_split(total)[first:end]
+        cut = lambda samples: list(enumerate(samples.tensor_split(total)))[first:end]
         losses = torch.zeros(len(batches), total, dtype=torch.float64)
         with SharedStatistics(mesh) if self.normalised and mesh.data > 1 else nullcontext():
             streams = self._streams(theta, batches, cut, factor, lambda names: lambda k, parts: self._update(theta, k, self._summed(names, parts, counts), update))
         for stream in streams:
             for k, i, loss in stream.losses:
-                losses[k, first + i] += float(loss)
+                losses[k, i] += float(loss)
         return mesh.total(losses).sum()
 
     def kept(self, theta):
@@ -131,34 +133,6 @@ class SimulatedRow(Placed):
     def __init__(self, problem, mesh, cuts, *rest):
         super().__init__(problem, mesh, [range(1, problem.depth + 1)], *rest)
         self.groups = cuts
-
-    def kept(self, theta):
-        """What a method keeps beside the parameters is kept for these: all, or this worker's share."""
-        if not self.sharded:
-            return theta
-        return {name: v if self._keeper[name] == self.mesh.data_rank else self.empty for name, v in theta.items()}
-
-    @cached_property
-    def _keeper(self):
-        """{parameter: the data rank that keeps its metric}, about equal numbers for each."""
-        filled, found = [0] * self.mesh.data, {}
-        for name, v in sorted(self.problem.initial.items(), key=lambda pair: -pair[1].numel()):
-            found[name] = min(range(self.mesh.data), key=filled.__getitem__)
-            filled[found[name]] += v.numel()
-        return found
-
-    def _update(self, theta, k, gradient, update):
-        if not gradient:                                           # of a worker whose parameters all lie with others
-            return
-        if not self.sharded:
-            return update(k, gradient)
-        groups = [[name for name in gradient if self._keeper[name] == d] for d in range(self.mesh.data)]
-        update(k, {name: gradient[name] for name in groups[self.mesh.data_rank]})
-        flats = [torch.cat([theta[name].reshape(-1) for name in group]) if group else self.empty for group in groups]
-        self.mesh.share_out(flats)
-        for group, flat in zip(groups, flats):
-            for name, v in self._split(group, flat).items():
-                theta[name].copy_(v)
 
     @property
     def row_length(self):

@@ -10,8 +10,7 @@ SHARE = 4                        # of the samples, one in so many gives the feed
 
 
 class Schedule:
-    """Microbatches run forwards through the workers and backwards, one visit forwards and one backwards in turn; worker s < P - 1 of P has P - s + 1 of them under way, one more
-    than the visits need, so that messages have time to travel.
+    """Microbatches run forwards through the workers and backwards, one visit forwards and one backwards in turn; worker s of P has P - s of them under way.
 
     microbatches : parts of a minibatch, over all workers along `data`; None: a default.
     """
@@ -37,8 +36,8 @@ class Flushed(Schedule):
 class Streamed(Schedule):
     """No worker waits: microbatches follow each other without a flush, and each worker changes its parameters when it has seen the M parts of a minibatch backwards.
 
-    A forward visit then lies up to (P - s)/M updates before the backward one, so the result depends on the number P of layer workers. M is P/2 rounded up, for each worker along
-    `data`, unless given. Where theta_l has changed between the visits, the gradient in theta_l takes the residual r_l + c (sigma(z_l') - sigma(z_l)), z_l' at the newest theta_l:
+    The forward visit at worker s then lies (P - 1 - s)/M updates before the backward one, so the result depends on the number P of layer workers. M is P, for each worker along
+    `data`, unless given: less than an update. Where theta_l has changed between the visits, the gradient in theta_l takes the residual r_l + c (sigma(z_l') - sigma(z_l)), z_l' at the newest theta_l:
     the target x_l belongs to the sample, and what the updates meanwhile have done towards it is not asked for again. It is not sent on to earlier layers. c is `feedback` times the
     schedule's factor on the step. One sample in four gives it, with four times the weight (all where batch statistics couple them): a quarter of a product a layer, and no copy of
     parameters.
@@ -53,7 +52,7 @@ class Streamed(Schedule):
         self.feedback = feedback
 
     def parts(self, data, layers, deterministic):
-        return self.microbatches or data * -(-layers // 2)
+        return self.microbatches or data * layers
 
 
 class Stream:
@@ -67,22 +66,23 @@ class Stream:
         self.problem, self.rank, self.layers, self.channel, group = problem, rank, len(groups), channel, groups[rank]
         self.stages, self.left, self.right = [problem.stages[l - 1] for l in group], crossing(problem.stages, group.start - 1), crossing(problem.stages, group.stop - 1)
         self.whole = problem.least_samples > 1 or any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for s in self.stages for m in s.module.modules())
-        self.last, self.most = rank == self.layers - 1, 0
+        self.last = rank == self.layers - 1
         users = {name: [k for k, g in enumerate(groups) if any(name in problem.stages[l - 1].theta for l in g)] for name in problem.initial}
         self.lent = [(name, w) for name, ks in users.items() if ks[:1] == [rank] for w in ks[1:]]               # copies of what lies here
         self.borrowed = [(name, ks[0]) for name, ks in users.items() if rank in ks[1:]]
         self.names = [name for s in self.stages for name in s.theta if name not in dict(self.borrowed)]
-        self.graphs = [name for s in self.stages if not s.is_linear_layer for name in s.theta if name in self.names]         # local maps hold the parameters they were made with
 
     def run(self, theta, batches, schedule, cut, factor, update):
-        """cut(samples) -> [this row's microbatches]; update(k, [gradient of each]) changes theta; `losses` [k][i] stays here, the means weighted by the microbatches' sizes."""
+        """cut(samples) -> [(number, samples) of this row's microbatches]; update(k, [gradient of each]) changes theta; `losses` (k, number, loss) stay here, the means weighted by
+        the microbatches' sizes."""
         self.losses, self.waiting, self.updates, feedback = [], deque(), 0, 0.0 if schedule.flush else schedule.feedback
-        ahead = 0 if self.last else self.layers - self.rank
-        work = [(k, i, rows, seed + 104729 * i, len(samples)) for k, (samples, seed) in enumerate(batches) for i, rows in enumerate(cut(samples))]
-        groups, size = [work], len(cut(batches[0][0]))
+        ahead = self.layers - 1 - self.rank
+        work = [(k, i, rows, seed + 104729 * i, len(samples)) for k, (samples, seed) in enumerate(batches) for i, rows in cut(samples)]
+        first, size = cut(batches[0][0])[0][0], len(cut(batches[0][0]))
+        groups = [work]
         if schedule.flush:
             groups = [work[a:a + size] for a in range(0, len(work), size)]
-        self.lag, self.copies, self.seen = 0 if schedule.flush else 1 + -(-(self.layers + 1) // size), {}, 0         # updates that a copy may lie behind, so that nobody waits
+        self.lag, self.copies, self.seen = 0 if schedule.flush else -(-(self.layers - 1) // size), {}, 0         # updates that a copy may lie behind, so that nobody waits
         yield from self._exchange_copies(theta)
         for group in groups:
             gradients = []
@@ -92,10 +92,7 @@ class Stream:
                 if turn >= ahead:
                     k, i, gradient = yield from self._backward(theta, feedback * factor(self.updates))
                     gradients.append(gradient)
-                    if i == size - 1:
-                        if self.waiting:
-                            for name in self.graphs:
-                                theta[name] = theta[name].clone()
+                    if i == first + size - 1:
                         yield from self._gather_copies(gradients)
                         update(k, gradients)
                         gradients, self.updates = [], self.updates + 1
@@ -126,7 +123,7 @@ class Stream:
                 own[name] = own[name] + g
 
     def _forward(self, theta, k, i, rows, seed, n):
-        if self.borrowed and i == 0 and k > self.lag:
+        if self.borrowed and k > self.lag and self.seen <= k - self.lag:
             yield from self._exchange_copies(theta)
         theta = {**theta, **self.copies}
         sub = self.problem.draw(rows, theta, seed=seed)
@@ -145,7 +142,6 @@ class Stream:
         if self.right:
             self.channel.send([values[p] for p in self.right])
         self.waiting.append((k, i, n, sub, kept, values, r, self.updates))
-        self.most = max(self.most, len(self.waiting))
 
     def _backward(self, theta, c):
         k, i, n, sub, kept, values, r, made = self.waiting.popleft()

@@ -12,6 +12,10 @@ import torch
 __all__ = ["Problem", "Linearisation"]
 
 
+class AgreedInterrupt(KeyboardInterrupt):
+    """Ctrl-C, on all workers after the same step."""
+
+
 @dataclass
 class Linearisation:
     """F at a point: `value` (a 0-d tensor) and `gradient` {name: tensor}."""
@@ -135,12 +139,18 @@ class Problem:
 
     # ---- where the problem lies on one worker or many (`paralift.distributed`)
     layout = ""                 # who has what, as text
+    alone = True                # whether no other worker shares it
     leads = True                # whether this worker writes files and shows the progress
     arrivals = None             # with workers that take gradients on their own: the method that waits for them
 
     def agree(self, *flags):
-        """Each flag as it is on any worker; raises KeyboardInterrupt on all once one was interrupted."""
+        """Each flag as it is on any worker; raises AgreedInterrupt on all once one was interrupted."""
         return flags
+
+    def gather(self, tree):
+        """`collect` on the worker that leads; None on the others."""
+        tree = self.collect(tree)
+        return tree if self.leads else None
 
     def kept(self, theta):
         """The parameters for which this worker keeps what a method needs beside them."""

@@ -177,7 +177,7 @@ class Stage:
             wanted = [bool(w) and v.is_floating_point() for v, w in zip(xs, wanted)]
             pairs = [lent_input(v, w, loans.get(i) if loans else None) for i, (v, w) in enumerate(zip(xs, wanted))]
             inputs, xs = [leaf for (leaf, _), w in zip(pairs, wanted) if w], [v for _, v in pairs]
-            local = {k: v.detach().requires_grad_(wrt_theta) for k, v in self._local(point).items()}
+            local = {k: v.data.requires_grad_(wrt_theta) for k, v in self._local(point).items()}          # .data: changed in place meanwhile, the map is that of the newest theta
             z = self._call_module(local, tuple(xs) if several else xs[0], seed, update_buffers)
         leaves = inputs + (list(local.values()) if wrt_theta else [])
         fresh, root = _is_fresh(z, [*xs, *local.values()]), z

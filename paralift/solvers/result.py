@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 import threading
+import warnings
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -45,6 +46,7 @@ class Result:
     reason: str = ""                # the stopping rule that held, with its numbers
     finish: object = field(default=None, repr=False)          # x -> solution, while the solver runs
     layout: str = ""                # which workers had what, and what other meshes were predicted to cost
+    gather: object = field(default=None, repr=False)          # (x, state) -> both with whole blocks, or None on workers that do not lead; while the solver runs
 
     @property
     def success(self):
@@ -88,8 +90,11 @@ class Result:
         return plot_history(self, path)
 
     def save(self, path):
-        """Write state and history atomically, with a checksum; `Result.load` reads them back."""
-        save_checked(path, {"status": self.status.name, "x": self.x, "state": self.state, "history": self.history, "iterations": self.iterations,
+        """Write state and history atomically, with a checksum; `Result.load` reads them back. In a callback all workers call it together, and worker 0 writes."""
+        whole = (self.x, self.state) if self.gather is None else self.gather((self.x, self.state))
+        if whole is None:
+            return
+        save_checked(path, {"status": self.status.name, "x": whole[0], "state": whole[1], "history": self.history, "iterations": self.iterations,
                             "seconds": self.seconds, "data_passes": self.data_passes, "provenance": self.provenance, "reason": self.reason, "layout": self.layout})
 
     @classmethod
@@ -142,8 +147,19 @@ def _content(path):
     return digest, data
 
 
+def check_writable(path):
+    """Refuse a path where no file can be written, before work starts."""
+    folder = Path(path).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: its folder cannot be made ({error.strerror}); give a path in a folder of your own.") from None
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{path} cannot be written: its folder is not yours to write to; give a path in a folder of your own.")
+
+
 class Writer:
-    """Writes results in the background, one at a time; what went wrong is raised by the next call."""
+    """Writes results in the background, one at a time; what went wrong is a warning, as the run itself is sound."""
 
     def __init__(self):
         self.thread, self.error = None, None
@@ -151,9 +167,9 @@ class Writer:
     def write(self, problem, result, path):
         """Collects the state from all workers, and leaves the writing to a thread: a step never changes the tensors of a state."""
         self.wait()
-        x, state = problem.collect((result.x, result.state))
+        x, state = (result.x, result.state) if result.gather is None else problem.collect((result.x, result.state))
         if problem.leads:
-            whole = replace(result, x=x, state=state, history={k: list(v) for k, v in result.history.items()})
+            whole = replace(result, x=x, state=state, history={k: list(v) for k, v in result.history.items()}, gather=None)
             self.thread = threading.Thread(target=self._save, args=(whole, path))
             self.thread.start()
 
@@ -168,7 +184,7 @@ class Writer:
             self.thread.join()
         self.thread, error, self.error = None, self.error, None
         if error is not None:
-            raise error
+            warnings.warn(f"a checkpoint could not be written: {error}. The file before it is kept, and the run goes on.", stacklevel=4)
 
 
 def load_checked(path):

@@ -10,9 +10,9 @@ from math import inf, isfinite, isnan
 
 import torch
 
-from ..problems.problem import Problem
+from ..problems.problem import AgreedInterrupt, Problem
 from .progress import Progress
-from .result import Result, Status, Writer
+from .result import Result, Status, Writer, check_writable
 from .stopping import Tolerance
 
 __all__ = ["Solver"]
@@ -101,18 +101,21 @@ class Solver:
             raise TypeError(f"{type(self).__name__}.solve got callback={callback!r}; it needs a function of one argument, the running result.")
         if checkpoint is not None and (not isinstance(checkpoint, (str, os.PathLike)) or os.path.isdir(checkpoint)):
             raise ValueError(f"{type(self).__name__}.solve got checkpoint={checkpoint!r}; it needs the path of a file to write.")
+        if checkpoint is not None:
+            check_writable(checkpoint)
         if resume is not None and not isinstance(resume, (Result, str, os.PathLike)):
             raise TypeError(f"{type(self).__name__}.solve got resume={resume!r}; it needs a Result, or the path of a checkpoint.")
         if not isinstance(checkpoint_every, (int, float)) or not checkpoint_every >= 0:
             raise ValueError(f"{type(self).__name__}.solve got checkpoint_every={checkpoint_every!r}; it needs a number of seconds >= 0.")
-        if resume is None and checkpoint is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and os.path.exists(checkpoint):
+        if checkpoint is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and os.path.exists(checkpoint):
             resume = checkpoint
         options = resume, callback, checkpoint, progress, strict, record_every, checkpoint_every
         if workers is None and "TORCHELASTIC_RUN_ID" not in os.environ:
             return self._run(problem, *options)
         from ..distributed import share
 
-        return share(lambda placed: self._run(placed, *options), problem, self, workers)
+        return share(lambda placed: self._run(placed, *options), problem, self, workers,
+                     {"options": str((record_every, callback is None, checkpoint is None, resume is None, self.max_seconds == inf))})
 
     def _run(self, problem, resume, callback, checkpoint, progress, strict, record_every, checkpoint_every):
         if resume is None:
@@ -139,7 +142,7 @@ class Solver:
             if hasattr(problem, "buffers"):
                 state["buffers"] = problem.buffers()
             return Result(status, self.answer(state), state, history, iteration, before + time.perf_counter() - began, passes, None, provenance, reason, problem.finish,
-                          problem.layout)
+                          problem.layout, problem.gather)
 
         try:
             while iteration < self.max_iterations:
@@ -177,7 +180,9 @@ class Solver:
                 if late:
                     status, reason = Status.MAX_SECONDS, f"seconds {seconds:.3g} >= {self.max_seconds:g} s"
                     break
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            if not (problem.alone or isinstance(interrupt, AgreedInterrupt)):
+                raise                                            # the others are elsewhere: nothing can be asked of them
             status = Status.INTERRUPTED
         line.close()
         writer.wait()
@@ -188,10 +193,11 @@ class Solver:
         if status is Status.MAX_ITERATIONS:
             reason = f"iterations {iteration} >= {self.max_iterations}"
         result = running()
-        result.solution, result.finish = problem.finish(self.answer(state)), None
+        result.solution, result.finish, result.gather = problem.finish(self.answer(state)), None, None
         result.x, result.state = problem.collect((result.x, result.state))
-        if checkpoint is not None and problem.leads:
-            result.save(checkpoint)
+        if checkpoint is not None:
+            writer.write(problem, result, checkpoint)
+            writer.wait()
         if strict and not result.success:
             error = RuntimeError(f"{self!r} ended with {status.name}: {status.value} The result is kept in this error's `result`.")
             error.result = result

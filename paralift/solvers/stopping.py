@@ -76,7 +76,10 @@ class EarlyStopping:
             self.best, self.waited = None, 0
         if self.best is None or self.sign * values[-1] > self.sign * self.best.history[self.column][-1]:
             self.waited = 0
-            self.best = replace(result, history={k: list(v) for k, v in result.history.items()}, solution=result.finish(result.x), finish=None)
+            x, state = result.x, result.state
+            whole = None if result.gather is None else result.gather((x, state))
+            x, state = whole or (x, state)
+            self.best = replace(result, x=x, state=state, gather=None, history={k: list(v) for k, v in result.history.items()}, solution=result.finish(result.x), finish=None)
         else:
             self.waited += 1
         if self.waited >= self.patience:

@@ -164,7 +164,7 @@ def test_batch_statistics_are_those_of_the_minibatch(data, layers):
 def test_all_samples_with_batch_statistics_split_along_layers():
     plain, other = pl.PGD(2, step=0.05).solve(normalised()), pl.PGD(2, step=0.05).solve(normalised(), workers=3)
     assert all(torch.allclose(plain.x[n], other.x[n], rtol=1e-12) for n in plain.x)
-    with pytest.raises(ValueError, match="BatchNorm couples the samples, so PGD splits along layers"):
+    with pytest.raises(ValueError, match="BatchNorm couples the samples, which PGD would split: use Workers"):
         pl.PGD(1).solve(normalised(), workers=mesh(2, 1))
 
 
@@ -257,7 +257,7 @@ def test_a_stopped_worker_is_named_within_the_timeout():
     (lambda: pl.Workers(total=4, data=3), r"total=4 and data=3, which does not divide it; use Workers\(4\)"),
     (lambda: pl.Workers(data=0), r"got data=0; it needs an integer >= 1"),
     (lambda: pl.PGD(1).solve(problem(), workers=0), r"workers=0 was given; it needs an integer >= 1"),
-    (lambda: pl.PGD(1).solve(problem(), workers=mesh(1, 9)), r"9 workers were asked for (.|\n)*8 stages and 24 samples(.|\n)*or fewer"),
+    (lambda: pl.PGD(1).solve(problem(), workers=mesh(1, 9)), r"9 workers were asked for (.|\n)*8 stages and 24 samples; use fewer"),
     (lambda: pl.PGD(1).solve(problem(), workers=mesh(25, 1)), r"25 workers were asked for (.|\n)*24 samples"),
     (lambda: pl.SAGA(1).solve(problem(), workers=mesh(1, 2)), r"(.|\n)*shares samples only"),
     (lambda: pl.ISGM(1, 8, sweeps=3).solve(problem(), workers=2), r"runs on one worker; use ISGM with one sweep"),
