@@ -1,7 +1,7 @@
 """Two processes against one: `python benchmarks/distributed.py [--rounds 9] [--quick] [cases ...]`, a case being WIDTH/BATCH, by default 1024/128 1024/1024 256/256 256/4096.
 
 Eight ReLU layers; a step of PGD on all blocks (full batch), split by layers, by samples, and as `workers=2` chooses; beside it the ceiling (the throughput of two
-unrelated replicas), back-propagation with SGD in one process, torch's DDP, and its pipelines GPipe and 1F1B (best of 2, 4, 8 microbatches). One thread a process,
+unrelated replicas), back-propagation with SGD in one process, torch's DDP, and its pipelines GPipe and 1F1B (with 2, 4 and 8 microbatches). One thread a process,
 interleaved; speed-ups are over one process of the same kind, medians over the rounds of the ratio within a round.
 """
 
@@ -133,7 +133,7 @@ def pipeline(width, batch, kind, microbatches):
     return make
 
 
-def compare(width, batch, rounds, seconds):
+def compare(width, batch, rounds, seconds, microbatches):
     one, _ = lifted(width, batch, 2, None)
     n = max(2, round(seconds / one))
     chosen = []
@@ -148,7 +148,7 @@ def compare(width, batch, rounds, seconds):
             "PGD, layers": lambda: lifted(width, batch, n, pl.Workers(data=1, layers=2))[0], "PGD, data": lambda: lifted(width, batch, n, pl.Workers(data=2, layers=1))[0],
             "PGD, workers=2": automatic, "back-propagation, one process": lambda: backpropagation(width, batch, n), "DDP": lambda: grouped(ddp(width, batch), n)}
     for kind in ("GPipe", "1F1B"):
-        for m in (2, 4, 8):
+        for m in microbatches:
             runs[f"{kind}, {m} microbatches"] = lambda kind=kind, m=m: grouped(pipeline(width, batch, kind, m), n)
     times = {name: [] for name in runs}
     for _ in range(rounds):
@@ -170,6 +170,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.6, help="of one process, a measurement")
+    parser.add_argument("--microbatches", type=int, nargs="+", default=[2, 4, 8], help="of GPipe and 1F1B")
     parser.add_argument("cases", nargs="*", default=[])
     a = parser.parse_args()
     torch.set_num_threads(1)
@@ -178,7 +179,7 @@ def main():
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, one thread a process")
     for case in a.cases or (CASES[2:3] if a.quick else CASES):
         width, batch = map(int, case.split("/"))
-        compare(width, batch, 2 if a.quick else a.rounds, 0.2 if a.quick else a.seconds)
+        compare(width, batch, 2 if a.quick else a.rounds, 0.2 if a.quick else a.seconds, a.microbatches)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ class Blocks(Problem):
         few = problem.restrict(slice(0, max(1, problem.least_samples))).forward(problem.initial)
         for s in problem.stages[:-1]:
             if len(few[f"x{s.index}"]) != max(1, problem.least_samples):
-                raise ValueError(f"stage {s.index} ({s.label or s.operator}) has an output of shape {tuple(few[f'x{s.index}'].shape)}, whose samples are not on the first axis, so workers "
-                                 "cannot share them; move that axis to the front in the module (batch_first=True in torch's attention and recurrent layers).")
+                raise ValueError(f"stage {s.index} ({s.label or s.operator}) has an output of shape {tuple(few[f'x{s.index}'].shape)}, whose samples are not on the first axis, "
+                                 "so workers cannot share them; move that axis to the front in the module (batch_first=True in torch's attention and recurrent layers).")
         worker = lambda l: next(k for k, r in enumerate(cuts) if l in r)
         self.worker = {s.index: worker(s.index) for s in problem.stages}                 # of every stage
         self.owner = {f"x{s.index}": self.worker[s.index] for s in problem.stages[:-1]}   # of every block
@@ -93,7 +93,8 @@ class Blocks(Problem):
         """This worker's part of a whole point."""
         for name, v in point.items():
             if self.is_x(name) and len(v) != self.samples:
-                raise ValueError(f"the result to resume from belongs to another problem ({len(v)} samples instead of {self.samples}); resume with the problem it was made from.")
+                raise ValueError(f"the result to resume from belongs to another problem ({len(v)} samples instead of {self.samples}); "
+                                 "resume with the problem it was made from.")
         return {k: (v[self.rows] if self.is_x(k) else v) if self.here(k) else self.empty for k, v in point.items()}
 
     def whole_theta(self, point):

@@ -63,8 +63,8 @@ def share(run, problem, solver, workers, options):
     if wish.total > problem.samples * problem.depth:
         raise ValueError(f"{wish.total} workers were asked for, and the problem has {problem.depth} stages and {problem.samples} samples; use fewer.")
     if solver.shared is None:
-        raise TypeError(f"workers={wish.total} was given for {solver!r}, which runs on one worker; use ISGM with one sweep, PGD, FISTA, BCD without groups, SGD, SVRG, SAGA, Katyusha "
-                        "or PIAG(asynchronous=True).")
+        raise TypeError(f"workers={wish.total} was given for {solver!r}, which runs on one worker; use ISGM with one sweep, PGD, FISTA, BCD without groups, SGD, SVRG, SAGA, "
+                        "Katyusha or PIAG(asynchronous=True).")
     free = solver.shared == "gradients"
     work = lambda: serve_gradients(run, problem, solver, wish, interrupted) if free else run(place(problem, solver, wish, interrupted))
     _active = True

@@ -26,7 +26,8 @@ def place(problem, solver, wish, interrupted):
         other = f"use Workers(data=1, layers={wish.total})" if solver.shared == "blocks" else "use ISGM"
         shapes, why = [(d, l) for d, l in shapes if d == 1], f"; BatchNorm couples the samples, which {name} would split: {other}"
     if not shapes:
-        raise ValueError(f"{wish.total} workers were asked for as {wish}, and the problem has {problem.depth} stages and {batch} samples{' in a minibatch' * minibatches}{why or '; use fewer'}.")
+        raise ValueError(f"{wish.total} workers were asked for as {wish}, and the problem has {problem.depth} stages and {batch} samples"
+                         f"{' in a minibatch' * minibatches}{why or '; use fewer'}.")
     if wish.shard_parameters and not (minibatches and not solver.average):
         raise ValueError(f"shard_parameters=True was given for {solver!r}; it splits the metric of ISGM over workers, without averages: leave it out, or average=0.")
     simulated, mesh = isinstance(wish, Simulated), None

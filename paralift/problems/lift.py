@@ -127,7 +127,7 @@ class _Cutter:
                 owners[a] |= own
 
     def _free(self, node):
-        """A view of what may be a stage itself (the only view of a value stands for it, unless it puts another axis before the samples), or a value made of sizes and masks alone."""
+        """A view of what may be a stage itself (the only view of a value stands for it, unless another axis comes before the samples then), or a value made of sizes and masks."""
         if kind_of(node) in VIEWS:
             source = node.args[0]
             if not self._samples_first(node):

@@ -3,58 +3,15 @@
 import os
 import signal
 import threading
-import time
 
 import pytest
 import torch
-from torch import nn
+from placed_problems import mesh, normalised, problem
 
 import paralift as pl
 from paralift.distributed import Flushed, Streamed
 
 MESHES = [(2, 1), (1, 2), (2, 2), (4, 1), (1, 4), (1, 8)]
-
-
-class Residual(nn.Module):
-    """Blocks whose skips pass over several stages."""
-
-    def __init__(self, width=6, blocks=3):
-        super().__init__()
-        self.first, self.last = nn.Linear(5, width), nn.Linear(width, 3)
-        self.inner = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(blocks))
-
-    def forward(self, x):
-        u = self.first(x)
-        for block in self.inner:
-            u = torch.relu(u + block(u))
-        return self.last(u)
-
-
-class Tied(nn.Module):
-    """The first and the last stage share a matrix."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight, self.middle = nn.Parameter(torch.randn(5, 5) / 2), nn.Linear(5, 5)
-
-    def forward(self, x):
-        return torch.relu(self.middle(torch.relu(x @ self.weight))) @ self.weight.T
-
-
-def problem(kind="chain", dtype=torch.float64, samples=24, validation=False):
-    torch.manual_seed(3)
-    widths = [5, 7, 6, 6, 7, 5, 6, 6, 3]
-    network = {"chain": lambda: nn.Sequential(*[m for a, b in zip(widths[:-2], widths[1:-1]) for m in (nn.Linear(a, b), nn.ReLU())], nn.Linear(6, 3)),
-               "residual": Residual, "tied": Tied}[kind]().to(dtype)
-    x = torch.randn(samples, 5, dtype=dtype)
-    y = torch.randint(0, 3, (samples,))
-    return pl.LiftedTraining(network, x, y, weight_regulariser=1e-3 * pl.L1Norm() if kind == "chain" else None, validation=(x[:10], y[:10]) if validation else None)
-
-
-def mesh(data, layers, **more):
-    return pl.Workers(data=data, layers=layers, **more)
-
-
 METHODS = {"pgd": lambda: pl.PGD(3), "fista": lambda: pl.FISTA(3), "heavy ball": lambda: pl.PGD(3, step=0.1, acceleration="heavy_ball"), "bcd": lambda: pl.BCD(2),
            "palm": lambda: pl.BCD(2, step="palm", order="random"), "red-black": lambda: pl.BCD(2, order="red_black", inertia=0.5),
            "isgm": lambda: pl.ISGM(2, 8, schedule="linear", weight_decay=0.01, average=0.9)}
@@ -144,13 +101,6 @@ def test_a_split_metric_is_the_metric():
     assert all(torch.equal(whole.x[n], rest.x[n]) for n in whole.x)
 
 
-def normalised():
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
-    x, y = torch.randn(46, 1, 8, 8, dtype=torch.float64), torch.randint(0, 3, (46,))
-    return pl.LiftedTraining(network, x, y, validation=(x[:20], y[:20]))
-
-
 @pytest.mark.parametrize("data, layers", [(2, 1), (3, 1), (1, 2), (2, 2)])
 def test_batch_statistics_are_those_of_the_minibatch(data, layers):
     """Minibatches of 23 samples over 2 or 3 workers: unequal shares."""
@@ -217,57 +167,3 @@ def test_the_mesh_is_chosen():
     result = pl.PGD(1, step=0.1).solve(problem(), workers=4)
     assert "data x layers" in result.layout and "x" in repr(result)
     assert str(pl.ISGM(1, 8).solve(problem(), workers=2).layout).count("\n") == 2          # a table of both meshes
-
-
-# ---- faults and bad input
-def boom(result):
-    if not result.x["0.weight"].numel():
-        raise KeyError("a mistake of the user's")
-
-
-def test_an_error_of_another_worker_reaches_the_user():
-    with pytest.raises(RuntimeError, match=r"worker 1 failed(.|\n)*a mistake of the user's"):
-        pl.PGD(3, step=0.1).solve(problem(), workers=mesh(1, 2), callback=boom)
-
-
-def die(result):
-    if not result.x["0.weight"].numel():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_killed_worker_is_named():
-    with pytest.raises(RuntimeError, match=r"worker 1 ended with exit code -9"):
-        pl.PGD(30, step=0.1).solve(problem(), workers=mesh(1, 2), callback=die)
-
-
-def sleep(result):
-    if not result.x["0.weight"].numel() and result.iterations == 2:
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def test_a_stopped_worker_is_named_within_the_timeout():
-    began = time.time()
-    with pytest.raises(RuntimeError, match=r"worker 1 does not answer, after 7 s"):
-        pl.PGD(30, step=0.1).solve(problem(), workers=mesh(1, 2, timeout=7), callback=sleep)
-    assert time.time() - began < 20
-
-
-@pytest.mark.parametrize("call, sentence", [
-    (lambda: pl.Workers(), r"got no number; say how many"),
-    (lambda: pl.Workers(total=4, data=3), r"total=4 and data=3, which does not divide it; use Workers\(4\)"),
-    (lambda: pl.Workers(data=0), r"got data=0; it needs an integer >= 1"),
-    (lambda: pl.PGD(1).solve(problem(), workers=0), r"workers=0 was given; it needs an integer >= 1"),
-    (lambda: pl.PGD(1).solve(problem(), workers=mesh(1, 9)), r"9 workers were asked for (.|\n)*8 stages and 24 samples; use fewer"),
-    (lambda: pl.PGD(1).solve(problem(), workers=mesh(25, 1)), r"25 workers were asked for (.|\n)*24 samples"),
-    (lambda: pl.SAGA(1).solve(problem(), workers=mesh(1, 2)), r"(.|\n)*shares samples only"),
-    (lambda: pl.ISGM(1, 8, sweeps=3).solve(problem(), workers=2), r"runs on one worker; use ISGM with one sweep"),
-    (lambda: pl.BCD(1, batch_size=8).solve(problem(), workers=2), r"runs on one worker(.|\n)*BCD without groups"),
-    (lambda: pl.BregmanPGD(1).solve(problem(), workers=2), r"BregmanPGD"),
-    (lambda: pl.PGD(1).solve(pl.Composite(pl.L2NormSquared(3), start=torch.zeros(3)), workers=2), r"workers=2 was given for Composite, which has no stages and samples"),
-    (lambda: pl.ISGM(1, 4).solve(problem(), workers=mesh(1, 2, schedule=Streamed(8))), r"4 samples in a minibatch were given for 8 microbatches"),
-    (lambda: pl.PGD(1).solve(problem(), workers=pl.Workers(2, shard_parameters=True)), r"shard_parameters=True was given for PGD"),
-    (lambda: Streamed(0), r"Streamed got microbatches=0"),
-])
-def test_bad_input_is_a_sentence(call, sentence):
-    with pytest.raises((ValueError, TypeError), match=sentence):
-        call()
