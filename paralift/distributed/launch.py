@@ -175,8 +175,11 @@ def _fork(work, problem, solver, wish, options):
             raise KeyboardInterrupt from None
         if not _is_lost(error):
             raise
-        time.sleep(0.3)
-        reports = sorted(Path(folder.name).glob("error*"), key=lambda report: report.stat().st_mtime)
+        for _ in range(20):                                       # until the cause is known
+            time.sleep(0.1)
+            reports = sorted(Path(folder.name).glob("error*"), key=lambda report: report.stat().st_mtime)
+            if reports or watch.dead is not None:
+                break
         if reports:
             raise RuntimeError(f"worker {reports[0].name[5:]} failed:\n{reports[0].read_text()}") from None
         if watch.dead is not None:
@@ -196,6 +199,15 @@ def _fork(work, problem, solver, wish, options):
                     child.join()
         torch.set_num_threads(threads)
         folder.cleanup()
+
+
+def _exit_code(child):
+    """Of a process that has just ended: it may be a moment until it is known."""
+    for _ in range(50):
+        if child.exitcode is not None:
+            return child.exitcode
+        time.sleep(0.02)
+    return -1
 
 
 class _Watch:
@@ -222,7 +234,7 @@ class _Watch:
                     self.stopped = True
                     return self._end()
             ended = [open_sentinels.pop(r) for r in ready if r in open_sentinels]
-            codes = sorted((child.exitcode, number) for number, child in ended if child.exitcode not in (0, LOST))
+            codes = sorted((code, number) for number, code in ((number, _exit_code(child)) for number, child in ended) if code not in (0, LOST))
             if codes:
                 self.dead = (codes[0][1], codes[0][0])
                 time.sleep(1.0)                                    # the others may end by themselves, with their own words
