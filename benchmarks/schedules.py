@@ -83,8 +83,9 @@ def train(kind, a, batch, column):
 
 def race(kind, a):
     """One process against two real ones, alternating over the seeds: the accuracy after each pass and the seconds since the start, validation included."""
-    runs = {"one process": [], "two, layers": [], "two, samples": []}
-    choices = {"one process": None, "two, layers": pl.Workers(data=1, layers=2), "two, samples": pl.Workers(data=2, layers=1)}
+    choices = {"one process": None, "two, layers": pl.Workers(data=1, layers=2), "two, M = 1": pl.Workers(data=1, layers=2, schedule=pl.distributed.Streamed(1)),
+               "two, samples": pl.Workers(data=2, layers=1)}
+    runs = {name: [] for name in choices}
     for seed in range(a.seeds):
         for name, workers in choices.items():
             history = pl.ISGM(a.passes, 128, schedule=a.step, seed=seed).solve(problem(kind, a.width, a.samples, seed), progress=False, workers=workers).history
