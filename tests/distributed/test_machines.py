@@ -34,6 +34,8 @@ def ip(*words):
 
 @pytest.fixture
 def machines():
+    if "PARALIFT_MACHINES" not in os.environ:
+        pytest.skip("set PARALIFT_MACHINES=1 to make network namespaces; it takes a minute, on an idle machine")
     if os.geteuid() or ip("netns", "add", NAMES[0]).returncode:
         pytest.skip("network namespaces cannot be made here")
     try:
