@@ -37,18 +37,22 @@ def lifted(width, batch, iterations, workers):
     return (times[1] - times[0]) / iterations, result
 
 
-def together(work):
-    """work() in this process and in a child at once; this one's result."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
+def crowd(work, processes=2):
+    """work() here while as many other processes do the same."""
+    children = []
+    for _ in range(processes - 1):
+        child = os.fork()
+        if child == 0:
+            try:
+                work()
+            finally:
+                os._exit(0)
+        children.append(child)
     try:
         return work()
     finally:
-        os.waitpid(child, 0)
+        for child in children:
+            os.waitpid(child, 0)
 
 
 def grouped(step, iterations):
@@ -140,11 +144,10 @@ def compare(width, batch, rounds, seconds, microbatches):
 
     def automatic():
         t, result = lifted(width, batch, n, 2)
-        chosen.append(result.layout.splitlines()[1].split("  ")[-7].strip() if "\n" in result.layout else result.layout)
-        chosen[-1] = " x ".join(result.layout.splitlines()[1].split()[0:3:2])
+        chosen.append(" x ".join(result.layout.splitlines()[1].split()[0:3:2]))
         return t
 
-    runs = {"PGD, one process": lambda: lifted(width, batch, n, None)[0], "ceiling: two replicas": lambda: together(lambda: lifted(width, batch, n, None)[0]) / 2,
+    runs = {"PGD, one process": lambda: lifted(width, batch, n, None)[0], "ceiling: two replicas": lambda: crowd(lambda: lifted(width, batch, n, None)[0]) / 2,
             "PGD, layers": lambda: lifted(width, batch, n, pl.Workers(data=1, layers=2))[0], "PGD, data": lambda: lifted(width, batch, n, pl.Workers(data=2, layers=1))[0],
             "PGD, workers=2": automatic, "back-propagation, one process": lambda: backpropagation(width, batch, n), "DDP": lambda: grouped(ddp(width, batch), n)}
     for kind in ("GPipe", "1F1B"):

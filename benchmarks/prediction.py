@@ -7,7 +7,6 @@ those of messages between two processes here. Ends with curves to 4096 workers, 
 
 import argparse
 import dataclasses
-import os
 import platform
 import statistics
 import time
@@ -16,28 +15,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from distributed import grouped, lifted, network
+from distributed import crowd, grouped, lifted, network
 from torch import nn
 
 import paralift as pl
-
-
-def crowd(work, processes):
-    """work() here while as many other processes do the same."""
-    children = []
-    for _ in range(processes - 1):
-        child = os.fork()
-        if child == 0:
-            try:
-                work()
-            finally:
-                os._exit(0)
-        children.append(child)
-    try:
-        return work()
-    finally:
-        for child in children:
-            os.waitpid(child, 0)
 
 
 def link():

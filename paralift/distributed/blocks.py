@@ -2,6 +2,7 @@
 
 import torch
 
+from ..operators.module import batch_norms
 from ..problems.problem import AgreedInterrupt, Problem
 
 __all__ = ["Blocks"]
@@ -21,9 +22,11 @@ class Blocks(Problem):
     def __init__(self, problem, mesh, cuts, deterministic, schedule, interrupted, sharded=False):
         self.problem, self.mesh, self.cuts, self.deterministic = problem, mesh, cuts, deterministic
         self.schedule, self.interrupted, self.sharded = schedule, interrupted, sharded and mesh.data > 1
-        self.samples, self.own = problem.samples, cuts[mesh.layer_rank]
+        for same in ("samples", "theta_names", "stages", "loss", "regularisers", "inputs", "rho", "convex"):
+            setattr(self, same, getattr(problem, same))
+        self.own = cuts[mesh.layer_rank]
         self.leads, self.alone = mesh.rank == 0, mesh.size == 1
-        self.normalised = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.network.modules())       # batch statistics couple the samples
+        self.normalised = bool(batch_norms(problem.network))
         size = min(SHARDS, problem.samples) if deterministic and mesh.data <= SHARDS and not self.normalised else mesh.data
         if size < mesh.data:
             raise ValueError(f"{mesh.data} workers along the samples were asked for, and there are {problem.samples} samples; use Workers({problem.samples}) at most.")
@@ -53,35 +56,6 @@ class Blocks(Problem):
         self.empty = next(iter(problem.initial.values())).new_empty(0)
         self._traffic, self._buffers = {}, {}
 
-    # ---- what is like the whole problem
-    @property
-    def theta_names(self):
-        return self.problem.theta_names
-
-    @property
-    def stages(self):
-        return self.problem.stages
-
-    @property
-    def loss(self):
-        return self.problem.loss
-
-    @property
-    def regularisers(self):
-        return self.problem.regularisers
-
-    @property
-    def inputs(self):
-        return self.problem.inputs
-
-    @property
-    def rho(self):
-        return self.problem.rho
-
-    @property
-    def convex(self):
-        return self.problem.convex
-
     def here(self, name):
         return self.owner.get(name, self.mesh.layer_rank) == self.mesh.layer_rank
 
@@ -103,7 +77,6 @@ class Blocks(Problem):
         for name, v in self.problem.initial.items():
             whole[name] = point[name] if self.mesh.layers == 1 else self.mesh.broadcast(point[name].clone() if self.here(name) else torch.empty_like(v), self.owner[name])
         return whole
-
 
     # ---- states, whole and spread
     def _walk(self, tree, change):

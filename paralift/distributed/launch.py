@@ -1,5 +1,6 @@
 """Start workers, check that they hold the same problem, and let every one of them run the solver's loop."""
 
+import gc
 import hashlib
 import multiprocessing
 import multiprocessing.connection
@@ -106,10 +107,10 @@ def _check_alike(problem, solver, options):
     mine = {"paralift": __version__, "torch": torch.__version__, "python": platform.python_version(), "solver": _plain(solver), **options, **fingerprint(problem)}
     all_of_them = [None] * dist.get_world_size()
     dist.all_gather_object(all_of_them, mine)
-    for rank, other in enumerate(all_of_them):
+    for number, other in enumerate(all_of_them):
         odd = [k for k in mine if other.get(k) != all_of_them[0].get(k)]
         if odd:
-            raise ValueError(f"worker {rank} differs from worker 0 in its {', '.join(odd)}: {other[odd[0]]} instead of {all_of_them[0][odd[0]]}; give all workers the same "
+            raise ValueError(f"worker {number} differs from worker 0 in its {', '.join(odd)}: {other[odd[0]]} instead of {all_of_them[0][odd[0]]}; give all workers the same "
                              "script, seed (torch.manual_seed before the network is made), versions and data.")
 
 
@@ -164,6 +165,8 @@ def _fork(work, problem, solver, wish, options):
     sys.stdout.flush()
     children = [context.Process(target=_child, args=(work, problem, solver, wish, options, number, folder.name), daemon=True) for number in range(1, wish.total)]
     watch = None
+    gc.collect()                                                  # an earlier group's garbage ends here, where its threads are: in a child it would wait for them for ever
+    gc.freeze()                                                   # and what is here now is never collected there
     try:
         for child in children:
             child.start()
@@ -198,6 +201,7 @@ def _fork(work, problem, solver, wish, options):
                     child.kill()
                     child.join()
         torch.set_num_threads(threads)
+        gc.unfreeze()
         folder.cleanup()
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..operators.module import batch_norms
 from .costs import Link, counted_costs, layout_for, layout_table, measured_costs
 from .mesh import Mesh, Simulated
 from .minibatches import Placed, SimulatedRow
@@ -22,7 +23,7 @@ def place(problem, solver, wish, interrupted):
         shapes, why = [(d, l) for d, l in shapes if d == 1], "; simulated workers share layers"
     if solver.shared == "samples":
         shapes, why = [(d, l) for d, l in shapes if l == 1], f"; {name} shares samples only: use Workers(data={wish.total}, layers=1)"
-    if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.network.modules()) and not minibatches:
+    if batch_norms(problem.network) and not minibatches:
         other = f"use Workers(data=1, layers={wish.total})" if solver.shared == "blocks" else "use ISGM"
         shapes, why = [(d, l) for d, l in shapes if d == 1], f"; BatchNorm couples the samples, which {name} would split: {other}"
     if not shapes:
@@ -30,20 +31,16 @@ def place(problem, solver, wish, interrupted):
                          f"{' in a minibatch' * minibatches}{why or '; use fewer'}.")
     if wish.shard_parameters and not (minibatches and not solver.average):
         raise ValueError(f"shard_parameters=True was given for {solver!r}; it splits the metric of ISGM over workers, without averages: leave it out, or average=0.")
-    simulated, mesh = isinstance(wish, Simulated), None
-    rows = batch
+    simulated, found = isinstance(wish, Simulated), []
     if len(shapes) > 1 or shapes[0][1] > 1:
-        everyone = mesh = Mesh(1, wish.total, wish.timeout) if not simulated else Mesh()
-        found, link = None, Link()
+        everyone = Mesh() if simulated else Mesh(wish.total, 1, wish.timeout)
         if everyone.rank == 0:
-            costs = (counted_costs if minibatches else measured_costs)(problem, min(rows, ROWS))        # a stream's result depends on its cuts: no clock there
+            costs = (counted_costs if minibatches else measured_costs)(problem, min(batch, ROWS))       # a stream's result depends on its cuts: no clock there
             kind = "jacobi" if not minibatches else "flush" if isinstance(wish.schedule, Flushed) else "stream"
             given = wish.schedule.microbatches if wish.schedule else None
-            found = [layout_for(costs, d, l, rows, kind if l > 1 else "jacobi", link, microbatches=given if l > 1 else None) for d, l in shapes]
-            found = sorted(found, key=lambda a: a.seconds)
+            found = [layout_for(costs, d, l, batch, kind if l > 1 else "jacobi", Link(), microbatches=given if l > 1 else None) for d, l in shapes]
+            found.sort(key=lambda a: a.seconds)
         found = everyone.objects(found)[0]
-    else:
-        found = []
     data, layers = (found[0].data, found[0].layers) if found else shapes[0]
     cuts = [range(g.start + 1, g.stop + 1) for g in found[0].groups] if found else [range(1, problem.depth + 1)]
     deterministic = problem.inputs.dtype == torch.float64 if wish.deterministic is None else wish.deterministic

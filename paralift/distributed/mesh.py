@@ -89,23 +89,17 @@ class Simulated(Workers):
 
 
 class Mesh:
-    """data x layers workers; worker (d, l) has rank d * layers + l. A mesh of one needs no process group.
-
-    device : of the tensors that workers exchange: gloo moves those of a CPU, NCCL those of a GPU.
-    """
+    """data x layers workers; worker (d, l) has rank d * layers + l. A mesh of one needs no process group."""
 
     def __init__(self, data=1, layers=1, timeout=600.0):
         self.data, self.layers, self.size = data, layers, data * layers
         self.rank = dist.get_rank() if self.size > 1 else 0
         self.data_rank, self.layer_rank = divmod(self.rank, layers)
-        self.column, self._pending, self._names = None, [], {}
+        self.column, self._pending = None, []
         if self.size > 1:
             wait = timedelta(seconds=timeout)
             columns = [dist.new_group([d * layers + l for d in range(data)], timeout=wait) for l in range(layers)]       # every worker makes every group
             self.column = columns[self.layer_rank]
-
-    def __repr__(self):
-        return f"{self.data} x {self.layers} (data x layers)"
 
     # ---- sums
     def total(self, t):
@@ -128,9 +122,7 @@ class Mesh:
         if self.data > 1:
             most = max(counts)
             padded = parts if len(parts) == most else torch.cat([parts, parts.new_zeros(most - len(parts), *parts.shape[1:])])
-            rows = [torch.empty_like(padded) for _ in counts]
-            dist.all_gather(rows, padded.contiguous(), group=self.column)
-            parts = [r for block, count in zip(rows, counts) for r in block[:count]]
+            parts = [r for block, count in zip(self.gather_data(padded), counts) for r in block[:count]]
         total = parts[0].clone()
         for p in parts[1:]:
             total += p

@@ -131,14 +131,10 @@ class PlacedBlocks(Blocks):
             work.wait()
             pieces = [buffer] if len(self.parts) == 1 else [buffer[rows] for rows in self.local] if self.is_x(name) else list(buffer)
             found.setdefault(name, []).extend((l, i, g) for i, g in enumerate(pieces))
-        gradient = self._assemble(found, buckets, self.problem._trained | set(self.owner_x) if blocks is None else blocks)
+        gradient = self._assemble(found, buckets, [n for n in self.names if self.is_x(n) or n in self.problem._trained] if blocks is None else blocks)
         if not value:
             return Linearisation(None, gradient)
         return Linearisation(self.mesh.total(values).sum() / self.samples, gradient)
-
-    @cached_property
-    def owner_x(self):
-        return [f"x{s.index}" for s in self.problem.stages[:-1]]
 
     def _last_user(self, name):
         return max(s.index for s in self.problem.stages if name in s.theta)

@@ -4,6 +4,8 @@ from collections import deque
 
 import torch
 
+from ..operators.module import batch_norms
+
 __all__ = ["Flushed", "Streamed"]
 
 SHARE = 4                        # of the samples, one in so many gives the feedback, with so many times the weight
@@ -65,7 +67,7 @@ class Stream:
     def __init__(self, problem, groups, rank, channel):
         self.problem, self.rank, self.layers, self.channel, group = problem, rank, len(groups), channel, groups[rank]
         self.stages, self.left, self.right = [problem.stages[l - 1] for l in group], crossing(problem.stages, group.start - 1), crossing(problem.stages, group.stop - 1)
-        self.whole = problem.least_samples > 1 or any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for s in self.stages for m in s.module.modules())
+        self.whole = any(batch_norms(s.module) for s in self.stages)
         self.last = rank == self.layers - 1
         users = {name: [k for k, g in enumerate(groups) if any(name in problem.stages[l - 1].theta for l in g)] for name in problem.initial}
         self.lent = [(name, w) for name, ks in users.items() if ks[:1] == [rank] for w in ks[1:]]               # copies of what lies here

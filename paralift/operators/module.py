@@ -8,12 +8,17 @@ from torch.fx import GraphModule
 from .operator import Operator, push_forward
 from .space import Space
 
-__all__ = ["ModuleOperator", "call_module", "is_random"]
+__all__ = ["ModuleOperator", "batch_norms", "call_module", "is_random"]
 
 
 def is_random(module):
     """Whether `module` draws random numbers while it trains (Dropout, RReLU, dropout inside an attention or a recurrent layer)."""
     return any(isinstance(m, (nn.modules.dropout._DropoutNd, nn.RReLU)) or getattr(m, "dropout", 0) not in (0, None, False) for m in module.modules())
+
+
+def batch_norms(module):
+    """The normalisations in `module` that couple the samples of a batch."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 def call_module(module, parameters, x, seed=None, update_buffers=False):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..operators.functional import Functional
-from ..operators.module import call_module
+from ..operators.module import batch_norms, call_module
 from ..operators.space import all_finite
 from .lift import lift
 from .lifted import LiftedProblem
@@ -230,7 +230,7 @@ class LiftedTraining(LiftedProblem):
     def _check_one_sample(self, inputs):
         """Find out whether a normalisation needs two samples, and refuse a data set of one."""
         self.least_samples = 1
-        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network.modules()):
+        if batch_norms(self.network):
             try:
                 with torch.no_grad():
                     call_module(self.network, dict(self.network.named_parameters()), inputs[:1], 0)
@@ -306,7 +306,7 @@ class LiftedTraining(LiftedProblem):
 
     def _settle_statistics(self, point):
         """A point that holds x comes from a method on all samples: the running statistics of normalisations are then those of all samples at its parameters."""
-        norms = [m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats] if "x1" in point else []
+        norms = [m for m in batch_norms(self.network) if m.track_running_stats] if "x1" in point else []
         if norms:
             momenta = [m.momentum for m in norms]
             for m in norms:

@@ -144,7 +144,7 @@ class BCD(Solver):
         tau = {k: self.factor / max(float(bounds[k]), 1e-12) if isfinite(bounds[k]) else 1.0 for k in names}
         for inner in range(self.inner_steps):
             lin, active = problem.linearise(at, names), groups
-            values = [float(lin.value)] if len(groups) == 1 else problem.group_values(at, groups) if self.search else None
+            values = None if not self.search else [float(lin.value)] if len(groups) == 1 else problem.group_values(at, groups)
             for _ in range(40):
                 own = [k for group in active for k in group]
                 trial = problem.prox({k: torch.sub(at[k], lin.gradient[k], alpha=tau[k]) for k in own}, tau)

@@ -1,5 +1,6 @@
 """What goes wrong with workers: it is said once, in a sentence, and nothing is left behind."""
 
+import gc
 import os
 import signal
 import threading
@@ -177,3 +178,18 @@ def test_fingerprints_tell_problems_apart():
     make = lambda **more: fingerprint(pl.LiftedTraining(network, x, y, **more))
     same, others = make(), [make(penalty="mac"), make(frozen="0.*"), make(weight_regulariser=pl.L1Norm()), make(rho=3.0)]
     assert same == make() and all(other != same for other in others)
+
+
+def test_garbage_of_an_earlier_group_is_not_collected_in_a_worker(tmp_path):
+    """The threads of that group did not survive the fork, and its end in the child would wait for them."""
+    dist = torch.distributed
+    gc.disable()
+    try:
+        dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+        cycle = [dist.distributed_c10d._get_default_group()]
+        cycle.append(cycle)
+        dist.destroy_process_group()
+        del cycle
+        assert pl.PGD(2, step=0.1).solve(problem(), workers=mesh(1, 2, timeout=20), callback=lambda result: gc.collect()).iterations == 2
+    finally:
+        gc.enable()
