@@ -15,17 +15,17 @@ CLASSES = [cls for _, cls in inspect.getmembers(pl.networks, inspect.isclass)]
 def build(cls, rho=2.0):
     torch.manual_seed(0)
     network, inputs = cls.example()
-    network, inputs = network.double(), inputs.double() if inputs.is_floating_point() else inputs
+    network, inputs = network.double(), inputs.to(torch.complex128) if inputs.is_complex() else inputs.double() if inputs.is_floating_point() else inputs
     output = copy.deepcopy(network).train()(inputs)
-    classifies = cls.__name__ not in ("UNet", "ProximalNetwork")
-    targets = torch.randint(output.shape[-1], output.shape[:-1]) if classifies else torch.randn(output.shape, dtype=torch.float64)
+    classifies = cls.__name__ not in ("UNet", "ProximalNetwork", "UnrolledNetwork")
+    targets = torch.randint(output.shape[-1], output.shape[:-1]) if classifies else torch.randn(output.shape, dtype=output.dtype)
     return network, pl.LiftedTraining(network, inputs, targets, loss="cross_entropy" if classifies else "squared_error", rho=rho)
 
 
 def torch_loss(problem, z):
     if isinstance(problem.loss, pl.CrossEntropy):
         return nn.functional.cross_entropy(z.flatten(0, -2), problem.targets.flatten(), reduction="sum") / problem.samples
-    return 0.5 * (z - problem.targets).square().sum() / problem.samples
+    return 0.5 * (z - problem.targets).abs().square().sum() / problem.samples
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)

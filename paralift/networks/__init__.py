@@ -6,5 +6,6 @@ from .convolutional import CNN, ResNet, UNet
 from .perceptron import MLP, rescale
 from .proximal import ProximalNetwork
 from .transformer import CausalTransformer, VisionTransformer
+from .unrolled import UnrolledNetwork
 
-__all__ = ["affine", "chain", "MLP", "rescale", "CNN", "ResNet", "UNet", "VisionTransformer", "CausalTransformer", "ProximalNetwork", "Staged"]
+__all__ = ["affine", "chain", "MLP", "rescale", "CNN", "ResNet", "UNet", "VisionTransformer", "CausalTransformer", "ProximalNetwork", "UnrolledNetwork", "Staged"]

@@ -194,10 +194,10 @@ class LiftedTraining(LiftedProblem):
             raise ValueError(f"{name}no samples were given; at least one is needed.")
         if len(inputs) != len(targets):
             raise ValueError(f"{name}{len(inputs)} inputs and {len(targets)} targets were given; every input needs one target.")
-        if inputs.is_floating_point() and inputs.dtype != dtype:
+        if (inputs.is_floating_point() or inputs.is_complex()) and inputs.dtype not in (dtype, dtype.to_complex()):
             raise TypeError(f"{name}inputs of dtype {inputs.dtype} were given; the network's parameters are {dtype}: convert one with .to(...).")
         for what, values in (("inputs", inputs), ("targets", targets)):
-            if values.is_floating_point() and not all_finite(values):
+            if (values.is_floating_point() or values.is_complex()) and not all_finite(values):
                 raise ValueError(f"{name}the {what} hold NaN or inf; remove or repair those samples.")
 
     def _check_indices(self, inputs, name):

@@ -4,7 +4,7 @@ import torch
 
 from ..operators.functional import Functional
 from ..operators.penalties import MAC, LiftedBregman, Penalty
-from ..operators.space import all_finite, sum_trailing
+from ..operators.space import all_finite, inner, sum_trailing
 
 __all__ = ["Loss", "CrossEntropy", "SquaredError", "Logistic", "FunctionalLoss", "PenaltyLoss", "loss_from"]
 
@@ -87,7 +87,7 @@ class SquaredError(Loss):
     """|z - y|^2 / 2, summed over a sample's axes."""
 
     def value(self, z, y):
-        return sum_trailing(0.5 * (z - y).square(), z.dim() - 1)
+        return 0.5 * inner(z - y, z - y, z.dim() - 1)
 
     def gradient(self, z, y):
         return z - y
