@@ -152,3 +152,17 @@ def test_activations_in_place_are_the_activations(dtype):
     for potential in found:
         bound = potential.on((5, 40))
         assert torch.equal(bound._activation_(z.clone()), bound._activation(z))
+
+
+@pytest.mark.parametrize("metric", ["adam", "momentum", "plain"])
+def test_a_parameter_of_two_stages_moves_once(metric):
+    """The first step of a parameter that two stages use, and whose gradient lies in another order in memory, is that of its whole gradient."""
+    network, inputs = pl.networks.UnrolledNetwork.example()
+    targets = torch.randn_like(inputs)
+    problem = pl.LiftedTraining(network, inputs, targets, loss="squared_error", rho=1e4)
+    assert len(set(problem.theta_names)) == len(problem.theta_names) == len(list(network.parameters()))
+    gradient = problem.explicit_gradient(problem.start_theta())[1]
+    trained = pl.ISGM(1, batch_size=len(inputs), step=1e-3, metric=metric).solve(problem, progress=False).network
+    for name, p in trained.named_parameters():
+        change, g = (problem.initial[name] - p.detach()) / 1e-3, gradient[name]
+        assert torch.allclose(change, g / (g.abs() + 1e-8) if metric == "adam" else g, atol=2e-3, rtol=1e-3), name

@@ -27,7 +27,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         self.rho, self.regularisers, self.extra, self.frozen = rho, regularisers, extra, set(frozen)
         self.anchor, self.tau, self.seed, self.initial = anchor, tau, seed, initial
         self.samples = len(inputs)
-        self.theta_names = [name for s in stages for name in s.theta if name not in frozen]        # trained
+        self.theta_names = list(dict.fromkeys(name for s in stages for name in s.theta if name not in frozen))        # trained; a shared one once
         self.depth, self._trained, self._kept = len(stages), set(self.theta_names), {}
 
     # ---- subproblems

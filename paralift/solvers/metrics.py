@@ -21,6 +21,7 @@ def metric_step(kind, names, theta, gradient, state, tau):
     pick = lambda table: [table[name] for name in names]
     leaves, gradients = pick(theta), pick(gradient)
     if kind == "adam":
+        gradients = [g if g.stride() == v.stride() else torch.empty_like(v).copy_(g) for g, v in zip(gradients, leaves)]       # the fused kernel reads memory in order
         adam(leaves, gradients, pick(state["first"]), pick(state["second"]), [], pick(state["steps"]), fused=True, amsgrad=False,
              beta1=0.9, beta2=0.999, lr=tau, weight_decay=0.0, eps=1e-8, maximize=False)
     elif kind == "adagrad":
