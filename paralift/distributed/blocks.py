@@ -3,7 +3,7 @@
 import torch
 
 from ..operators.module import batch_norms
-from ..problems.problem import AgreedInterrupt, Problem
+from ..problems.problem import Problem
 
 __all__ = ["Blocks"]
 
@@ -114,7 +114,4 @@ class Blocks(Problem):
         return self._walk(tree, lambda name, v: self._part({name: v})[name].clone())
 
     def agree(self, *flags):
-        found = self.mesh.largest(torch.tensor([float(f) for f in (*flags, self.interrupted())]))
-        if found[-1]:
-            raise AgreedInterrupt
-        return tuple(bool(f) for f in found[:-1])
+        return self.mesh.agree(flags, self.interrupted())

@@ -20,10 +20,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from ..operators.functional import Functional
+from ..operators.operator import Operator
+from ..problems.composite import Composite
 from ..problems.lifted_training import LiftedTraining
 from .asynchronous import serve_gradients
 from .layout import place
 from .mesh import Simulated, Workers
+from .terms import place_terms, shares_terms
 
 __all__ = ["share", "rank", "interrupted"]
 
@@ -50,24 +54,24 @@ def share(run, problem, solver, workers, options):
     launched = "TORCHELASTIC_RUN_ID" in os.environ
     if _active:                                                   # a solver inside a worker
         return run(problem)
-    if workers is None and not isinstance(problem, LiftedTraining):                      # without stages and samples: every process solves it, one writes
+    world = int(os.environ["WORLD_SIZE"]) if launched else 1
+    wish, terms = Workers(world) if workers is None else Workers.of(workers), isinstance(problem, Composite) and not isinstance(workers, Simulated)
+    if workers is None and not isinstance(problem, LiftedTraining) and not (terms and shares_terms(problem, world)):         # nothing to share: every process solves it, one writes
         problem.leads = rank() == 0
         return run(problem)
-    world = int(os.environ["WORLD_SIZE"]) if launched else 1
-    wish = Workers(world) if workers is None else Workers.of(workers)
     if launched and wish.total != world:
         raise ValueError(f"workers={wish.total} was given under torchrun with {world} processes; leave workers= out, or start torchrun --nproc-per-node {wish.total}.")
     if wish.total == 1 and (solver.shared is None or not isinstance(problem, LiftedTraining)):
         return run(problem)
-    if not isinstance(problem, LiftedTraining):
+    if not isinstance(problem, LiftedTraining) and not terms:
         raise TypeError(f"workers={wish.total} was given for {type(problem).__name__}, which has no stages and samples to share; solve it without workers=.")
-    if wish.total > problem.samples * problem.depth:
+    if not terms and wish.total > problem.samples * problem.depth:
         raise ValueError(f"{wish.total} workers were asked for, and the problem has {problem.depth} stages and {problem.samples} samples; use fewer.")
-    if solver.shared is None:
+    if not terms and solver.shared is None:
         raise TypeError(f"workers={wish.total} was given for {solver!r}, which runs on one worker; use ISGM with one sweep, PGD, FISTA, BCD without groups, SGD, SVRG, SAGA, "
                         "Katyusha or PIAG(asynchronous=True).")
     free = solver.shared == "gradients"
-    work = lambda: serve_gradients(run, problem, solver, wish, interrupted) if free else run(place(problem, solver, wish, interrupted))
+    work = lambda: serve_gradients(run, problem, solver, wish, interrupted) if free else run((place_terms if terms else place)(problem, solver, wish, interrupted))
     _active = True
     try:
         with _interrupts():
@@ -119,10 +123,25 @@ def _plain(thing):
     return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
+def _device(problem):
+    return problem.inputs.device if isinstance(problem, LiftedTraining) else problem.start()["x"].device
+
+
+def _tensors(thing, depth=0):
+    """The tensors inside functionals and operators, in the order of their attributes."""
+    if torch.is_tensor(thing):
+        return [thing]
+    inside = thing if isinstance(thing, (list, tuple)) else [v for k, v in vars(thing).items() if k[0] != "_"] if isinstance(thing, (Functional, Operator)) else []
+    return [t for part in inside for t in _tensors(part, depth + 1)] if depth < 20 else []
+
+
 def fingerprint(problem):
     """{what: a short text} that equal problems share."""
     digest = lambda tensors: hashlib.sha256(b"".join(t.detach().double().sum().cpu().numpy().tobytes() + t.flatten()[:64].double().cpu().numpy().tobytes()
                                                      for t in tensors)).hexdigest()[:12]
+    if isinstance(problem, Composite):
+        parts = (problem.smooth_part, problem.nonsmooth_part, *problem.linear)
+        return {"terms": _plain(parts), "start": digest(problem.start().values()), "data": digest(_tensors(parts))}
     stages = "; ".join(f"{s.index} {s.operator} {s.parents} {s.space} {_plain(s.penalty)}" for s in problem.stages)
     terms = _plain((type(problem.loss).__name__, problem.regularisers, problem.extra, sorted(problem.frozen)))
     return {"stages": hashlib.sha256(stages.encode()).hexdigest()[:12], "initial parameters": digest(problem.initial.values()),
@@ -140,7 +159,7 @@ def _torchrun(work, problem, solver, wish, options):
             return work()
         store, rank, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=wish.timeout)))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")                    # a restart must not read the last attempt's keys
-        _join(dist.PrefixStore(f"paralift{attempt}", store), rank, wish, problem.inputs.device)
+        _join(dist.PrefixStore(f"paralift{attempt}", store), rank, wish, _device(problem))
     pulse = _Pulse(dist.distributed_c10d._get_default_store(), dist.get_rank(), wish.total)
     try:
         _check_alike(problem, solver, options)
@@ -154,7 +173,7 @@ def _torchrun(work, problem, solver, wish, options):
 # ---- by fork
 def _fork(work, problem, solver, wish, options):
     """This process is worker 0; the others are its children, which have everything from it."""
-    if problem.inputs.device.type != "cpu" or not hasattr(os, "fork"):
+    if _device(problem).type != "cpu" or not hasattr(os, "fork"):
         raise RuntimeError(f"workers={wish.total} starts processes by fork, which serves tensors on the CPU of a Unix machine; "
                            f"start the script with torchrun --nproc-per-node {wish.total} in place of it.")
     if dist.is_initialized():
@@ -277,7 +296,7 @@ def _child(work, problem, solver, wish, options, number, folder):
 def _worker(work, problem, solver, wish, options, number, folder):
     store = dist.FileStore(str(Path(folder) / "store"), wish.total)
     store.set_timeout(timedelta(seconds=wish.timeout))
-    _join(store, number, wish, problem.inputs.device)
+    _join(store, number, wish, _device(problem))
     pulse = _Pulse(store, number, wish.total)
     try:
         _check_alike(problem, solver, options)

@@ -6,6 +6,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from ..problems.problem import AgreedInterrupt
+
 __all__ = ["Workers", "Simulated", "Mesh"]
 
 
@@ -112,6 +114,13 @@ class Mesh:
         if self.size > 1:
             dist.all_reduce(t, dist.ReduceOp.MAX)
         return t
+
+    def agree(self, flags, interrupted):
+        """Each flag as it is on any worker; raises AgreedInterrupt on all once one was interrupted."""
+        found = self.largest(torch.tensor([float(f) for f in (*flags, interrupted)]))
+        if found[-1]:
+            raise AgreedInterrupt
+        return tuple(bool(f) for f in found[:-1])
 
     def sum_data(self, t):
         """Begin to sum t, in place, over the workers that own the same stages; a handle to wait on, or None."""

@@ -122,6 +122,10 @@ class Problem:
     def norm(self, a):
         return self.inner(a, a).sqrt()
 
+    def dual_norm(self, parts):
+        """|(y_1, ..., y_J)|, one part for each linear term."""
+        return sum(torch.linalg.vector_norm(y) ** 2 for y in parts).sqrt()
+
     def gap(self, point, dual=()):
         """Primal-dual gap, an upper bound on E(point) - min E; `dual` as the method keeps it."""
         raise NotImplementedError(f"{type(self).__name__} has no duality gap; stop on the residual or on the change of the objective.")

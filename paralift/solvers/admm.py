@@ -35,6 +35,7 @@ class ADMM(Solver):
     needs = (NOT_CONVEX, NO_PROX,
              ("linear", "it has no term H(K x); use PGD, FISTA or DouglasRachford."))
     splits = True
+    shared = "blocks"
 
     def __init__(self, max_iterations=1000, rho=1.0, balancing=True, relaxation=1.0, exact=True, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)
@@ -63,17 +64,17 @@ class ADMM(Solver):
         """grad F(x) + rho K*K x = grad F(0) + rhs by conjugate gradients from the last x, to 1e-3 of the starting residual, at most 50 steps."""
         rho, gradient, offset = state["rho"], problem.smooth_part._gradient, state["offset"]
         apply = lambda v: gradient(v) - offset + rho * sum(K._adjoint(K._call(v)) for _, K in problem.linear)
-        dot = lambda a: torch.linalg.vector_norm(a) ** 2
+        dot = lambda a, b: problem.inner({"x": a}, {"x": b})
         r = rhs - apply(x)
-        p, rr = r, dot(r)
+        p, rr = r, dot(r, r)
         target = 1e-6 * rr
         for _ in range(50):
             if rr <= target:
                 break
             q = apply(p)
-            a = rr / torch.sum((p.conj() * q).real if p.is_complex() else p * q)
+            a = rr / dot(p, q)
             x, r = x + a * p, r - a * q
-            new = dot(r)
+            new = dot(r, r)
             p, rr = r + (new / rr) * p, new
         return x
 
@@ -92,7 +93,7 @@ class ADMM(Solver):
         sums = [v + u for v, u in zip(mixed, us)]
         new_z = [H._prox(s, 1 / rho) for (H, _), s in zip(problem.linear, sums)]
         new_u = [s - z for s, z in zip(sums, new_z)]
-        norms = lambda parts: sum(torch.linalg.vector_norm(v) ** 2 for v in parts).sqrt()
+        norms = problem.dual_norm
 
         def residuals():
             primal = norms([v - z for v, z in zip(images, new_z)])
@@ -102,14 +103,14 @@ class ADMM(Solver):
                 drift = drift + (x - new) / tau - rho * sum(k._adjoint(a - b) for k, a, b in zip(K, state["images"], images))
                 if problem.smooth_part is not None:
                     drift = drift + problem.gradient({"x": new})["x"] - problem.gradient({"x": x})["x"]
-            return primal, torch.linalg.vector_norm(drift)
+            return primal, problem.norm({"x": drift})
 
         later = {**state, "point": {"x": new}, "images": images, "z": new_z, "u": new_u, "k": state["k"] + 1}
         found = None
         if self.balancing and state["next"] <= later["k"] <= 1000:
             found = residuals()
             p = max(float(found[0]), 1e-30) / max(float(norms(images)), float(norms(new_z)), 1e-30)
-            d = max(float(found[1]), 1e-30) / max(rho * float(torch.linalg.vector_norm(sum(k._adjoint(u) for k, u in zip(K, new_u)))), 1e-30)
+            d = max(float(found[1]), 1e-30) / max(rho * float(problem.norm({"x": sum(k._adjoint(u) for k, u in zip(K, new_u))})), 1e-30)
             factor = 1.0 if 1 / 1.5 <= p / d <= 1.5 else min(max((p / d) ** 0.5, 0.2), 5.0)
             later.update(rho=rho * factor, u=[u / factor for u in new_u], next=int(1.2 * later["k"]) + 10)
         later["dual"] = [rho * u for u in new_u]

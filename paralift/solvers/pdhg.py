@@ -34,6 +34,7 @@ class PDHG(Solver):
 
     needs = (NOT_CONVEX, NO_PROX)
     splits = True
+    shared = "blocks"
 
     def __init__(self, max_iterations=1000, step="auto", variant="adaptive", ratio=1.0, relaxation=None, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)
@@ -113,11 +114,11 @@ class PDHG(Solver):
             if gradient is not None:
                 p.sub_(gradient).add_(problem.gradient({"x": new})["x"])
             d = [(y - z).div_(sigma).add_(K._call(ahead - new)) for (_, K), y, z in zip(problem.linear, duals, new_duals)]
-            return torch.linalg.vector_norm(p), sum((torch.linalg.vector_norm(v) ** 2 for v in d), torch.zeros_like(v.real.sum())).sqrt()
+            return problem.norm({"x": p}), problem.dual_norm(d) if d else torch.zeros_like(v.real.sum())
 
         k = state["k"] + 1
         if self.variant == "adaptive" and duals and k == state["next"] <= 2048:
-            later = self._balanced(state, new, new_duals)
+            later = self._balanced(problem, state, new, new_duals)
         state = {**later, "point": {"x": new}, "dual": new_duals, "k": k, "base": new, "base_dual": new_duals}
         if state["relaxation"] > 1:
             state["base"], state["base_dual"] = torch.lerp(x, new, state["relaxation"]), [torch.lerp(y, z, state["relaxation"]) for y, z in zip(duals, new_duals)]
@@ -129,12 +130,11 @@ class PDHG(Solver):
         return state, record
 
     @staticmethod
-    def _balanced(state, x, dual):
+    def _balanced(problem, state, x, dual):
         """tau becomes the geometric mean of itself and of the minimiser of |x - x'|^2/tau + |y - y'|^2/sigma at the same tau sigma, (x', y') being the point
         at the last change, k / sqrt(2); a change by a factor of at most 10. 1/tau - sigma |K|^2 >= L/2 stays."""
         tau, sigma, L, mark = state["tau"], state["sigma"], state["L"], state["mark"]
-        p = float(torch.linalg.vector_norm(x - mark["x"]))
-        d = sum(float(torch.linalg.vector_norm(y - z)) ** 2 for y, z in zip(dual, mark["dual"])) ** 0.5
+        p, d = float(problem.norm({"x": x - mark["x"]})), float(problem.dual_norm([y - z for y, z in zip(dual, mark["dual"])]))
         if p > 0 and d > 0 and state["norm2"]:
             tau *= min(max(p / d * (sigma / tau) ** 0.5, 0.01), 100.0) ** 0.5
             tau = min(tau, 1.9 / L) if L else tau

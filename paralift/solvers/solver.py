@@ -36,7 +36,7 @@ class Solver:
 
     needs = ()                   # attributes of a problem that the method relies on, with the sentence that says what would serve
     splits = False               # whether terms H(K x) can be treated
-    shared = None                # what of a lifted problem several workers may share: "blocks" and samples, "minibatches", "samples" or "gradients"
+    shared = None                # what several workers may share: "blocks" (of a lifted problem, or the images of a batch: all scalars come from the problem), "minibatches", ...
 
     def __new__(cls, *arguments, **named):
         self = super().__new__(cls)

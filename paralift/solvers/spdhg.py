@@ -93,7 +93,7 @@ class SPDHG(Solver):
             state = self._draw(problem, state, j)
         state = {**state, "k": k + 1}
         if self.variant == "adaptive" and k + 1 == state["next"] <= 2048:
-            state.update(tau=self._balanced(state), next=2 * state["next"])
+            state.update(tau=self._balanced(problem, state), next=2 * state["next"])
         return state, lambda: self._record(problem, state)
 
     def _draw(self, problem, state, j):
@@ -120,11 +120,10 @@ class SPDHG(Solver):
         return v if G is None else G._prox(v, tau * shrink)
 
     @staticmethod
-    def _balanced(state):
+    def _balanced(problem, state):
         """The geometric mean of tau and of the minimiser of |x - x_0|^2 / tau + sum_j |y_j|^2 / (p_j sigma_j), a change by a factor of at most 10."""
-        size = lambda v: float(torch.linalg.vector_norm(v))
-        primal = size(state["point"]["x"] - state["first"])
-        dual = sum(size(y) ** 2 / (p * s) for y, p, s in zip(state["dual"], state["p"], state["products"])) ** 0.5
+        primal = float(problem.norm({"x": state["point"]["x"] - state["first"]}))
+        dual = float(problem.dual_norm([y / (p * s) ** 0.5 for y, p, s in zip(state["dual"], state["p"], state["products"])]))
         return state["tau"] * min(max(primal / (dual * state["tau"]), 0.01), 100.0) ** 0.5 if primal > 0 and dual > 0 else state["tau"]
 
     def _record(self, problem, state):
@@ -132,5 +131,5 @@ class SPDHG(Solver):
         parts = [(x - self._primal(problem, state, x, state["z"])) / tau]
         for (H, K), y, product in zip(problem.linear, state["dual"], state["products"]):
             parts.append((y - H._conj_prox(torch.add(y, K._call(x), alpha=product / tau), product / tau)) * (tau / product))
-        residual = sum(torch.linalg.vector_norm(v) ** 2 for v in parts).sqrt()
+        residual = torch.hypot(problem.norm({"x": parts[0]}), problem.dual_norm(parts[1:]))
         return {"objective": problem.value({"x": x}), "residual": residual, **problem.metrics({"x": x})}

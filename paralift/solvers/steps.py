@@ -176,6 +176,6 @@ def residual(problem, new, y, tau):
     """|(new - y) / tau|: the norm of the proximal gradient map."""
     if len(tau) == 1:
         (k, t), = tau.items()
-        return torch.linalg.vector_norm(new[k] - y[k]) / t
+        return problem.norm({k: new[k] - y[k]}) / t
     d = {k: (new[k] - y[k]) / t for k, t in tau.items()}
     return problem.norm(d)
