@@ -1,6 +1,7 @@
 """What a problem is made of: spaces, operators, functionals, potentials, Bregman distances and penalties."""
 
 from .bregman import BregmanDistance, MoreauEnvelope
+from .coil_maps import *  # noqa: F403
 from .entropies import *  # noqa: F403
 from .functional import Functional
 from .indicators import *  # noqa: F403
