@@ -4,12 +4,13 @@ import gzip
 import hashlib
 import os
 import struct
-import tempfile
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from .files import replacing
 
 __all__ = ["digits", "mnist", "fashion_mnist", "tinyshakespeare", "characters"]
 
@@ -111,11 +112,8 @@ def _fetch(address, path, right):
         raw = response.read()
     if not right(raw):
         raise ValueError(f"the downloaded {path.name} has a wrong checksum; fetch it from another place than {address} and put it into {path.parent}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(raw)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(raw)
     return path
 
 

@@ -152,7 +152,7 @@ def prewhiten(kspace, noise, axis=0):
     noise = finite(noise, "prewhiten", "noise")
     coils = kspace.shape[axis]
     if noise.dim() != 2 or noise.shape[0] != coils or noise.shape[1] <= coils or not noise.is_complex():
-        raise ValueError(f"prewhiten got noise of shape {tuple(noise.shape)} and dtype {noise.dtype} for {coils} coils; it needs complex (coils, samples), more samples than coils.")
+        raise ValueError(f"prewhiten got noise of shape {tuple(noise.shape)} and dtype {noise.dtype} for {coils} coils; it needs complex (coils, samples), samples > coils.")
     noise = noise.to(kspace)
     L, failed = torch.linalg.cholesky_ex(noise @ noise.mH / noise.shape[1])
     if failed:
@@ -220,6 +220,6 @@ def _centre(kspace, sizes, who):
     centre = kspace[_block(kspace.shape[-len(sizes):], sizes)]
     empty = (centre == 0).all(-len(sizes) - 1)
     if empty.any():
-        raise ValueError(f"{who} got a centre of {tuple(sizes)} samples of which {int(empty.sum())} are empty in all coils; pass the size that is fully sampled as calibration=..., "
-                         "and k-space with its zero frequency at n // 2.")
+        raise ValueError(f"{who} got a centre of {tuple(sizes)} samples of which {int(empty.sum())} are empty in all coils; pass the size that is fully sampled as "
+                         "calibration=..., and k-space with its zero frequency at n // 2.")
     return centre
