@@ -139,7 +139,7 @@ def _grid(lines, heads, chosen, numbers, axes, leading, coils, path):
     for i, line in lines(chosen):
         z, y, x, n = planes[i], rows[i], int(starts[i]), line.shape[1]
         if not (0 <= z < nz and 0 <= y < ny and 0 <= x <= nx - n):
-            raise ValueError(f"{path}: readout {i} has kz {z}, ky {y} and kx {x} to {x + n - 1}; the header states a grid of {nz} x {ny} x {nx} (z, y, x): header and data do not fit.")
+            raise ValueError(f"{path}: readout {i} has kz {z}, ky {y} and kx {x} to {x + n - 1}; its header states a grid of {nz} x {ny} x {nx} (z, y, x).")
         place = tuple(int(index[name][i]) for name in axes)
         kspace[(*place, slice(None), z, y, slice(x, x + n))] += line
         count[(*place, z, y)] += 1

@@ -17,7 +17,9 @@ def read_nifti(path):
     """
     nibabel = package("nibabel", "read_nifti")
     try:
-        image = nibabel.Nifti1Image.from_filename(str(path)) if str(path).endswith((".nii", ".nii.gz")) else nibabel.load(path)
+        image = nibabel.load(path)
+        if not isinstance(image, nibabel.Nifti1Image):
+            raise ValueError(f"it is a {type(image).__name__}")
         values = np.asanyarray(image.dataobj)
     except FileNotFoundError:
         raise
