@@ -6,7 +6,7 @@ import os
 import uuid
 from pathlib import Path
 
-__all__ = ["replacing", "package"]
+__all__ = ["replacing", "package", "hdf5", "places", "located"]
 
 
 @contextlib.contextmanager
@@ -31,3 +31,31 @@ def package(name, who, extra="imaging"):
         return importlib.import_module(name)
     except ImportError:
         raise ImportError(f"{who} needs {name}; install it with: pip install 'paralift[{extra}]'") from None
+
+
+@contextlib.contextmanager
+def hdf5(path, who):
+    """The HDF5 file `path`, open for reading; ValueError where it is none or is damaged."""
+    h5py = package("h5py", who)
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist.")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise ValueError(f"{path} is no HDF5 file, or is damaged or cut short ({error}).") from None
+
+
+def places(name):
+    """The folders in which the data set `name` may lie: of PARALIFT_DATA, then of the user's cache."""
+    root = os.environ.get("PARALIFT_DATA")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "paralift" / name
+    return ([Path(root) / name, Path(root)] if root else []) + [cache]
+
+
+def located(name, file, instead):
+    """The path of a file or folder of the data set `name`; FileNotFoundError that says where it was looked for and what serves `instead`."""
+    found = next((place / file for place in places(name) if (place / file).exists()), None)
+    if found is None:
+        raise FileNotFoundError(f"{file} was looked for in {', '.join(map(str, places(name)))}; set PARALIFT_DATA to the folder that holds {name}/, or use {instead}.")
+    return found

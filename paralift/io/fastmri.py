@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..files import package
-from .ismrmrd import opened, parse_header
+from ..files import hdf5
+from .ismrmrd import parse_header
 
 __all__ = ["FastMRI", "read_fastmri"]
 
@@ -32,8 +32,7 @@ def read_fastmri(path, slices=None):
 
     Values are as stored, in the scanner's unit. Raises ValueError for a file that is no HDF5, is cut short or holds no k-space, IndexError for slices it lacks.
     """
-    package("h5py", "read_fastmri")
-    with opened(path) as file:
+    with hdf5(path, "read_fastmri") as file:
         if "kspace" not in file or file["kspace"].ndim not in (3, 4) or file["kspace"].dtype.kind != "c":
             raise ValueError(f"{path} holds {sorted(file)}; a file of fastMRI has complex 'kspace' of axes (slices, [coils,] ky, kx).")
         which, n = (slice(None) if slices is None else slices), len(file["kspace"])

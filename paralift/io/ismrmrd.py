@@ -1,14 +1,12 @@
 """ISMRMRD raw data (HDF5): readouts in any order, put on the grid of k-space."""
 
-import contextlib
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..files import package, replacing
+from ..files import hdf5, package, replacing
 
 __all__ = ["Measurement", "read_ismrmrd", "write_ismrmrd"]
 
@@ -42,19 +40,6 @@ class Measurement:
     header: str
 
 
-@contextlib.contextmanager
-def opened(path):
-    """The HDF5 file `path`, for reading; ValueError where it is none or is damaged."""
-    h5py = package("h5py", "reading HDF5")
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist.")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except OSError as error:
-        raise ValueError(f"{path} is no HDF5 file, or is damaged or cut short ({error}).") from None
-
-
 def parse_header(header, path, encoding=0):
     """Numbers of the XML header: grid and field of view (mm) of the encoded and of the image space, (z, y, x), the centre lines, trajectory, frequency (Hz)."""
     try:
@@ -79,8 +64,7 @@ def read_ismrmrd(path, dataset="dataset", encoding=0):
     discarded are left out, repeated readouts (averages) are averaged, navigators and dummies skipped. Values are in the scanner's unit. Needs h5py.
     Raises ValueError for a file that is no ISMRMRD data set or is cut short, for readouts outside of the grid, and for reversed ones (EPI), which need a phase correction first.
     """
-    package("h5py", "read_ismrmrd")
-    with opened(path) as file:
+    with hdf5(path, "read_ismrmrd") as file:
         group = file.get(dataset)
         if group is None or "xml" not in group or "data" not in group:
             raise ValueError(f"{path} holds {sorted(file)}; an ISMRMRD file has a group {dataset!r} with 'xml' and 'data': name its group as dataset=...")

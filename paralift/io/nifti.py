@@ -12,7 +12,8 @@ def read_nifti(path):
     """(x, affine): the volume of a .nii or .nii.gz, axes (z, y, x) or (t, z, y, x), the reverse of the file's, which is their order in memory.
 
     affine : float64 (4, 4), maps the indices (x, y, z, 1), in the file's order, to mm, +x to the right, +y to the front, +z to the head of the patient; its columns are as long as
-    the voxel's sides. Values are those the file means (its slope and intercept applied), in its dtype where torch has it.
+    the voxel's sides. Values are those the file means (its slope and intercept applied), in its dtype; wide unsigned integers, which torch
+    lacks in part, become wider signed ones.
     Raises ValueError for a foreign, damaged or truncated file.
     """
     nibabel = package("nibabel", "read_nifti")
@@ -26,8 +27,8 @@ def read_nifti(path):
     except Exception as error:                                       # nibabel, zlib and numpy have no common kind of error for a damaged file
         raise ValueError(f"{path} is no NIfTI volume, or is damaged or cut short ({error}); a .nii or .nii.gz is needed.") from None
     values = values.T
-    if values.dtype.kind in "ui" and values.dtype.itemsize > 1:
-        values = values.astype(np.int64 if values.dtype.itemsize > 2 else np.int32 if values.dtype.kind == "u" else np.int16)
+    if values.dtype.kind == "u" and values.dtype.itemsize > 1:
+        values = values.astype(np.int32 if values.dtype.itemsize == 2 else np.int64)
     return torch.from_numpy(np.array(values, values.dtype.newbyteorder("="), order="C")), torch.from_numpy(np.asarray(image.affine, np.float64))
 
 
