@@ -32,7 +32,7 @@ def brain():
 class mri_slices:
     """Real magnitude MR slices, read from disk one a call: `slices[i]` float32 (256, 256) in [0, 1], `len(slices)`; a data set for torch's DataLoader, in bounded memory.
 
-    part : "chest" (100 slices), "brain" (2), or None for both in this order. From Deep ADMM-Net (Yang et al., 2017). FileNotFoundError where absent; needs h5py.
+    part : "chest", "brain", or None for both in this order. From Deep ADMM-Net (Yang et al., 2017). FileNotFoundError where absent; needs h5py.
     """
 
     def __init__(self, part=None):
