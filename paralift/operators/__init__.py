@@ -2,6 +2,7 @@
 
 from .bregman import BregmanDistance, MoreauEnvelope
 from .dual_prox import DualProx
+from .coil_maps import *  # noqa: F403
 from .entropies import *  # noqa: F403
 from .functional import Functional
 from .indicator_real import IndicatorReal
