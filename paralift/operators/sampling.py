@@ -96,7 +96,7 @@ def poisson_disc_mask(shape, acceleration, calibration=24, variation=3.0, seed=0
     order = generator.permutation(np.flatnonzero(~centre))
     wanted = samples - int(centre.sum())
     low, r, high, best = 0.0, (0.8 * acceleration) ** (1 / len(shape)) / growth.mean(), math.inf, order[:wanted]
-    for _ in range(20):
+    for _ in range(20 if wanted < len(order) else 0):
         chosen = _discs(shape, order, r * growth, 1.5 * wanted)
         if len(chosen) >= wanted:
             low, best = r, chosen[:wanted]
