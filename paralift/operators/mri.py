@@ -74,8 +74,9 @@ class MRI(LinearOperator):
             shape = tuple(mask.shape)
         else:
             raise ValueError("MRI got nothing that says the image's shape; pass shape=(ny, nx) or coil_maps (a trajectory does not say it).")
-        if not 1 <= len(shape) <= 3 or min(shape) < 1:
-            raise ValueError(f"MRI got the image shape {shape}; it needs two or three axes of at least one pixel (slices and frames are axes in front, with shape= given).")
+        if not 2 <= len(shape) <= 3 or min(shape) < 1:
+            raise ValueError(f"MRI got the image shape {shape}; it needs two or three axes of at least one pixel: coil_maps are (coils, *shape), and slices and frames are axes "
+                             "in front, with shape= given.")
         return shape
 
     def _fold(self, mask, maps, shape, dtype, device):
@@ -120,7 +121,7 @@ class MRI(LinearOperator):
         total = None
         for part, group in zip(parts, maps):
             for image, conj in zip(decode(part).unbind(-self.d - 1), group.unbind(-self.d - 1)):
-                total = image * conj if total is None else total.addcmul_(image, conj)
+                total = image * conj if total is None else torch.addcmul(total, image, conj)
         return total
 
     def _plain_call(self, x):

@@ -182,7 +182,7 @@ class ToeplitzOperator(LinearOperator):
         for s, P in self._transfer(x.dtype.to_real(), x.device).items():
             ramp = self._ramp(s, x)
             v = torch.fft.ifftn(torch.fft.fftn(x if ramp is None else ramp * x, dim=self.axes).mul_(P), dim=self.axes)
-            out = v if out is None else out.addcmul_(v, ramp.conj().resolve_conj().expand(self.domain.shape))
+            out = v if out is None else torch.addcmul(out, v, ramp.conj().resolve_conj())
         return out
 
     def _adjoint(self, y):
