@@ -12,10 +12,13 @@ from .kernels import BurgKernel, EntropyKernel, EuclideanKernel
 from .least_squares import LeastSquares
 from .linear import *  # noqa: F403
 from .module import ModuleOperator
+from .mri import MRI
 from .norms import *  # noqa: F403
+from .nufft import *  # noqa: F403
 from .operator import LinearOperator, Operator
 from .penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
 from .potentials import *  # noqa: F403
+from .sampling import *  # noqa: F403
 from .separable_sum import SeparableSum
 from .smooth_potentials import *  # noqa: F403
 from .space import Space

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import paralift as pl
-from paralift.operators import linear, stacks
+from paralift.operators import linear, mri, nufft, stacks
 
 S = pl.Space((5, 6), torch.float64)
 M = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -22,8 +22,11 @@ CASES = {
     "DiagonalStack": pl.DiagonalStack(pl.Gradient(S), pl.MatrixOperator(M)),
     "Selection": pl.Selection(pl.ProductSpace(S, pl.Space((3,), torch.float64), S), (2, 0)),
     "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
+    "MRI": pl.MRI(M[:, :5].abs(), torch.stack([M[:, :5], M[:, 2:]]).to(torch.complex128)),
+    "NUFFT": pl.NUFFT(M[:, :2], (5, 4), dtype=torch.complex128),
+    "ToeplitzOperator": pl.NUFFT(M[:, :2], (5, 4), dtype=torch.complex128).gram(M[:, 2].abs()),
 }
-FOUND = ["ZeroPaddedConvolution"] + [n for m in (linear, stacks) for n, c in inspect.getmembers(m, inspect.isclass)
+FOUND = ["ZeroPaddedConvolution"] + [n for m in (linear, mri, nufft, stacks) for n, c in inspect.getmembers(m, inspect.isclass)
                                      if issubclass(c, pl.LinearOperator) and c.__module__ == m.__name__]
 
 
