@@ -1,8 +1,10 @@
 """What a problem is made of: spaces, operators, functionals, potentials, Bregman distances and penalties."""
 
 from .bregman import BregmanDistance, MoreauEnvelope
+from .directional_total_variation import *  # noqa: F403
 from .entropies import *  # noqa: F403
 from .functional import Functional
+from .huber_total_variation import HuberTotalVariation
 from .indicators import *  # noqa: F403
 from .joint_prox import JointProx
 from .kernels import BurgKernel, EntropyKernel, EuclideanKernel
