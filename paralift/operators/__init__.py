@@ -1,6 +1,7 @@
 """What a problem is made of: spaces, operators, functionals, potentials, Bregman distances and penalties."""
 
 from .bregman import BregmanDistance, MoreauEnvelope
+from .casorati import Casorati
 from .directional_total_variation import *  # noqa: F403
 from .entropies import *  # noqa: F403
 from .functional import Functional
@@ -14,10 +15,13 @@ from .module import ModuleOperator
 from .norms import *  # noqa: F403
 from .operator import LinearOperator, Operator
 from .penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
+from .plug_and_play import PlugAndPlay
 from .potentials import *  # noqa: F403
 from .separable_sum import SeparableSum
 from .smooth_potentials import *  # noqa: F403
 from .space import Space
 from .stacks import *  # noqa: F403
 from .subsets import subsets
+from .total_generalised_variation import *  # noqa: F403
 from .total_variation import TotalVariation
+from .wavelet import Wavelet

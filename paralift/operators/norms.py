@@ -7,7 +7,7 @@ import torch
 from .functional import Functional
 from .space import Space, finite, inner, sum_trailing
 
-__all__ = ["ZeroFunctional", "L1Norm", "L2Norm", "L2NormSquared", "GroupL1Norm", "GroupHuber", "SupNorm", "NuclearNorm", "Huber", "QuadraticForm"]
+__all__ = ["ZeroFunctional", "L1Norm", "WeightedL1Norm", "L2Norm", "L2NormSquared", "GroupL1Norm", "GroupHuber", "SupNorm", "NuclearNorm", "Huber", "QuadraticForm"]
 
 
 def _tiny(x):
@@ -68,6 +68,45 @@ class L1Norm(Functional):
 
     def _polar(self, x):
         return x.abs().flatten(-self.ndim).amax(-1)
+
+
+class WeightedL1Norm(Functional):
+    """sum w |x| with weights w >= 0 of the element's shape; prox: soft thresholding by sigma w. Weights of 0 leave entries free.
+
+    Raises ValueError for negative, infinite or NaN weights, TypeError for complex ones.
+    """
+
+    separable = True
+    positive_homogeneous = True
+
+    def __init__(self, weights, space=None):
+        weights = finite(weights, "WeightedL1Norm", "tensor of weights")
+        if weights.is_complex():
+            raise TypeError("WeightedL1Norm got complex weights; it needs real ones >= 0.")
+        if bool((weights < 0).any()):
+            raise ValueError(f"WeightedL1Norm got a weight of {float(weights.min()):g}; it needs weights >= 0.")
+        super().__init__(Space.of(weights) if space is None else space)
+        self.weights = weights
+
+    def _value(self, x):
+        return self._sum(self.weights * x.abs())
+
+    def _prox(self, x, sigma):
+        return x - self._dual_ball(x, sigma)
+
+    def _conj_prox(self, x, sigma, out=None):
+        return self._dual_ball(x, 1.0, out)
+
+    def _dual_ball(self, x, radius, out=None):
+        radius = radius * self.weights
+        return torch.mul(x, (radius / x.abs().clamp(min=_tiny(x))).clamp(max=1), out=out) if x.is_complex() else torch.clamp(x, -radius, radius, out=out)
+
+    def _conj_value(self, x):
+        return _unit_ball(self._polar(x))
+
+    def _polar(self, x):
+        size = x.abs()
+        return torch.where(size > 0, size / self.weights, 0.0).flatten(-self.ndim).amax(-1)
 
 
 class L2Norm(Functional):

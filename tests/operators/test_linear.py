@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import paralift as pl
-from paralift.operators import directional_total_variation, linear, stacks
+from paralift.operators import casorati, directional_total_variation, linear, stacks, total_generalised_variation, wavelet
 
 S = pl.Space((5, 6), torch.float64)
 M = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -22,10 +22,13 @@ CASES = {
     "HorizontalStack": pl.HorizontalStack(pl.Gradient(S).adjoint, pl.IdentityOperator(S)),
     "DiagonalStack": pl.DiagonalStack(pl.Gradient(S), pl.MatrixOperator(M)),
     "DirectionalGradient": pl.DirectionalGradient(S, M.new_tensor(range(30)).reshape(5, 6) ** 2, eta=3.0),
+    "SymmetrisedGradient": pl.SymmetrisedGradient(pl.Space((3, 4, 3), torch.float64), spacing=(1.0, 0.5, 2.0)),
+    "Wavelet": pl.Wavelet(pl.Space((8, 4), torch.float64), "db2", 2),
+    "Casorati": pl.Casorati(pl.Space((3, 2, 4), torch.float64)),
     "Selection": pl.Selection(pl.ProductSpace(S, pl.Space((3,), torch.float64), S), (2, 0)),
     "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
 }
-FOUND = ["ZeroPaddedConvolution", "SpacedGradient"] + [n for m in (directional_total_variation, linear, stacks) for n, c in inspect.getmembers(m, inspect.isclass)
+FOUND = ["ZeroPaddedConvolution", "SpacedGradient"] + [n for m in (casorati, directional_total_variation, linear, stacks, total_generalised_variation, wavelet) for n, c in inspect.getmembers(m, inspect.isclass)
                                      if issubclass(c, pl.LinearOperator) and c.__module__ == m.__name__]
 
 
