@@ -6,6 +6,11 @@ from .coil_maps import *  # noqa: F403
 from .entropies import *  # noqa: F403
 from .functional import Functional
 from .indicator_real import IndicatorReal
+from .casorati import Casorati
+from .directional_total_variation import *  # noqa: F403
+from .entropies import *  # noqa: F403
+from .functional import Functional
+from .huber_total_variation import HuberTotalVariation
 from .indicators import *  # noqa: F403
 from .joint_prox import JointProx
 from .kernels import BurgKernel, EntropyKernel, EuclideanKernel
@@ -17,6 +22,7 @@ from .norms import *  # noqa: F403
 from .nufft import *  # noqa: F403
 from .operator import LinearOperator, Operator
 from .penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
+from .plug_and_play import PlugAndPlay
 from .potentials import *  # noqa: F403
 from .sampling import *  # noqa: F403
 from .separable_sum import SeparableSum
@@ -24,4 +30,6 @@ from .smooth_potentials import *  # noqa: F403
 from .space import Space
 from .stacks import *  # noqa: F403
 from .subsets import subsets
+from .total_generalised_variation import *  # noqa: F403
 from .total_variation import TotalVariation
+from .wavelet import Wavelet

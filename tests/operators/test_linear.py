@@ -1,13 +1,14 @@
 """Every linear operator is found by introspection; one without an entry here fails."""
 
+import importlib
 import inspect
 import math
+import pkgutil
 
 import pytest
 import torch
 
 import paralift as pl
-from paralift.operators import linear, mri, nufft, stacks
 
 S = pl.Space((5, 6), torch.float64)
 M = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -17,17 +18,22 @@ CASES = {
     "DiagonalOperator": pl.DiagonalOperator(M),
     "Convolution": pl.Convolution(M[:3, :3], S),
     "Gradient": pl.Gradient(S),
+    "SpacedGradient": pl.Gradient(pl.Space((2, 5, 6), torch.float64), axes=(2, -2), spacing=(0.5, 2.0)),
     "ZeroPaddedConvolution": pl.Convolution(M[:4, :3], S, padding="zero"),
     "HorizontalStack": pl.HorizontalStack(pl.Gradient(S).adjoint, pl.IdentityOperator(S)),
     "DiagonalStack": pl.DiagonalStack(pl.Gradient(S), pl.MatrixOperator(M)),
+    "DirectionalGradient": pl.DirectionalGradient(S, M.new_tensor(range(30)).reshape(5, 6) ** 2, eta=3.0),
+    "SymmetrisedGradient": pl.SymmetrisedGradient(pl.Space((3, 4, 3), torch.float64), spacing=(1.0, 0.5, 2.0)),
+    "Wavelet": pl.Wavelet(pl.Space((8, 4), torch.float64), "db2", 2),
+    "Casorati": pl.Casorati(pl.Space((3, 2, 4), torch.float64)),
     "Selection": pl.Selection(pl.ProductSpace(S, pl.Space((3,), torch.float64), S), (2, 0)),
     "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
     "MRI": pl.MRI(M[:, :5].abs(), torch.stack([M[:, :5], M[:, 2:]]).to(torch.complex128)),
     "NUFFT": pl.NUFFT(M[:, :2], (5, 4), dtype=torch.complex128),
     "ToeplitzOperator": pl.NUFFT(M[:, :2], (5, 4), dtype=torch.complex128).gram(M[:, 2].abs()),
 }
-FOUND = ["ZeroPaddedConvolution"] + [n for m in (linear, mri, nufft, stacks) for n, c in inspect.getmembers(m, inspect.isclass)
-                                     if issubclass(c, pl.LinearOperator) and c.__module__ == m.__name__]
+FOUND = sorted({"ZeroPaddedConvolution", "SpacedGradient"} | {name for module in pkgutil.iter_modules(pl.operators.__path__) for name, c in inspect.getmembers(
+    importlib.import_module(f"paralift.operators.{module.name}"), inspect.isclass) if issubclass(c, pl.LinearOperator) and name[0] != "_" and c is not pl.LinearOperator})
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -116,6 +122,8 @@ BAD = [
     (lambda: pl.VerticalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:, :3])), "domains .* equal"),
     (lambda: pl.DiagonalStack(pl.from_module(torch.nn.Linear(3, 3), 3)), "linear ones"),
     (lambda: pl.DiagonalStack(pl.IdentityOperator(S), pl.IdentityOperator(pl.Space((2,)))), "one dtype"),
+    (lambda: pl.Gradient(S, axes=(0, -2)), "different ones of -2 to 1"),
+    (lambda: pl.Gradient(S, spacing=(1.0, 0.0)), "one for each axis"),
     (lambda: pl.ProductSpace(S, R).join(M), "trailing axes"),
     (lambda: pl.Selection(pl.ProductSpace(S, R), 2), "numbers of its parts"),
     (lambda: pl.ProductSpace(S, R).split(M), "last axis of 34"),
