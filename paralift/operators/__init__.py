@@ -1,9 +1,11 @@
 """What a problem is made of: spaces, operators, functionals, potentials, Bregman distances and penalties."""
 
 from .bregman import BregmanDistance, MoreauEnvelope
+from .directional_total_variation import *  # noqa: F403
 from .dual_prox import DualProx
 from .entropies import *  # noqa: F403
 from .functional import Functional
+from .huber_total_variation import HuberTotalVariation
 from .indicator_real import IndicatorReal
 from .indicators import *  # noqa: F403
 from .joint_prox import JointProx
