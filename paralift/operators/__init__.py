@@ -1,6 +1,7 @@
 """What a problem is made of: spaces, operators, functionals, potentials, Bregman distances and penalties."""
 
 from .bregman import BregmanDistance, MoreauEnvelope
+from .coil_maps import *  # noqa: F403
 from .directional_total_variation import *  # noqa: F403
 from .dual_prox import DualProx
 from .entropies import *  # noqa: F403

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import os
-import tempfile
 import threading
 import warnings
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,8 @@ from enum import Enum
 from pathlib import Path
 
 import torch
+
+from ..files import replacing
 
 __all__ = ["Result", "Status", "save_checked", "load_checked"]
 
@@ -122,20 +123,10 @@ def save_checked(path, content):
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getvalue()
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path) as temporary:
+        temporary.write_bytes(_MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
         if hashlib.sha256(_content(temporary)[1]).hexdigest() != hashlib.sha256(data).hexdigest():
             raise OSError(f"{path} could not be written: what was read back is not what was written; the file before it is kept.")
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _content(path):
