@@ -3,6 +3,7 @@
 from .bregman import BregmanDistance, MoreauEnvelope
 from .entropies import *  # noqa: F403
 from .functional import Functional
+from .geometry import ParallelBeam, Rays
 from .indicators import *  # noqa: F403
 from .joint_prox import JointProx
 from .kernels import BurgKernel, EntropyKernel, EuclideanKernel
@@ -13,9 +14,11 @@ from .norms import *  # noqa: F403
 from .operator import LinearOperator, Operator
 from .penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
 from .potentials import *  # noqa: F403
+from .ray_transform import JosephProjector, RayTransform
 from .separable_sum import SeparableSum
 from .smooth_potentials import *  # noqa: F403
 from .space import Space
 from .stacks import *  # noqa: F403
 from .subsets import subsets
+from .time_of_flight import TimeOfFlight
 from .total_variation import TotalVariation
