@@ -11,9 +11,9 @@ _CARNEY = {80: (3.64, 6.26, 1050), 100: (4.43, 5.44, 1052), 110: (4.92, 4.88, 10
 def hounsfield_to_attenuation(ct, kvp=120):
     """The linear attenuation of 511 keV photons in 1/mm, from CT numbers in HU at a tube voltage of `kvp`.
 
-    Two lines: 9.6e-6 (HU + 1000) per mm below a break near soft tissue (mixtures of air and water), and a flatter one above it (of water and bone); never below 0. Source: Carney, Townsend,
-    Rappoport & Bendriem, Method for transforming CT images for attenuation correction in PET/CT imaging, Med. Phys. 33, 2006, table for 80 to 140 kVp. Raises ValueError for another voltage,
-    and for NaN or numbers below -2000, which are no CT numbers.
+    Two lines: 9.6e-6 (HU + 1000) per mm below a break near soft tissue (mixtures of air and water), and a flatter one above it (of water and bone); never below 0.
+    Source: Carney, Townsend, Rappoport & Bendriem, Method for transforming CT images for attenuation correction in PET/CT imaging, Med. Phys. 33, 2006, its table for
+    80 to 140 kVp. Raises ValueError for another voltage, and for NaN or numbers below -2000, which are no CT numbers.
     """
     if kvp not in _CARNEY:
         raise ValueError(f"hounsfield_to_attenuation got kvp={kvp}; constants are known for {', '.join(map(str, _CARNEY))} kVp.")

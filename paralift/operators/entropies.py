@@ -50,7 +50,7 @@ class KullbackLeibler(Functional):
             if not (torch.isfinite(background).all() and (background >= 0).all()):
                 raise ValueError("KullbackLeibler got a background below 0, or NaN or inf; expected counts need to be finite numbers >= 0.")
             if background.dim() and background.shape != data.shape:
-                raise ValueError(f"KullbackLeibler got a background of shape {tuple(background.shape)} with data of shape {tuple(data.shape)}; it needs one of that shape, or a number.")
+                raise ValueError(f"KullbackLeibler got a background of shape {tuple(background.shape)} with data of shape {tuple(data.shape)}; it needs the same, or a number.")
         super().__init__(Space.of(data) if space is None else space)
         self.data, self.background = data, background
 

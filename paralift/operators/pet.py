@@ -14,7 +14,7 @@ __all__ = ["PET"]
 
 
 class PET(LinearOperator):
-    """x -> N exp(-A mu) T(A G x): A line integrals, G the resolution, T the time-of-flight bins, mu the attenuation, N the sensitivity of the lines. (..., *shape) -> (..., *sinogram).
+    """x -> N exp(-A mu) T(A G x): A line integrals, G the resolution, T the time-of-flight bins, mu the attenuation, N the sensitivity; (..., *shape) -> (..., *sinogram).
 
     Parameters
     ----------
@@ -22,12 +22,13 @@ class PET(LinearOperator):
     shape, voxel_size, origin, storage, dtype, device : of the image (y, x) or (z, y, x) in mm, and as for JosephProjector.
     attenuation : mu (1/mm) in the image's shape, or the factors exp(-A mu) in (0, 1] in the sinogram's. `hounsfield_to_attenuation` makes mu from CT numbers.
     sensitivity : N >= 0 in the sinogram's shape: efficiency times counts per mm of activity; None: 1. Lines in gaps and planes of several pairs of rings are known to the geometry.
-    background : expected randoms and scatter, counts >= 0, in the shape of the range; kept as `op.background` for the data term `KullbackLeibler(counts, background=op.background) @ op`.
+    background : expected randoms and scatter, counts >= 0, in the shape of the range; kept as `op.background`, for the data term
+        `KullbackLeibler(counts, background=op.background) @ op`.
     tof : TimeOfFlight; the range then ends with the axis of time bins.
     resolution : FWHM in mm of the Gaussian G, a number or one an axis.
 
-    `rows(index)` are some views, with their part of the background. The sensitivity image of MLEM is `op.adjoint(op.range.zero() + 1)`. Raises ValueError for a wrong shape, NaN, a negative
-    number, or an attenuation above 0.08 / mm (more than steel's: perhaps it was in 1/cm).
+    `rows(index)` are some views, with their part of the background. The sensitivity image of MLEM is `op.adjoint(op.range.zero() + 1)`. Raises ValueError for a wrong
+    shape, NaN, a negative number, or an attenuation above 0.08 / mm (more than steel's: perhaps it was in 1/cm).
     """
 
     def __init__(self, geometry, shape, voxel_size=1.0, attenuation=None, sensitivity=None, background=None, tof=None, resolution=None, origin=None, storage="auto",
@@ -53,15 +54,15 @@ class PET(LinearOperator):
     def _attenuation(self, value, lines):
         image, sinogram = tuple(value.shape) == self.domain.shape, tuple(value.shape) == lines.shape
         if image == sinogram:
-            raise ValueError(f"PET got an attenuation of shape {tuple(value.shape)}; it needs the image's {self.domain.shape} (mu in 1/mm) or the sinogram's {lines.shape} (factors exp(-A mu))"
-                             + ("; where the two agree, multiply the factors into the sensitivity." if image else "."))
+            raise ValueError(f"PET got an attenuation of shape {tuple(value.shape)}; it needs the image's {self.domain.shape} (mu in 1/mm) or the sinogram's {lines.shape} "
+                             "(factors exp(-A mu))" + ("; where the two agree, multiply the factors into the sensitivity." if image else "."))
         value = _checked(value, "attenuation", self.domain if image else lines)
         if sinogram:
             if not (value > 0).all() or float(value.max()) > 1:
                 raise ValueError("PET got attenuation factors outside (0, 1]; they are exp(-A mu), the part of the photon pairs that leaves the body.")
             return value
         if float(value.max()) > 0.08:
-            raise ValueError(f"PET got an attenuation of up to {float(value.max()):.3g} / mm, more than steel's at 511 keV (water has 0.0096 / mm); it needs 1/mm: divide one in 1/cm by 10.")
+            raise ValueError(f"PET got an attenuation of up to {float(value.max()):.3g} / mm, more than steel has (water: 0.0096); it needs 1/mm: divide one in 1/cm by 10.")
         p = self.projector
         whole = p if p.tof is None else JosephProjector(p.geometry, p.domain.shape, p.voxel_size, p.origin, storage="matrix-free", dtype=p.domain.dtype)
         return torch.exp(-whole._call(value))
@@ -97,7 +98,8 @@ class PET(LinearOperator):
         """
         index, p = events.index(self.projector.geometry), self.projector
         if (self.tof is None) != (events.tof is None):
-            raise ValueError(f"list_mode got events {'without' if events.tof is None else 'with'} time bins for an operator {'with' if self.tof is not None else 'without'} them; both need them, or neither.")
+            has = lambda tof: "without" if tof is None else "with"
+            raise ValueError(f"list_mode got events {has(events.tof)} time bins for an operator {has(self.tof)} them; both need them, or neither.")
         start, end = p.geometry.ends(*index)
         rays = JosephProjector(Rays(start, end), p.domain.shape, p.voxel_size, p.origin, p.tof, events.tof, p.storage, p.domain.dtype, p.domain.device)
         new = self._part(rays, index)

@@ -91,7 +91,7 @@ class JosephProjector(LinearOperator):
         """The matrices (as _Pair) for the dtype and the device of `like`: [A], or [sampling, time bins]."""
         key = (like.dtype, like.device)
         if key not in self._matrices:
-            real, pixels, samples = np.dtype(str(like.dtype).removeprefix("torch.")), self.domain.size, 0
+            real, pixels = np.dtype(str(like.dtype).removeprefix("torch.")), self.domain.size
             taps, spread = [], []
             for lines, c in self._slabs():
                 ray, plane = c.samples()

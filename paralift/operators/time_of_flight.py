@@ -25,7 +25,7 @@ class TimeOfFlight:
 
     def __post_init__(self):
         if not (isinstance(self.bins, int) and self.bins >= 1 and self.width > 0 and self.fwhm > 0 and self.truncation > 0):
-            raise ValueError(f"TimeOfFlight got {self.bins} bins, a width of {self.width} ps, a FWHM of {self.fwhm} ps and a truncation of {self.truncation}; all need to be above 0.")
+            raise ValueError(f"{self!r} was asked for; its bins, width, fwhm (ps) and truncation need to be above 0.")
 
     @property
     def bin_mm(self):
