@@ -18,12 +18,15 @@ from .least_squares import LeastSquares
 from .linear import *  # noqa: F403
 from .list_mode import Events, histogram
 from .module import ModuleOperator
+from .mri import MRI
 from .norms import *  # noqa: F403
+from .nufft import *  # noqa: F403
 from .operator import LinearOperator, Operator
 from .penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
 from .pet import PET
 from .potentials import *  # noqa: F403
 from .ray_transform import JosephProjector, RayTransform
+from .sampling import *  # noqa: F403
 from .scanner import CylindricalScanner
 from .separable_sum import SeparableSum
 from .smooth_potentials import *  # noqa: F403
