@@ -90,7 +90,7 @@ class Reconstruction(Composite):
         A, b = self.operator, self.data
         if self.space.dtype.is_complex or b.is_complex():
             raise TypeError(f"Reconstruction got fidelity='poisson' with {A!r} of dtype {A.range.dtype}; counts and images are real: use 'gaussian'.")
-        f, expected = KullbackLeibler(b, A.range), A._call(torch.ones(self.space.shape, dtype=b.dtype, device=b.device))
+        expected = A._call(torch.ones(self.space.shape, dtype=b.dtype, device=b.device))
         if (expected < -1e-6 * expected.max()).any():
             raise ValueError(f"Reconstruction got fidelity='poisson' with {A!r}, which makes negative counts of the image that is 1 everywhere; it needs an operator that keeps "
                              "images >= 0 nonnegative.")
@@ -99,12 +99,14 @@ class Reconstruction(Composite):
             r = finite(r, "Reconstruction", "background")
             if (r < 0).any():
                 raise ValueError("Reconstruction got an operator whose background has negative expected counts; they need to be >= 0.")
-            expected, f = expected + r, f.translated(-r)
+            if not A.range.fits(r):
+                raise ValueError(f"Reconstruction got an operator whose background has the shape {tuple(r.shape)}; it needs that of its range, {A.range.shape}.")
+            expected, r = expected + r, r.expand_as(b)
         lost = (expected <= 10 * torch.finfo(b.dtype).eps * expected.max()) & (b > 0)
         if lost.any():
             raise ValueError(f"{int(lost.sum())} data have counts where the operator's row and the background are 0, so no image explains them: "
                              "pass a background > 0, or set these counts to 0.")
-        return f, A
+        return KullbackLeibler(b, A.range, r), A
 
     def _uniform(self, batch):
         ones = torch.ones(self.space.shape, dtype=self.space.dtype, device=self.space.device)

@@ -72,8 +72,7 @@ class ConjugateGradient(Solver):
             if K is None:
                 total = total + (f.grad_lipschitz * v if f.strong_convexity == f.grad_lipschitz else f._gradient(v) - f._gradient(torch.zeros_like(v)))
             elif f.strong_convexity == f.grad_lipschitz:
-                normal = getattr(K, "_normal", None)
-                total = total + f.grad_lipschitz * (K._adjoint(K._call(v)) if normal is None else normal(v))
+                total = total + f.grad_lipschitz * K._normal(v)
             else:
                 z = K._call(v)
                 total = total + K._adjoint(f._gradient(z) - f._gradient(torch.zeros_like(z)))

@@ -5,7 +5,7 @@ from math import inf
 import torch
 
 from ..operators.entropies import KullbackLeibler
-from ..operators.functional_algebra import _Composed, _Scaled, _Translated
+from ..operators.functional_algebra import _Composed, _Scaled
 from ..operators.indicators import IndicatorNonnegative
 from .solver import Solver
 
@@ -99,12 +99,7 @@ def _poisson(term):
         term = term.f
     if not isinstance(term, _Composed) or not term.op.is_linear:
         return None
-    f, background = term.f, None
-    while isinstance(f, (_Scaled, _Translated)):
-        if isinstance(f, _Translated):
-            background = -f.shift if background is None else background - f.shift
+    f = term.f
+    while isinstance(f, _Scaled):
         f = f.f
-    if not isinstance(f, KullbackLeibler):
-        return None
-    own = getattr(f, "background", None)
-    return f.data, term.op, own if background is None else background if own is None else background + own
+    return (f.data, term.op, f.background) if isinstance(f, KullbackLeibler) else None
