@@ -90,6 +90,15 @@ class Result:
 
         return plot_history(self, path)
 
+    def show(self, reference=None, path=None, level=None):
+        """Draw the image that was found, with the reference, the error, PSNR, SSIM, a profile and the convergence; returns the figure, and saves it where a path is given. Complex
+        images are shown by their magnitude, 3-D ones by their middle slices, of several the first. `level`: what is white (by default the largest value of the reference)."""
+        from ..plotting import plot_reconstruction
+
+        if not torch.is_tensor(self.solution):
+            raise AttributeError("this result holds no image; show() draws what Reconstruction and Composite give. plot() draws the history of every result.")
+        return plot_reconstruction(self, reference, path, level)
+
     def save(self, path):
         """Write state and history atomically, with a checksum; `Result.load` reads them back. In a callback all workers call it together, and worker 0 writes."""
         whole = (self.x, self.state) if self.gather is None else self.gather((self.x, self.state))
