@@ -2,14 +2,11 @@
 
 from .attenuation import hounsfield_to_attenuation
 from .bregman import BregmanDistance, MoreauEnvelope
-from .coil_maps import *  # noqa: F403
-from .entropies import *  # noqa: F403
-from .functional import Functional
-from .indicator_real import IndicatorReal
 from .casorati import Casorati
+from .coil_maps import *  # noqa: F403
 from .directional_total_variation import *  # noqa: F403
 from .dual_prox import DualProx
-from .entropies import *  # noqa: F403
+from .entropies import *  # noqa: F403  # noqa: F403
 from .functional import Functional
 from .gaussian_blur import GaussianBlur
 from .geometry import ParallelBeam, Rays
@@ -27,8 +24,8 @@ from .norms import *  # noqa: F403
 from .nufft import *  # noqa: F403
 from .operator import LinearOperator, Operator
 from .penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
-from .plug_and_play import PlugAndPlay
 from .pet import PET
+from .plug_and_play import PlugAndPlay
 from .potentials import *  # noqa: F403
 from .ray_transform import JosephProjector, RayTransform
 from .sampling import *  # noqa: F403
@@ -38,7 +35,7 @@ from .smooth_potentials import *  # noqa: F403
 from .space import Space
 from .stacks import *  # noqa: F403
 from .subsets import subsets
-from .total_generalised_variation import *  # noqa: F403
 from .time_of_flight import TimeOfFlight
+from .total_generalised_variation import *  # noqa: F403
 from .total_variation import TotalVariation
 from .wavelet import Wavelet
