@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from .metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
+from .minibatch_metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
 from .result import Status
 from .solver import Solver
 from .steps import check_step

@@ -2,7 +2,7 @@
 
 import torch
 
-from .metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
+from .minibatch_metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
 from .stochastic import Stochastic
 
 __all__ = ["SGD"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import paralift as pl
-from paralift.solvers.metrics import METRICS, metric_prox, metric_start, metric_step
+from paralift.solvers.minibatch_metrics import METRICS, metric_prox, metric_start, metric_step
 
 
 def gradients(n, k, seed=0):
