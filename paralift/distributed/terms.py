@@ -30,8 +30,8 @@ def place_terms(problem, solver, wish, interrupted):
         raise ValueError(f"{wish} was given for {type(problem).__name__}, which has no layers; use Workers({wish.total}).")
     if not shares_terms(problem, wish.total):
         rows = [f"{op!r} has {_rows(op)}" for op in _operators(problem)]
-        raise ValueError(f"{wish.total} workers were asked for, and {type(problem).__name__} has a batch of {_batch(problem)} images and no data term f @ A with so many rows that can "
-                         f"be computed apart ({'; '.join(rows) or 'it has no operator'}); use fewer workers, or give A's class a rows(index).")
+        raise ValueError(f"{wish.total} workers were asked for, and {type(problem).__name__} has a batch of {_batch(problem)} images and no data term f @ A with so many rows "
+                         f"that can be computed apart ({'; '.join(rows) or 'it has no operator'}); use fewer workers, or give A's class a rows(index).")
     x = problem.start()["x"]
     kind = _Slices if _batch(problem) >= wish.total and solver.shared == "blocks" else _RowsOfTerms
     if kind is _RowsOfTerms and not any(_rows(op) >= wish.total for op in _operators(problem)):
