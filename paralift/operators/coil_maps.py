@@ -96,23 +96,27 @@ def _chunk(device):
     return 1 << 11 if device.type == "cpu" else 1 << 17
 
 
-def _top_vector(G, crop, iterations=8, tolerance=2e-3):
-    """The largest eigenvalue (1, pixels) and its vector (1, coils, pixels) of G (coils, coils, pixels): the power method from the largest column, then the exact decomposition of
-    the pixels inside `crop` whose residual |G v - value v| is still above the tolerance."""
-    largest = G.diagonal(dim1=0, dim2=1).real.argmax(-1)
-    w = G.gather(1, largest.expand(len(G), 1, -1)).squeeze(1)
-    for _ in range(iterations):
-        w = (G * w).sum(1)                                       # eigenvalues are at most 1, so nothing overflows
-    v = w / root_sum_of_squares(w).clamp(min=1e-30)
-    w = (G * v).sum(1)
-    value = (w * v.conj()).real.sum(0)
-    residual = root_sum_of_squares(w - value * v)
-    left = ((residual > tolerance) & (value + residual > crop)).nonzero()[:, 0]
-    v = w / root_sum_of_squares(w).clamp(min=1e-30)
-    value, v = value[None], v[None]
-    if len(left):
-        value[:, left], v[:, :, left] = _top_vectors(G[:, :, left], 1)
-    return value, v
+def _top_vector(G, crop, tolerance=2e-3):
+    """The largest eigenvalue (1, pixels) and its vector (1, coils, pixels) of G (coils, coils, pixels): the power method from the largest column, in rounds for the pixels inside
+    `crop` whose residual |G v - value v| is still above the tolerance, then the exact decomposition of those that are left."""
+    values, vectors = G.real.new_empty(1, G.shape[2]), G.new_empty(1, *G.shape[1:])
+    left = torch.arange(G.shape[2], device=G.device)
+    w = G.gather(1, G.diagonal(dim1=0, dim2=1).real.argmax(-1).expand(len(G), 1, -1)).squeeze(1)
+    for iterations in (8, 8, 16):
+        for _ in range(iterations):
+            w = (G * w).sum(1)                                   # eigenvalues are at most 1, so nothing overflows
+        v = w / root_sum_of_squares(w).clamp(min=1e-30)
+        w = (G * v).sum(1)
+        value = (w * v.conj()).real.sum(0)
+        residual = root_sum_of_squares(w - value * v)
+        w = w / root_sum_of_squares(w).clamp(min=1e-30)
+        values[0, left], vectors[0, :, left] = value, w
+        wrong = ((residual > tolerance) & (value + residual > crop)).nonzero()[:, 0]
+        if not len(wrong):
+            return values, vectors
+        left, G, w = left[wrong], G[:, :, wrong], w[:, wrong]
+    values[:, left], vectors[:, :, left] = _top_vectors(G, 1)
+    return values, vectors
 
 
 def _top_vectors(G, sets):
