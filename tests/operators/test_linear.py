@@ -28,7 +28,8 @@ CASES = {
     "Selection": pl.Selection(pl.ProductSpace(S, pl.Space((3,), torch.float64), S), (2, 0)),
     "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
 }
-FOUND = ["ZeroPaddedConvolution", "SpacedGradient"] + [n for m in (casorati, directional_total_variation, linear, stacks, total_generalised_variation, wavelet) for n, c in inspect.getmembers(m, inspect.isclass)
+MODULES = (casorati, directional_total_variation, linear, stacks, total_generalised_variation, wavelet)
+FOUND = ["ZeroPaddedConvolution", "SpacedGradient"] + [n for m in MODULES for n, c in inspect.getmembers(m, inspect.isclass)
                                      if issubclass(c, pl.LinearOperator) and c.__module__ == m.__name__]
 
 
