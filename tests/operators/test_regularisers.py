@@ -76,7 +76,7 @@ VARIATIONS = {
 def test_prox_solves_the_split_problem(name, dtype):
     """u = x - sigma K* p with p in the dual ball of f: the gap, from the operators of `split` alone, is at most what was asked for."""
     cls, options, shape = VARIATIONS[name]
-    f, space = cls(**options, space=shape, tolerance=1e-8, max_iterations=5000), pl.Space(shape, dtype)
+    f, space = cls(**options, space=shape, tolerance=1e-6), pl.Space(shape, dtype)
     y = torch.randn(2, *shape, dtype=dtype)
     term, = f.split(space)
     pl.testing.check_operator(term.op)
@@ -84,9 +84,9 @@ def test_prox_solves_the_split_problem(name, dtype):
     sigma = torch.tensor([0.2, 1.0], dtype=torch.float64).reshape(2, *(1,) * len(shape))
     u = f.prox(y, sigma)
     for s, ui, yi in zip(sigma.flatten().tolist(), u, y):
-        solved = pl.PDHG(4000, tolerance=1e-8).solve(pl.Composite(smooth=(0.5 * pl.L2NormSquared()).translated(yi), linear=s * term, start=yi), progress=False)
-        assert (ui - solved.solution).abs().max() < 2e-3                            # |u - prox|^2 / 2 <= gap
-        assert primal(ui, yi, s, [f]) <= primal(solved.solution, yi, s, [f]) + 2e-8 * float(yi.abs().square().sum())
+        solved = pl.PDHG(2000, tolerance=1e-6).solve(pl.Composite(smooth=(0.5 * pl.L2NormSquared()).translated(yi), linear=s * term, start=yi), progress=False)
+        assert (ui - solved.solution).abs().max() < 2e-2                            # |u - prox|^2 / 2 <= gap
+        assert primal(ui, yi, s, [f]) <= primal(solved.solution, yi, s, [f]) + 1e-6 * float(yi.abs().square().sum())
     assert torch.equal(f.prox(y, 0.0), y)
 
 
