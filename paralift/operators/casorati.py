@@ -23,7 +23,7 @@ class Casorati(LinearOperator):
         super().__init__(space, Space((space.shape[0], math.prod(space.shape[1:])), space.dtype, space.device))
 
     def _call(self, x):
-        return x.flatten(1 - self.domain.ndim)
+        return x.flatten(1 - self.domain.ndim).clone()                   # of its own: solvers write into what a product gives
 
     def _adjoint(self, y):
-        return y.unflatten(-1, self.domain.shape[1:])
+        return y.unflatten(-1, self.domain.shape[1:]).clone()

@@ -50,8 +50,8 @@ class DirectionalTotalVariation(_Variation):
 
     Parameters
     ----------
-    reference : a real image of the element's shape (without its channels), an MR image for PET, another contrast, ...; complex ones by their modulus.
-    eta : the size of grad v that counts as an edge, in units of v per grid width (per mm with a spacing in mm); by default a hundredth of the largest. eta -> inf is TotalVariation.
+    reference : a real image of the element's shape (without its channels), an MR image for PET, another contrast; complex ones by their modulus.
+    eta : the size of grad v that counts as an edge, in v per grid width (per mm with a spacing in mm); by default a hundredth of the largest; eta -> inf is TotalVariation.
 
     The others are those of TotalVariation, with the same prox. Raises ValueError for a reference of another shape or eta <= 0, TypeError for a complex one.
     Source: Ehrhardt & Betcke, SIAM J. Imaging Sci. 9(3), 2016.

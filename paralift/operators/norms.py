@@ -102,7 +102,8 @@ class WeightedL1Norm(Functional):
         return torch.mul(x, (radius / x.abs().clamp(min=_tiny(x))).clamp(max=1), out=out) if x.is_complex() else torch.clamp(x, -radius, radius, out=out)
 
     def _conj_value(self, x):
-        return _unit_ball(self._polar(x))
+        beyond = x.abs() - (1 + 1e-6) * self.weights > 1e-6 * self.weights.amax()
+        return torch.where(beyond.flatten(-self.ndim).any(-1), torch.inf, 0.0)
 
     def _polar(self, x):
         size = x.abs()

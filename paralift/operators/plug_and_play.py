@@ -12,9 +12,9 @@ class PlugAndPlay(Functional):
 
     Parameters
     ----------
-    denoiser : a torch module in evaluation mode, or any callable, on real images (n, channels, h, w) or (n, channels, d, h, w), giving the same shape.
+    denoiser : a torch module in evaluation mode, or any callable, on real images (n, channels, h, w) or (n, channels, d, h, w), to the same shape.
     space : (h, w), the default, or (d, h, w).
-    takes_level : the denoiser is called as denoiser(x, s) with the noise level s = sqrt(sigma), one for each image (n, 1, 1, 1); otherwise sigma, and with it a weight, has no effect.
+    takes_level : the denoiser is called as denoiser(x, s) with the noise level s = sqrt(sigma), (n, 1, 1, 1); otherwise sigma, and with it a weight, has no effect.
     complex_as : "images": real and imaginary part are two images of one channel; "channels": they are the two channels of one image.
     convex : whether the denoiser is known to be the prox of a convex functional, which PDHG and ADMM ask for. A network whose layers are is not one by that alone.
 

@@ -46,7 +46,7 @@ class Selection(LinearOperator):
 
     def _call(self, x):
         parts = self.domain.split(x)
-        return parts[self.index[0]] if len(self.index) == 1 else self.range.join(*(parts[i] for i in self.index))
+        return parts[self.index[0]].clone() if len(self.index) == 1 else self.range.join(*(parts[i] for i in self.index))
 
     def _adjoint(self, y):
         given = [y] if len(self.index) == 1 else self.range.split(y)

@@ -11,13 +11,13 @@ from .variation import _Variation
 
 __all__ = ["SymmetrisedGradient", "TotalGeneralisedVariation"]
 
-CHECK, STEP = 20, 0.2                  # iterations from one gap to the next; the primal step times |K|
+CHECK, STEP = 20, 0.6                  # iterations from one gap to the next; the primal step times |K|
 
 
 class SymmetrisedGradient(LinearOperator):
     """E w = (grad w + grad w^T)/2 of the fields that `Gradient(space, axes, spacing)` gives: (d, *space.shape) -> (d (d + 1)/2, *space.shape).
 
-    Rows are (0, 0), (0, 1), ..., (1, 1), ...; those off the diagonal are multiplied by sqrt(2), so the Euclidean norm of a pixel is the matrix's Frobenius norm. Backward differences,
+    Rows are (0, 0), (0, 1), ..., (1, 1), ...; those off the diagonal are multiplied by sqrt(2), so a pixel's Euclidean norm is the matrix's Frobenius norm. Backward differences,
     0 where they would need an entry across an edge or one that no gradient fills (the last of w_i along axis i), so E vanishes on the gradients of affine images.
     """
 
