@@ -38,7 +38,7 @@ class TimeOfFlight:
     @property
     def reach(self):
         """How many bins a point can touch."""
-        return min(self.bins, math.ceil(2 * self.truncation * self.sigma_mm / self.bin_mm) + 1)
+        return math.ceil(2 * self.truncation * self.sigma_mm / self.bin_mm) + 1
 
     def lowest(self, place):
         """The first bin that a point at `place` mm from the middle of its line can touch (it may be below 0)."""

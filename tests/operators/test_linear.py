@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import paralift as pl
-from paralift.operators import linear, stacks
+from paralift.operators import gaussian_blur, linear, pet, ray_transform, stacks
 
 S = pl.Space((5, 6), torch.float64)
 M = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -20,9 +20,13 @@ CASES = {
     "ZeroPaddedConvolution": pl.Convolution(M[:4, :3], S, padding="zero"),
     "HorizontalStack": pl.HorizontalStack(pl.Gradient(S).adjoint, pl.IdentityOperator(S)),
     "DiagonalStack": pl.DiagonalStack(pl.Gradient(S), pl.MatrixOperator(M)),
+    "JosephProjector": pl.JosephProjector(pl.Rays(4 * M[:, :2], 4 * M[:, 2:4]), (5, 6), (1.0, 0.7), dtype=torch.float64),
+    "RayTransform": pl.RayTransform((5, 6), torch.arange(4) * 0.7, dtype=torch.float64),
+    "GaussianBlur": pl.GaussianBlur(S, (2.0, 3.0), 1.5),
+    "PET": pl.PET(pl.CylindricalScanner(18, 9.0, 7, block=9), (5, 6), 1.5, attenuation=0.01 * torch.ones(5, 6), resolution=2.0, dtype=torch.float64),
     "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
 }
-FOUND = ["ZeroPaddedConvolution"] + [n for m in (linear, stacks) for n, c in inspect.getmembers(m, inspect.isclass)
+FOUND = ["ZeroPaddedConvolution"] + [n for m in (linear, stacks, gaussian_blur, ray_transform, pet) for n, c in inspect.getmembers(m, inspect.isclass)
                                      if issubclass(c, pl.LinearOperator) and c.__module__ == m.__name__]
 
 
