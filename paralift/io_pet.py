@@ -118,7 +118,7 @@ def _geometry(header, views, bins):
     turn = np.deg2rad(float(header.get("view offset (degrees)", 0)))
     if "arc" in header.get("applied corrections", "").lower():
         width = 10 * float(header.get("effective central bin size (cm)", header.get("default bin size (cm)", 0)))
-        return ParallelBeam(torch.arange(views) * (np.pi / views) + turn, bins, width, -width / 2 * (bins % 2 == 0)) if width else None
+        return ParallelBeam(torch.arange(views, dtype=torch.float64) * (np.pi / views) + turn, bins, width, -width / 2 * (bins % 2 == 0)) if width else None
     crystals = int(header.get("number of detectors per ring", 0))
     radius = 5 * float(header.get("inner ring diameter (cm)", 0)) + 10 * float(header.get("average depth of interaction (cm)", 0))
     return CylindricalScanner(crystals, radius, bins, rotation=turn) if crystals == 2 * views and radius else None

@@ -46,7 +46,7 @@ class TimeOfFlight:
 
     def weight(self, place, bin):
         """The part of what happens at `place` (mm from the middle of the line) that falls into `bin`; the two broadcast."""
-        edge = (bin - self.bins / 2) * self.bin_mm - place
+        edge = (bin.to(place.dtype) - self.bins / 2) * self.bin_mm - place
         return self._cumulative(edge + self.bin_mm) - self._cumulative(edge)
 
     def _cumulative(self, distance):

@@ -136,6 +136,10 @@ def test_ray_transform_by_default_covers_the_image():
     mass = x.sum((-1, -2)) * 2.0
     assert (A(x).sum(-1) / mass[:, None] - 1).abs().max() < 0.1
     assert torch.allclose(A(x)[1], A(x[1]))
+    start, end = A.geometry.ends(torch.tensor(4), torch.tensor(11))
+    assert abs(A(x[0])[4, 11] - line_integral(x[0], start.tolist(), end.tolist(), (2.0, 1.0), [-19.0, -14.5])) < 1e-11
+    angle = A.geometry.angles[4]
+    assert all(abs(p[1] * angle.cos() + p[0] * angle.sin() - (11 - 24.5)) < 1e-12 for p in (start, end))
 
 
 def test_views_in_subsets_compute_only_themselves():
