@@ -1,6 +1,7 @@
 """Projectors for PET and CT: forward and adjoint beside ASTRA and scikit-image, one thread, turn by turn; the price per nonzero, batches, time of flight, memory.
 
-`python benchmarks/imaging_pet.py [--quick] [--repeats 15]` prints medians of milliseconds and their ratios. ASTRA (astra-toolbox) and scikit-image are left out with a word when absent.
+`python benchmarks/imaging_pet.py [--quick] [--repeats 15]` prints medians of milliseconds and their ratios. ASTRA and scikit-image are left
+out with a word when absent.
 """
 
 import argparse
