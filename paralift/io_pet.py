@@ -34,8 +34,8 @@ class Interfile(typing.NamedTuple):
 def read_listmode(path, scanner=None):
     """Siemens 32-bit list mode (Biograph mMR) -> ListMode. `path` is the file of words, or its text header; `scanner` a CylindricalScanner of several rings, by default the mMR's.
 
-    A word with bit 31 clear is a coincidence: bit 30 tells prompts (1) from delayeds (0), bits 0-29 are (plane * views + view) * bins + bin. With bit 31 set it is a tag; those that start
-    with 100 give the time in ms, in the lower 29 bits. An event has the time of the last tag before it. Little endian.
+    A word with bit 31 clear is a coincidence: bit 30 tells prompts (1) from delayeds (0), bits 0-29 are (plane * views + view) * bins + bin. With bit 31 set it is a tag;
+    those that start with 100 give the time in ms, in the lower 29 bits. An event has the time of the last tag before it. Little endian.
 
     Raises ValueError where the file ends within a word, has no time tags, has an event outside the scanner's sinograms, or where the header tells of another scanner.
     """
@@ -62,7 +62,8 @@ def read_listmode(path, scanner=None):
     time, word = times[np.maximum(np.cumsum(clock)[event] - 1, 0)], words[event]
     address = (word & 0x3FFFFFFF).astype(np.int64)
     if len(address) and address.max() >= planes * views * bins:
-        raise ValueError(f"{path} has an event at address {address.max()}; the sinograms of {scanner!r} end at {planes * views * bins}: pass the scanner of the file, unless it is of a foreign kind.")
+        raise ValueError(f"{path} has an event at address {address.max()}; the sinograms of {scanner!r} end at {planes * views * bins}: "
+                         "pass the scanner of the file, unless it is of a foreign kind.")
     plane, view, bin = np.unravel_index(address, (planes, views, bins))
     events = Events(*(torch.from_numpy(np.ascontiguousarray(v)) for v in (view, bin, plane)), time=torch.from_numpy(time))
     prompt = torch.from_numpy((word >> 30) == 1)
@@ -117,7 +118,7 @@ def _geometry(header, views, bins):
     turn = np.deg2rad(float(header.get("view offset (degrees)", 0)))
     if "arc" in header.get("applied corrections", "").lower():
         width = 10 * float(header.get("effective central bin size (cm)", header.get("default bin size (cm)", 0)))
-        return ParallelBeam(torch.arange(views) * (np.pi / views) + turn, bins, width, -width / 2 * (bins % 2 == 0)) if width else None
+        return ParallelBeam(torch.arange(views, dtype=torch.float64) * (np.pi / views) + turn, bins, width, -width / 2 * (bins % 2 == 0)) if width else None
     crystals = int(header.get("number of detectors per ring", 0))
     radius = 5 * float(header.get("inner ring diameter (cm)", 0)) + 10 * float(header.get("average depth of interaction (cm)", 0))
     return CylindricalScanner(crystals, radius, bins, rotation=turn) if crystals == 2 * views and radius else None

@@ -100,7 +100,7 @@ class ParallelBeam(Geometry):
         object.__setattr__(self, "shape", (len(angles), self.bins))
 
     def ends(self, view, bin):
-        s, angle = (bin - (self.bins - 1) / 2) * self.bin_width + self.offset, self.angles[view]
+        s, angle = (bin.double() - (self.bins - 1) / 2) * self.bin_width + self.offset, self.angles[view]
         normal = torch.stack(torch.broadcast_tensors(angle.sin(), angle.cos()), -1)
         along = torch.stack(torch.broadcast_tensors(angle.cos(), -angle.sin()), -1) * (self.length or 2 * self.bins * self.bin_width) / 2
         foot = s.unsqueeze(-1) * normal

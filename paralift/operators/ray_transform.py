@@ -95,7 +95,7 @@ class JosephProjector(LinearOperator):
             taps, spread = [], []
             for lines, c in self._slabs():
                 ray, plane = c.samples()
-                place = c.place[ray] + plane * c.pitch[ray]
+                place = None if self.tof is None else c.place[ray] + plane * c.pitch[ray]
                 factor = None if self.tof_bin is None else self.tof.weight(place, self.tof_bin.flatten()[lines][ray])
                 parts = c.taps(ray, plane, self.domain.shape)
                 sample, voxel, weight = (torch.cat([p[i] for p in parts]) for i in range(3))

@@ -38,7 +38,7 @@ class TimeOfFlight:
     @property
     def reach(self):
         """How many bins a point can touch."""
-        return min(self.bins, math.ceil(2 * self.truncation * self.sigma_mm / self.bin_mm) + 1)
+        return math.ceil(2 * self.truncation * self.sigma_mm / self.bin_mm) + 1
 
     def lowest(self, place):
         """The first bin that a point at `place` mm from the middle of its line can touch (it may be below 0)."""
@@ -46,7 +46,7 @@ class TimeOfFlight:
 
     def weight(self, place, bin):
         """The part of what happens at `place` (mm from the middle of the line) that falls into `bin`; the two broadcast."""
-        edge = (bin - self.bins / 2) * self.bin_mm - place
+        edge = (bin.to(place.dtype) - self.bins / 2) * self.bin_mm - place
         return self._cumulative(edge + self.bin_mm) - self._cumulative(edge)
 
     def _cumulative(self, distance):

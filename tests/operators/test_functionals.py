@@ -99,6 +99,24 @@ def test_prox_holds_at_every_step(name):
         assert ((u - x + sigma * f.gradient(u)).abs() / (x.abs() + sigma)).max() < 1e-7, sigma
 
 
+def test_kullback_leibler_with_a_background_is_a_translation():
+    """Value, gradient, prox and conjugate are those of KL(g, .) moved by the background; its parts know their share; a count of 0 over a mean of 0 has a gradient."""
+    g, b, x = POSITIVE[0].round(), POSITIVE[1], POSITIVE
+    f, moved = pl.KullbackLeibler(g, background=b), pl.KullbackLeibler(g).translated(-b)
+    pl.testing.check_functional(f, POSITIVE)
+    pl.testing.check_functional(pl.KullbackLeibler(g, background=0.7), POSITIVE)
+    y = 0.9 - POSITIVE
+    for left, right in ((f(x), moved(x)), (f.gradient(x), moved.gradient(x)), (f.prox(x, 0.7), moved.prox(x, 0.7)), (f.convex_conj(y), moved.convex_conj(y)),
+                        (f.convex_conj.prox(y, 0.7), moved.convex_conj.prox(y, 0.7))):
+        assert torch.allclose(left, right, atol=1e-12)
+    split = pl.subsets(f @ pl.MatrixOperator(MATRIX.abs()), 3)
+    assert torch.allclose(sum(t(x) for t in split), (f @ pl.MatrixOperator(MATRIX.abs()))(x))
+    assert torch.equal(pl.KullbackLeibler(v(0, 2)).gradient(v(0, 1)), v(1, -1))
+    for background, text in ((-b, "background below 0"), (b[:3], "needs the same"), (v(math.nan), "NaN")):
+        with pytest.raises(ValueError, match=text):
+            pl.KullbackLeibler(g, background=background)
+
+
 @pytest.mark.parametrize("sigma", [1e-3, 1.0, 1e2, 1e5])
 def test_logistic_prox_is_found_from_every_point(sigma):
     x, f = sigma * torch.linspace(-3, 3, 2001, dtype=torch.float64), pl.LogisticLoss(torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(1001)[:2001])
