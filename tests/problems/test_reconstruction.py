@@ -66,7 +66,8 @@ def test_solvers_agree_on_coils_with_total_variation(constraint):
         assert solver.solve(problem, record_every=50).objective == pytest.approx(value, rel=tolerance), solver
 
 
-@pytest.mark.parametrize("regulariser", [0.2 * pl.L1Norm(), 0.2 * pl.L2NormSquared(), 0.1 * pl.TotalVariation(**FINE) + 0.05 * pl.L1Norm(), None], ids=["l1", "l2", "tv + l1", "none"])
+@pytest.mark.parametrize("regulariser", [0.2 * pl.L1Norm(), 0.2 * pl.L2NormSquared(), 0.1 * pl.TotalVariation(**FINE) + 0.05 * pl.L1Norm(), None],
+                         ids=["l1", "l2", "tv + l1", "none"])
 @pytest.mark.parametrize("constraint", [None, "nonnegative"])
 def test_optimality_against_the_subgradient(regulariser, constraint):
     """PDHG and FISTA agree to 1e-7 of E, and the gap bounds what is left where x >= 0."""
@@ -88,7 +89,8 @@ def test_poisson_total_variation_to_a_certified_gap():
     problem = pl.Reconstruction(A, b, "poisson", 0.3 * pl.TotalVariation(**FINE))
     best = pl.PDHG(20000, tolerance=1e-9).solve(problem, record_every=200).objective
     rows = []
-    result = pl.PDHG(5000, tolerance=pl.Tolerance(gap=1e-4)).solve(problem, record_every=20, callback=lambda r: rows.append((r.objective, r.history["gap"][-1] * max(1, r.objective))))
+    watch = lambda r: rows.append((r.objective, r.history["gap"][-1] * max(1, r.objective)))
+    result = pl.PDHG(5000, tolerance=pl.Tolerance(gap=1e-4)).solve(problem, record_every=20, callback=watch)
     assert result.status is pl.Status.CONVERGED and result.objective - best <= 1e-4 * best
     assert all(objective - best <= gap * (1 + 1e-9) + 1e-7 for objective, gap in rows)
     assert pl.SPDHG(3000, subsets=4, tolerance=pl.Tolerance(gap=1e-4)).solve(problem, record_every=20).status is pl.Status.CONVERGED
@@ -156,12 +158,15 @@ def test_what_does_not_fit_is_refused():
             (lambda: pl.Reconstruction(torch.eye(3), torch.ones(3)), TypeError, "LinearOperator"), (lambda: pl.Reconstruction(A, b[:, :5]), ValueError, "trailing axes"),
             (lambda: pl.Reconstruction(A, nan), ValueError, "NaN"), (lambda: pl.Reconstruction(A, b.abs()), TypeError, "real data"),
             (lambda: pl.Reconstruction(E, counts + 0j), TypeError, "complex data"), (lambda: pl.Reconstruction(A, b, "poisson"), TypeError, "counts and images are real"),
-            (lambda: pl.Reconstruction(E, counts - 5, "poisson"), ValueError, "below 0"), (lambda: pl.Reconstruction(bare, torch.ones(2), "poisson"), ValueError, "1 data have counts"),
+            (lambda: pl.Reconstruction(E, counts - 5, "poisson"), ValueError, "below 0"),
+            (lambda: pl.Reconstruction(bare, torch.ones(2), "poisson"), ValueError, "1 data have counts"),
             (lambda: pl.Reconstruction(E, counts.int(), "poisson"), TypeError, r"\.float\(\)"), (lambda: pl.Reconstruction(E, counts, "laplace"), ValueError, "choose 'gaussian'"),
             (lambda: pl.Reconstruction(E, counts, constraint="real"), ValueError, "real anyway"), (lambda: pl.Reconstruction(E, counts, constraint="box"), ValueError, "indicator"),
-            (lambda: pl.Reconstruction(E, counts, regulariser=0.1), TypeError, "Functional"), (lambda: pl.Reconstruction(E, counts, start=torch.ones(3)), ValueError, "start of shape"),
+            (lambda: pl.Reconstruction(E, counts, regulariser=0.1), TypeError, "Functional"),
+            (lambda: pl.Reconstruction(E, counts, start=torch.ones(3)), ValueError, "start of shape"),
             (lambda: pl.Reconstruction(E, counts, regulariser=pl.TotalVariation((5, 5))), ValueError, "image has the shape"),
-            (lambda: pl.Reconstruction(E, counts, standard_deviation=0.0), ValueError, "> 0"), (lambda: pl.Reconstruction(E, counts, "poisson", standard_deviation=1.0), ValueError, "belongs"),
+            (lambda: pl.Reconstruction(E, counts, standard_deviation=0.0), ValueError, "> 0"),
+            (lambda: pl.Reconstruction(E, counts, "poisson", standard_deviation=1.0), ValueError, "belongs"),
             (lambda: pl.SPDHG(subsets=3).solve(pl.Composite(pl.L2NormSquared((3,)))), TypeError, "use Reconstruction"), (lambda: pl.SPDHG(subsets=0), ValueError, "integer >= 1")):
         with pytest.raises(kind, match=words):
             call()

@@ -160,7 +160,8 @@ def test_poisson_discrepancy_and_quasi_optimality():
 def test_weights_say_what_is_missing():
     problem, _ = denoising()
     for call, words in ((lambda: pl.discrepancy_weight(problem), "standard deviation"), (lambda: pl.discrepancy_weight(problem, -1.0), "positive"),
-                        (lambda: pl.quasi_optimality_weight(problem, [1, 2, 5]), "constant ratio"), (lambda: pl.discrepancy_weight(problem, 50.0, pl.FISTA(5)), "noise level too high")):
+                        (lambda: pl.quasi_optimality_weight(problem, [1, 2, 5]), "constant ratio"),
+                        (lambda: pl.discrepancy_weight(problem, 50.0, pl.FISTA(5)), "noise level too high")):
         with pytest.raises(ValueError, match=words):
             call()
     with pytest.raises(TypeError, match="with a regulariser"):
