@@ -96,7 +96,7 @@ def plot_reconstruction(result, reference=None, path=None, level=None):
         shown = [("reconstruction", x)] if y is None else [("reconstruction", x), ("reference", y), ("error", (x - y).abs())]
         for ax, (title, picture) in zip(row, shown):
             limits = (0.0, max(0.2 * level, 1e-30)) if title == "error" else (low, level)
-            drawn = ax.imshow(picture, cmap="gray", vmin=limits[0], vmax=limits[1])
+            drawn = ax.imshow(picture.numpy(), cmap="gray", vmin=limits[0], vmax=limits[1])
             ax.set_title(", ".join(filter(None, (title, named if title != "error" else "white: 20 % of the peak", label))), fontsize=9)
             ax.set_xticks([]), ax.set_yticks([])
         top.colorbar(drawn, ax=ax, fraction=0.04) if y is None else None
@@ -104,8 +104,8 @@ def plot_reconstruction(result, reference=None, path=None, level=None):
     _, x, y = views[0]
     middle = x.shape[0] // 2
     if y is not None:
-        left.plot(y[middle], color="0.6", linewidth=2.5, label="reference")
-    left.plot(x[middle], color="black", linewidth=1, label="reconstruction")
+        left.plot(y[middle].numpy(), color="0.6", linewidth=2.5, label="reference")
+    left.plot(x[middle].numpy(), color="black", linewidth=1, label="reconstruction")
     left.set_title(f"profile along row {middle}", fontsize=9), left.legend(fontsize=8), left.grid(alpha=0.3)
     objective = result.history.get("objective", [])
     right.plot(result.history.get("data_passes", []), objective, color="black")

@@ -237,9 +237,11 @@ class Reconstruction(Composite):
                 return super().gap(point, dual)
             f = self._f.on(F.op.range)
             pairs, count = [(f, F.op, f._gradient(F.op._call(point["x"]))), *pairs], 1
+        poisson = self.fidelity == "poisson"
+        if poisson:                                      # y <= 1 holds up to rounding
+            pairs = [(H, K, y.clamp(max=1)) for H, K, y in pairs[:count]] + pairs[count:]
         q = sum(K._adjoint(y) for _, K, y in pairs)
         seen = sum(K._adjoint(torch.ones_like(y)) for _, K, y in pairs[:count])
-        poisson = self.fidelity == "poisson"
         short = torch.where(q < 0, -q / ((seen - q) if poisson else seen), 0.0).clamp(min=0)
         s = float(short.max()) * (1 + 4 * torch.finfo(q.dtype).eps)
         if not s < (1 if poisson else inf):
