@@ -83,7 +83,8 @@ for target in targets:
     t = turns(calls)
     peers = [v for k, v in t.items() if k != "ours"]
     cell = lambda name: f"{1e3 * t[name]:.1f}" if name in t else "-"
-    print(f"| {target:g} | {cell('ours')} | {cell('skimage')} | {cell('pyproximal')} | {t['ours'] / min(peers):.2f} |" if peers else f"| {target:g} | {cell('ours')} | - | - | - |", flush=True)
+    ratio = f"{t['ours'] / min(peers):.2f}" if peers else "-"
+    print(f"| {target:g} | {cell('ours')} | {cell('skimage')} | {cell('pyproximal')} | {ratio} |", flush=True)
 
 try:
     import pywt
