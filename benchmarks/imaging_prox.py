@@ -1,13 +1,12 @@
-"""Proxes of imaging beside their peers: `python benchmarks/imaging_prox.py [--quick]`; one thread, taking turns, the least of the repetitions; an absent peer is skipped with a word.
+"""Proxes of imaging beside their peers: `python benchmarks/imaging_prox.py [--quick]`; one thread, taking turns, the least of the repetitions; an absent peer is skipped.
 
-Total variation, 256 x 256, noise 0.1, weight 0.1, float32: the time until (E(u) - E*)/E* is at most each target, E* from a run to 1e-9. A peer's is found by doubling its iterations.
+Total variation, 256 x 256, noise 0.1, weight 0.1, float32: time until (E(u) - E*)/E* is at most each target, E* from a run to 1e-9. A peer's is found by doubling its iterations.
 Ours stops on its own certificate, so it pays for the gap; theirs get the number of iterations for nothing. Wavelet: db4, 4 levels, analysis and synthesis, against PyWavelets.
 """
 
 import argparse
 import time
 
-import numpy as np
 import torch
 
 import paralift as pl
@@ -84,7 +83,8 @@ for target in targets:
     t = turns(calls)
     peers = [v for k, v in t.items() if k != "ours"]
     cell = lambda name: f"{1e3 * t[name]:.1f}" if name in t else "-"
-    print(f"| {target:g} | {cell('ours')} | {cell('skimage')} | {cell('pyproximal')} | {t['ours'] / min(peers):.2f} |" if peers else f"| {target:g} | {cell('ours')} | - | - | - |", flush=True)
+    ratio = f"{t['ours'] / min(peers):.2f}" if peers else "-"
+    print(f"| {target:g} | {cell('ours')} | {cell('skimage')} | {cell('pyproximal')} | {ratio} |", flush=True)
 
 try:
     import pywt

@@ -76,7 +76,7 @@ VARIATIONS = {
 def test_prox_solves_the_split_problem(name, dtype):
     """u = x - sigma K* p with p in the dual ball of f: the gap, from the operators of `split` alone, is at most what was asked for."""
     cls, options, shape = VARIATIONS[name]
-    f, space = cls(**options, space=shape, tolerance=1e-6), pl.Space(shape, dtype)
+    f, space = cls(**options, space=shape, tolerance=1e-6, max_iterations=20000), pl.Space(shape, dtype)
     y = torch.randn(2, *shape, dtype=dtype)
     term, = f.split(space)
     pl.testing.check_operator(term.op)
