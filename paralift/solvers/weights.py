@@ -102,6 +102,7 @@ def quasi_optimality_weight(problem, weights=None, solver=None):
     solver : as in `discrepancy_weight`; every weight starts from the image of the one before, largest first.
 
     Returns a ChosenWeight; its table has "weight" and "change" (the last weight, with nothing after it, inf). Where the minimum is at an end of the grid, extend the grid.
+    Meant for ill-posed A: where A is well conditioned the change vanishes with the weight, so the smallest weight wins.
     For noise that is known use `discrepancy_weight`: no rule without a noise level converges for every noise (Bakushinskii's veto).
     Sources: Tikhonov, Glasko & Kriksin, Sov. Math. Dokl. 20, 1979; Bauer & Kindermann, Inverse Probl. 24, 2008.
     """

@@ -66,20 +66,20 @@ def test_solvers_agree_on_coils_with_total_variation(constraint):
         assert solver.solve(problem, record_every=50).objective == pytest.approx(value, rel=tolerance), solver
 
 
-@pytest.mark.parametrize("regulariser", [0.2 * pl.L1Norm(), 0.2 * pl.L2NormSquared(), 0.1 * pl.TotalVariation(**FINE) + 0.05 * pl.L1Norm(), None],
-                         ids=["l1", "l2", "tv + l1", "none"])
+@pytest.mark.parametrize("regulariser", [0.2 * pl.L1Norm(), 0.2 * pl.L2NormSquared(), 0.1 * pl.TotalVariation(**FINE),
+                                         0.1 * pl.TotalVariation(**FINE) + 0.05 * pl.L1Norm()], ids=["l1", "l2", "tv", "tv + l1"])
 @pytest.mark.parametrize("constraint", [None, "nonnegative"])
 def test_optimality_against_the_subgradient(regulariser, constraint):
-    """PDHG and FISTA agree to 1e-4 of E, and the gap bounds what is left where x >= 0."""
+    """PDHG and FISTA agree to 1e-4 of E, and the gap vanishes where x >= 0 is the only part with a prox."""
     g = generator()
     A = pl.MatrixOperator(torch.rand(40, 25, dtype=T, generator=g))
-    A = A if regulariser is None or "TotalVariation" not in repr(regulariser) else None
-    A = A or pl.Convolution(torch.rand(3, 3, dtype=T, generator=g), pl.Space((7, 7), T), padding="zero")
+    if "TotalVariation" in repr(regulariser):
+        A = pl.Convolution(torch.rand(3, 3, dtype=T, generator=g), pl.Space((7, 7), T), padding="zero")
     b = A(A.domain.randn(generator=g).abs()) + 0.3 * A.range.randn(generator=g)
     problem = pl.Reconstruction(A, b, regulariser=regulariser, constraint=constraint)
     dual, primal = pl.PDHG(3000, tolerance=1e-8).solve(problem, record_every=50), pl.FISTA(150, tolerance=1e-6).solve(problem, record_every=20)
     assert primal.objective == pytest.approx(dual.objective, rel=1e-4)
-    if constraint:
+    if isinstance(problem.nonsmooth_part, pl.IndicatorNonnegative):
         assert abs(float(problem.gap(dual.x, dual.state["dual"]))) < 1e-3 * dual.objective
 
 

@@ -150,18 +150,19 @@ def test_poisson_discrepancy_and_quasi_optimality():
     problem = pl.Reconstruction(A, b, "poisson", 0.1 * pl.TotalVariation())
     image = pl.discrepancy_weight(problem, solver=pl.PDHG(200), tolerance=0.02).result.solution
     assert abs(2 * float(problem._f(A(image))) / b.numel() - 1) < 0.02
-    problem, truth = denoising()
+    problem, _ = denoising()
     grid = [0.02 * 2**k for k in range(8)]
-    weight, result, table = pl.quasi_optimality_weight(problem, grid, pl.FISTA(3))
+    weight, result, table = pl.quasi_optimality_weight(problem, grid, pl.FISTA(10))
     assert table["weight"] == pytest.approx(grid) and table["change"].index(min(table["change"])) == grid.index(weight)
-    assert (result.solution - truth).norm() < 0.6 * (problem.data - truth).norm()
+    near = [pl.FISTA(10).solve(problem.reweighted(a)).solution for a in (weight, 2 * weight)]
+    assert torch.allclose(near[0], result.solution, atol=2e-2) and float((near[1] - near[0]).norm()) == pytest.approx(min(table["change"]), rel=0.1)
 
 
 def test_weights_say_what_is_missing():
     problem, _ = denoising()
     for call, words in ((lambda: pl.discrepancy_weight(problem), "standard deviation"), (lambda: pl.discrepancy_weight(problem, -1.0), "positive"),
                         (lambda: pl.quasi_optimality_weight(problem, [1, 2, 5]), "constant ratio"),
-                        (lambda: pl.discrepancy_weight(problem, 50.0, pl.FISTA(5)), "noise level too high")):
+                        (lambda: pl.discrepancy_weight(problem, 50.0, pl.FISTA(2), max_solves=4), "noise level too high")):
         with pytest.raises(ValueError, match=words):
             call()
     with pytest.raises(TypeError, match="with a regulariser"):

@@ -151,7 +151,8 @@ STEPS = {
     "SVRG": [(lambda f: pl.SVRG(3, step=f * sum_bound(pl.SVRG())), linear_model)],
     "Katyusha": [(lambda f: pl.Katyusha(3, step=f * sum_bound(pl.Katyusha(strong_convexity=0.01)), strong_convexity=0.01), linear_model)],
 }
-ANY_STEP = {"DouglasRachford": "converges for every tau", "ADMM": "for every rho", "ISGM": "the implicit step for every tau; the explicit one has no theorem", "LBFGS": "searches"}
+ANY_STEP = {"DouglasRachford": "converges for every tau", "ADMM": "for every rho", "ISGM": "the implicit step for every tau; the explicit one has no theorem", "LBFGS": "searches",
+            "ConjugateGradient": "has no step", "MLEM": "has no step", "OSEM": "has no step"}
 
 
 @pytest.mark.parametrize("name", KINDS)
