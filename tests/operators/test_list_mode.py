@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import paralift as pl
-from paralift.io_pet import read_interfile, read_listmode
+from paralift.io import read_interfile, read_listmode
 
 DATA = Path(os.environ.get("PARALIFT_DATA", "")) / "pet"
 SCANNER = pl.CylindricalScanner(18, 9.0, 8, rings=3, ring_spacing=2.0, block=9)

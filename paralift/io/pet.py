@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .operators.geometry import Geometry, ParallelBeam
-from .operators.list_mode import Events
-from .operators.scanner import CylindricalScanner
+from ..operators.geometry import Geometry, ParallelBeam
+from ..operators.list_mode import Events
+from ..operators.scanner import CylindricalScanner
 
 __all__ = ["read_listmode", "read_interfile", "ListMode", "Interfile"]
 
