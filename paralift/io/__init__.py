@@ -1,4 +1,4 @@
-"""Readers and writers of imaging files: BART, ISMRMRD, fastMRI, NIfTI, Siemens list mode and Interfile. Axes are in PARALIFT's order, (..., coils, z, y, x); every writer is atomic."""
+"""Imaging files: BART, ISMRMRD, fastMRI, NIfTI, Siemens list mode and Interfile. Axes are in PARALIFT's order, (..., coils, z, y, x); every writer is atomic."""
 
 from .bart import read_cfl, write_cfl
 from .fastmri import FastMRI, read_fastmri
