@@ -16,7 +16,7 @@ class PDHG(Solver):
 
     Parameters
     ----------
-    step : "auto", or a pair (tau, sigma).
+    step : "auto", or a pair (tau, sigma). "auto" gives every term its own sigma_j, so that all sigma_j |K_j|^2 are equal: terms of other units share the work evenly.
     variant : "adaptive" (tau/sigma follows the distances that x and y go, some 20 times until k = 2048; then it is fixed, and the theorem holds),
         "accelerated" (theta < 1; E strongly convex), "constant" (theta = 1).
     ratio : sigma/tau = ratio^2 to begin with.
@@ -24,8 +24,8 @@ class PDHG(Solver):
 
     An F of constant curvature c (c/2 |x - m|^2) joins the prox, and gives the strong convexity that "accelerated" needs.
     residual: norm of the primal and dual optimality residuals at (x+, y+). The dual is kept in `result.state["dual"]`, `Tolerance(gap=...)` uses it.
-    Converges for 1/tau - sigma |K|^2 >= L/2, L the Lipschitz constant of an explicit grad F. "constant" without one is the proximal point method in the metric
-    |z|_M^2 = |x|^2/tau - 2 <K x, y> + |y|^2/sigma: the means of k steps have a gap of at most |z_0 - z*|_M^2 / (2 r k), r the relaxation; where G and H* are gamma- and
+    Converges for 1/tau - sum_j sigma_j |K_j|^2 >= L/2, L the Lipschitz constant of an explicit grad F. "constant" without one is the proximal point method in the metric
+    |z|_M^2 = |x|^2/tau - 2 <K x, y> + |y|^2/sigma (each y_j over its sigma_j): the means of k steps have a gap of at most |z_0 - z*|_M^2 / (2 r k), r the relaxation; where G and H* are gamma- and
     delta-strongly convex |z_k - z*|_M falls by 1/(1 + m), m = min(gamma tau, delta sigma)/(1 + sqrt(tau sigma) |K|), at r = 1. "accelerated":
     |x_k - x*|^2 <= tau_k^2 (|x_0 - x*|^2/tau_0^2 + |y_0 - y*|^2/(tau_0 sigma_0)), tau_k = O(1/(gamma k)), y_0 the dual before the first half step.
     Sources: Chambolle & Pock, J. Math. Imaging Vis. 40, 2011; Condat, J. Optim. Theory Appl. 158, 2013; Vu, Adv. Comput. Math. 38, 2013; metric: He & Yuan, SIAM J.
@@ -76,7 +76,9 @@ class PDHG(Solver):
 
     def start(self, problem):
         x = problem.start()["x"]
-        (L, c), norm2 = self._curvature(problem), sum((1.01 * K.norm()) ** 2 for _, K in problem.linear)
+        (L, c), norms2 = self._curvature(problem), [(1.01 * K.norm()) ** 2 for _, K in problem.linear]
+        norm2 = sum(norms2)
+        weights = [norm2 / (len(norms2) * max(n, 1e-30)) if self.step_size == "auto" else 1.0 for n in norms2]              # sigma_j = weights[j] sigma
         sigma = self.ratio / max(norm2, 1e-30) ** 0.5
         tau = 0.99 / (0.5 * L + sigma * norm2) if norm2 or L else 1.0
         if self.step_size != "auto":
@@ -85,7 +87,7 @@ class PDHG(Solver):
                 warnings.warn(f"PDHG's steps ({tau:g}, {sigma:g}) break 1/tau - sigma |K|^2 >= L/2 (|K|^2 = {norm2:.4g}, L = {L:.4g}); use step='auto'.", stacklevel=5)
         dual = [torch.zeros_like(K._call(x)) for _, K in problem.linear]
         anchor = problem.smooth_part._gradient(torch.zeros_like(x)).div_(-c) if c else None              # F = c/2 |x - anchor|^2 + const
-        return {"point": {"x": x}, "dual": dual, "base": x, "base_dual": dual, "anchor": anchor, "tau": tau, "sigma": sigma, "L": L, "c": c, "norm2": norm2,
+        return {"point": {"x": x}, "dual": dual, "base": x, "base_dual": dual, "anchor": anchor, "tau": tau, "sigma": sigma, "L": L, "c": c, "norm2": norm2, "weights": weights,
                 "mark": {"x": x, "dual": dual}, "next": 1, "k": 0, "relaxation": self.relaxation or (1.0 if L or self.variant == "accelerated" else 1.9)}
 
     def step(self, problem, state):
@@ -104,16 +106,17 @@ class PDHG(Solver):
             later = {**state, "tau": theta * tau, "sigma": sigma}
         ahead = torch.lerp(x, new, 1 + theta)
         new_duals = []
-        for (H, K), y in zip(problem.linear, duals):
+        sigmas = [sigma * w for w in state["weights"]]
+        for (H, K), y, s in zip(problem.linear, duals, sigmas):
             z = K._call(ahead)
-            z = torch.add(y, z, alpha=sigma) if z is ahead else torch.add(y, z, alpha=sigma, out=z)
-            new_duals.append(H._conj_prox(z, sigma, out=z))
+            z = torch.add(y, z, alpha=s) if z is ahead else torch.add(y, z, alpha=s, out=z)
+            new_duals.append(H._conj_prox(z, s, out=z))
 
         def residuals():
             p = torch.sub(x, new).div_(tau).sub_(_adjoints(problem, [y - z for y, z in zip(duals, new_duals)], x))
             if gradient is not None:
                 p.sub_(gradient).add_(problem.gradient({"x": new})["x"])
-            d = [(y - z).div_(sigma).add_(K._call(ahead - new)) for (_, K), y, z in zip(problem.linear, duals, new_duals)]
+            d = [(y - z).div_(s).add_(K._call(ahead - new)) for (_, K), y, z, s in zip(problem.linear, duals, new_duals, sigmas)]
             return problem.norm({"x": p}), problem.dual_norm(d) if d else torch.zeros_like(v.real.sum())
 
         k = state["k"] + 1
@@ -134,7 +137,7 @@ class PDHG(Solver):
         """tau becomes the geometric mean of itself and of the minimiser of |x - x'|^2/tau + |y - y'|^2/sigma at the same tau sigma, (x', y') being the point
         at the last change, k / sqrt(2); a change by a factor of at most 10. 1/tau - sigma |K|^2 >= L/2 stays."""
         tau, sigma, L, mark = state["tau"], state["sigma"], state["L"], state["mark"]
-        p, d = float(problem.norm({"x": x - mark["x"]})), float(problem.dual_norm([y - z for y, z in zip(dual, mark["dual"])]))
+        p, d = float(problem.norm({"x": x - mark["x"]})), float(problem.dual_norm([(y - z) / w**0.5 for y, z, w in zip(dual, mark["dual"], state["weights"])]))
         if p > 0 and d > 0 and state["norm2"]:
             tau *= min(max(p / d * (sigma / tau) ** 0.5, 0.01), 100.0) ** 0.5
             tau = min(tau, 1.9 / L) if L else tau
