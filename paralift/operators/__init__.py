@@ -1,8 +1,10 @@
 """What a problem is made of: spaces, operators, functionals, potentials, Bregman distances and penalties."""
 
 from .bregman import BregmanDistance, MoreauEnvelope
+from .dual_prox import DualProx
 from .entropies import *  # noqa: F403
 from .functional import Functional
+from .indicator_real import IndicatorReal
 from .indicators import *  # noqa: F403
 from .joint_prox import JointProx
 from .kernels import BurgKernel, EntropyKernel, EuclideanKernel

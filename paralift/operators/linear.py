@@ -63,6 +63,9 @@ class DiagonalOperator(LinearOperator):
     def _adjoint(self, y):
         return self.weights.conj() * y if self.weights.is_complex() else self.weights * y
 
+    def _rows_after(self, right, index):
+        return DiagonalOperator(self.weights[index]) @ right.rows(index)
+
 
 class Convolution(LinearOperator):
     """(k * x)_i = sum_j k_j x_{i - j + c}, c = (kernel lengths) // 2, over all axes of `space`, by FFT: `space` -> `space`.

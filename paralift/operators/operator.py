@@ -102,6 +102,10 @@ class LinearOperator(Operator):
         """x -> (A x)[index], `index` (a tensor or a slice) on the first axis of the range. A class that can compute these rows alone overrides this."""
         return _Rows(self, index)
 
+    def _rows_after(self, right, index):
+        """Rows of self @ right; a class whose rows need the same rows of `right` only overrides this."""
+        return self.rows(index) @ right
+
     def norm(self, iterations=100, tolerance=1e-6, seed=0):
         """The operator norm, by the Lanczos process on A*A (a lower bound that grows to the norm).
 
@@ -192,7 +196,7 @@ class _Composition(Operator):
         return self.right._adjoint(self.left._adjoint(y))
 
     def rows(self, index):
-        return self.left.rows(index) @ self.right
+        return self.left._rows_after(self.right, index)
 
     def _derivative(self, x, dx):
         return self.left._derivative(self.right._call(x), self.right._derivative(x, dx))

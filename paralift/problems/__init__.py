@@ -9,4 +9,5 @@ from .linear_model import linear_model
 from .losses import CrossEntropy, FunctionalLoss, KullbackLeiblerLoss, Logistic, Loss, PenaltyLoss, SquaredError
 from .partition import partition, stage_costs
 from .problem import Linearisation, Problem
+from .reconstruction import Reconstruction
 from .stages import Stage, affine, chain

@@ -32,6 +32,8 @@ class Problem:
     has_prox = True             # G has a prox, block by block
     convex = False
     linear = ()                 # pairs (H, K) of terms H(K u) that only splitting methods can treat
+    probabilities = None        # of these terms, for methods that draw them; None: all alike
+    subsets = ()                # F in parts, f_1 @ A_1 + f_2 @ A_2 + ..., for methods that visit them in turn
 
     def start(self):
         """A fresh starting point {name: tensor}."""
@@ -71,6 +73,18 @@ class Problem:
     def colours(self):
         """Lists of groups of blocks; groups of one list do not couple in F, so they may be updated at once. By default every group of the sweep order apart."""
         return [[group] for group in self.sweep_order()]
+
+    # ---- forms: one problem, arranged for a method
+    def split_form(self, subsets=1, explicit=True):
+        """This problem for methods that take terms H(K u) apart: the problem itself where it has one form only. `subsets`: the data term in so many terms;
+        `explicit`: F may be treated by gradient steps."""
+        if subsets > 1:
+            raise TypeError(f"subsets={subsets} was asked of {type(self).__name__}, which names no data term; use Reconstruction, or Composite(linear=subsets(f @ K, {subsets})).")
+        return self
+
+    def prox_form(self, subsets=1):
+        """This problem as F + G, G with a prox; the problem itself where it has one form only. `subsets`: F in so many parts, in `self.subsets`."""
+        return self
 
     # ---- what follows from the above
     def value(self, point):

@@ -37,6 +37,9 @@ class DouglasRachford(Solver):
             raise ValueError(f"DouglasRachford got relaxation={relaxation}; the theorem needs 0 < relaxation < 2.")
         self.step_size, self.relaxation = check_step(step, "DouglasRachford"), relaxation
 
+    def form(self, problem):
+        return problem.prox_form()
+
     def check(self, problem):
         super().check(problem)
         if not hasattr(problem, "smooth_part"):

@@ -70,6 +70,10 @@ class Solver:
 
     passes_per_step = 1.0
 
+    def form(self, problem):
+        """The problem as the method wants it, where it has several forms (`Reconstruction`)."""
+        return problem.split_form() if self.splits else problem.prox_form()
+
     def check(self, problem):
         """Raise before the work starts where the problem lacks what the method needs."""
         if not isinstance(problem, Problem):
@@ -94,6 +98,7 @@ class Solver:
         record_every : record, look for NaN and try the stopping rules every so many steps (and at the last one); the objective is evaluated there only.
         workers : how many processes share the work, or `Workers(...)`; under torchrun all of its processes do. The result and files are those of worker 0.
         """
+        problem = self.form(problem) if isinstance(problem, Problem) else problem
         self.check(problem)
         if not isinstance(record_every, int) or record_every < 1:
             raise ValueError(f"{type(self).__name__}.solve got record_every={record_every!r}; it needs an integer >= 1.")

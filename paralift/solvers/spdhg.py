@@ -19,7 +19,8 @@ class SPDHG(Solver):
 
     Parameters
     ----------
-    probabilities : p_j of the linear terms, in their order; uniform by default. An iteration is round(1 / min p_j) draws, an expected pass over the rarest block.
+    subsets : of a `Reconstruction`, whose data term is then so many terms, rows (views, coils) j, j + subsets, ... of the operator each; they are drawn half of the times.
+    probabilities : p_j of the linear terms, in their order; by default the problem's own, or uniform. An iteration is round(1 / min p_j) draws, an expected pass over the rarest block.
     step : "auto" (sigma_j tau |K_j|^2 = 0.99 p_j), or a pair (tau, sigma), sigma a number or one for each block.
     variant : "adaptive" (tau / sigma from the distances gone so far, at most 12 times), "accelerated" (theta < 1; G strongly convex), "constant" (theta = 1).
     ratio : sigma_j |K_j| to begin with, for the block of largest |K_j| / p_j; 1 by default.
@@ -37,7 +38,7 @@ class SPDHG(Solver):
     needs = (NOT_CONVEX, NO_PROX, ("linear", "it has no term H(K x); use PGD or FISTA."))
     splits = True
 
-    def __init__(self, max_iterations=500, step="auto", variant="adaptive", probabilities=None, ratio=1.0, seed=0, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations=500, step="auto", variant="adaptive", probabilities=None, ratio=1.0, seed=0, subsets=1, tolerance=0.0, max_seconds=inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         positive = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < inf
         listed = lambda v: isinstance(v, (list, tuple)) and len(v) > 0 and all(map(positive, v))
@@ -49,7 +50,12 @@ class SPDHG(Solver):
             raise ValueError(f"SPDHG got probabilities={probabilities!r}; it needs positive numbers that sum to 1.")
         if not positive(ratio):
             raise ValueError(f"SPDHG got ratio={ratio!r}; it needs a positive number.")
-        self.step_size, self.variant, self.probabilities, self.ratio, self.seed = step, variant, probabilities, ratio, seed
+        if not isinstance(subsets, int) or isinstance(subsets, bool) or subsets < 1:
+            raise ValueError(f"SPDHG got subsets={subsets!r}; it needs an integer >= 1.")
+        self.step_size, self.variant, self.probabilities, self.ratio, self.seed, self.subsets = step, variant, probabilities, ratio, seed, subsets
+
+    def form(self, problem):
+        return problem.split_form(self.subsets, explicit=False)
 
     def check(self, problem):
         super().check(problem)
@@ -66,7 +72,7 @@ class SPDHG(Solver):
 
     def start(self, problem):
         x, J = problem.start()["x"], len(problem.linear)
-        p = list(self.probabilities or [1 / J] * J)
+        p = list(self.probabilities or problem.probabilities or [1 / J] * J)
         norms = [max(1.01 * K.norm(), 1e-15) for _, K in problem.linear]
         bounds = [q / n**2 for q, n in zip(p, norms)]                                     # of sigma_j tau
         if self.step_size == "auto":
