@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from ..problems.lifted_inversion import LiftedInversion
 from ..problems.lifted_training import LiftedTraining
 from .asynchronous import serve_gradients
 from .layout import place
@@ -50,16 +51,16 @@ def share(run, problem, solver, workers, options):
     launched = "TORCHELASTIC_RUN_ID" in os.environ
     if _active:                                                   # a solver inside a worker
         return run(problem)
-    if workers is None and not isinstance(problem, LiftedTraining):                      # without stages and samples: every process solves it, one writes
+    if workers is None and not isinstance(problem, (LiftedTraining, LiftedInversion)):                      # without stages and samples: every process solves it, one writes
         problem.leads = rank() == 0
         return run(problem)
     world = int(os.environ["WORLD_SIZE"]) if launched else 1
     wish = Workers(world) if workers is None else Workers.of(workers)
     if launched and wish.total != world:
         raise ValueError(f"workers={wish.total} was given under torchrun with {world} processes; leave workers= out, or start torchrun --nproc-per-node {wish.total}.")
-    if wish.total == 1 and (solver.shared is None or not isinstance(problem, LiftedTraining)):
+    if wish.total == 1 and (solver.shared is None or not isinstance(problem, (LiftedTraining, LiftedInversion))):
         return run(problem)
-    if not isinstance(problem, LiftedTraining):
+    if not isinstance(problem, (LiftedTraining, LiftedInversion)):
         raise TypeError(f"workers={wish.total} was given for {type(problem).__name__}, which has no stages and samples to share; solve it without workers=.")
     if wish.total > problem.samples * problem.depth:
         raise ValueError(f"{wish.total} workers were asked for, and the problem has {problem.depth} stages and {problem.samples} samples; use fewer.")

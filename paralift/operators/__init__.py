@@ -14,6 +14,7 @@ from .module import ModuleOperator
 from .norms import *  # noqa: F403
 from .operator import LinearOperator, Operator
 from .penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
+from .penalty_term import PenaltyTerm
 from .potentials import *  # noqa: F403
 from .separable_sum import SeparableSum
 from .smooth_potentials import *  # noqa: F403
