@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from ..operators.operator import LinearOperator
 from ..operators.penalties import MAC, Fenchel, Lifted
@@ -20,12 +21,20 @@ class AffinePart(LinearOperator):
     def __init__(self, stage, theta, space):
         self.stage, self.theta = stage, theta
         self.offset = stage.forward(space.zero(1), theta)[0]
+        parts = list(stage.module) if isinstance(stage.module, nn.Sequential) else [stage.module]
+        flat = [type(m) for m in parts] in ([nn.Linear], [nn.Flatten, nn.Linear]) and parts[-1].in_features == space.size
+        self.matrix = theta[next(name for name, inside in stage.theta.items() if inside.endswith("weight"))] if flat else None
         super().__init__(space, Space(tuple(self.offset.shape), space.dtype, space.device))
 
     def _call(self, x):
+        if self.matrix is not None:
+            x = x.flatten(x.dim() - self.domain.ndim)
+            return torch.mv(self.matrix, x) if x.dim() == 1 else x @ self.matrix.T
         return (self.stage.forward(x.reshape(-1, *self.domain.shape), self.theta) - self.offset).reshape(*x.shape[:x.dim() - self.domain.ndim], *self.range.shape)
 
     def _adjoint(self, y):
+        if self.matrix is not None:
+            return (y @ self.matrix).unflatten(-1, self.domain.shape)
         r = y.reshape(-1, *self.range.shape)
         gx, _ = self.stage.evaluate(self.domain.zero(len(r)), self.theta, wrt_theta=False)[1](r)
         return gx.reshape(*y.shape[:y.dim() - self.range.ndim], *self.domain.shape)
@@ -65,8 +74,10 @@ class Convexity:
         return self.holds
 
     def __repr__(self):
-        verdict = "jointly convex" if self.holds else "not certified (a sufficient condition fails)" if self.smallest < -self.tolerance else "no negative eigenvalue found, not proved"
-        return f"{verdict}: smallest eigenvalue of Q {self.smallest:.6g}, {self.unknowns} unknowns a sample, {'all eigenvalues' if self.exact else 'Lanczos'}"
+        failed = self.smallest < -self.tolerance
+        verdict = "jointly convex" if self.holds else "not certified, a sufficient condition fails" if failed else "no negative eigenvalue found, not proved"
+        how = "all eigenvalues" if self.exact else "Lanczos"
+        return f"{verdict}: smallest eigenvalue of Q {self.smallest:.6g}, {self.unknowns} unknowns a sample, {how}"
 
 
 def _moduli(penalty):

@@ -44,15 +44,17 @@ class LiftedInversion(LiftedProblem):
         loss, after the last activation, whose output is an unknown then.
     rho : weight of the hidden penalties, a number, {l: number} (1 elsewhere) or a function L -> {l: number}.
     shape : of one input; taken from `start`, from R's space or from a first nn.Linear where left out.
-    start : "backprojection", t J* (y - N(0)), J the derivative of the network N at 0 and t by least squares; "zeros"; or the inputs (n, *shape). Hidden x start at the forward pass.
+    start : "backprojection", t J* (y - N(0)), J the derivative of the network N at 0 and t by least squares; "zeros"; or the inputs (n, *shape). Hidden x start at the
+        forward pass.
 
-    One affine layer makes it convex, and any solver serves: PDHG (the generalised primal-dual method of the source), ADMM and SPDHG take R in terms f @ K, their objective being the sum
-    over the samples; FISTA, PGD and BCD take R by its prox. With more layers PGD, FISTA (without its theorem) and BCD serve; `convexity()` says whether it is convex still.
-    Raises TypeError/ValueError in a sentence before any work: activations that are no proximal maps (unless penalty="mac"), outputs outside the last activation's range, NaN, wrong shapes.
+    One affine layer makes it convex, and any solver serves: PDHG (the generalised primal-dual method of the source), ADMM and SPDHG take R in terms f @ K, their objective
+    being the sum over the samples; FISTA, PGD and BCD take R by its prox. With more layers PGD, FISTA (without its theorem) and BCD serve; `convexity()` says whether it is
+    convex still. Raises TypeError/ValueError in a sentence before any work: activations that are no proximal maps (unless penalty="mac"), outputs outside the last
+    activation's range, NaN, wrong shapes.
     Source: Wang & Benning, Front. Appl. Math. Stat. 9:1176850, 2023.
     """
 
-    lowest, normalised = 0, False
+    lowest, normalised, convex = 0, False, False
 
     def __init__(self, network, output, regulariser=None, penalty="bregman", weight=1.0, fidelity="bregman", rho=1.0, constraint=None, shape=None, start="backprojection"):
         if not isinstance(network, nn.Module):
@@ -81,7 +83,8 @@ class LiftedInversion(LiftedProblem):
             stages.append(Stage(len(stages) + 1, nn.Identity(), {}, None))
         z = bind_spaces(stages, torch.zeros(2, *shape, dtype=like.dtype, device=like.device), initial)
         if output.shape[1:] != z.shape[1:]:
-            raise ValueError(f"LiftedInversion got an output of shape {tuple(output.shape)}; inputs of shape {tuple(shape)} give (n, {', '.join(map(str, z.shape[1:]))}), n samples on the first axis.")
+            raise ValueError(f"LiftedInversion got an output of shape {tuple(output.shape)}; inputs of shape {tuple(shape)} give (n, {', '.join(map(str, z.shape[1:]))}), "
+                             "n samples on the first axis.")
         if fidelity == "bregman" and last is not None:
             loss = PenaltyLoss(last.on(stages[-1].space))
             values = loss.value(torch.zeros_like(output), output)
@@ -93,7 +96,8 @@ class LiftedInversion(LiftedProblem):
             loss.check(z[:1].expand(len(output), *z.shape[1:]), output)
         inputs = self._start_inputs(start, output, shape, like)
         super().__init__(stages, loss, inputs, output, LiftedTraining._rho(rho, len(stages), 1.0), {}, {}, initial, initial=initial)
-        self.weight, self.regulariser, self.constraint = float(weight), *self._bound(regulariser, constraint)
+        self.weight = float(weight)
+        self.regulariser, self.constraint = self._bound(regulariser, constraint)
         self.affine = all(is_affine(stage, self.start()) for stage in stages)
         self.convex = self.depth == 1 and self.affine and loss.convex and all(f.convex for f in (self.regulariser, self.constraint) if f is not None)
 
@@ -193,8 +197,9 @@ class LiftedInversion(LiftedProblem):
     def split_form(self, subsets=1, explicit=True):
         """One affine layer: a Composite of the inputs, PenaltyTerm(y, A x + b) + alpha f(K x) + C(x), summed over the samples; TypeError for more layers."""
         if self.depth > 1 or not self.affine or not isinstance(self.loss, (PenaltyLoss, SquaredError)):
-            raise TypeError(f"LiftedInversion of {self.depth} layers{'' if self.affine else ', not all affine,'} with {type(self.loss).__name__} is no sum of terms H(K x) of one unknown, which this "
-                            "method needs; use BCD, PGD or FISTA, which take its blocks one by one.")
+            kind = "affine" if self.affine else "not affine"
+            raise TypeError(f"LiftedInversion of {self.depth} stages ({kind}) with {type(self.loss).__name__} is no sum of terms H(K x) of one unknown, which this method needs; "
+                            "use BCD, PGD or FISTA, which take its blocks one by one.")
         if subsets > 1:
             raise TypeError(f"subsets={subsets} was asked of LiftedInversion, whose outputs are not split; use PDHG, or SPDHG(subsets=1).")
         A = AffinePart(self.stages[0], self.initial, self.space)
@@ -218,7 +223,8 @@ class LiftedInversion(LiftedProblem):
         return point["x0"]
 
     def __repr__(self):
-        lines = [f"LiftedInversion: {self.samples} samples, inputs {self.space.shape}, {self.depth} stages, fidelity {self.loss!r}"]
+        fidelity = repr(self.loss.penalty).split(" on ")[0] if isinstance(self.loss, PenaltyLoss) else type(self.loss).__name__
+        lines = [f"LiftedInversion: {self.samples} samples, inputs {self.space.shape}, {self.depth} stages, fidelity {fidelity}"]
         for s in self.stages:
             tie = "(output)" if s.penalty is None else f"{self.rho[s.index]:g} {s.penalty!r}".split(" on ")[0]
             lines.append(f"  {s.index:>5}  {', '.join(map(str, s.parents)):<9.9} {s.operator:<34.34} {s.space!s:<16} {tie}")
@@ -228,8 +234,8 @@ class LiftedInversion(LiftedProblem):
 def _refuse(layers):
     layers = list(layers)
     if layers:
-        raise TypeError(f"{', '.join(layers)}: no proximal map that we know, so its Bregman penalty does not exist; take a network with ReLU, Softplus, ELU, Tanh or another proximal "
-                        "activation, or pass penalty='mac', which differentiates the activation.")
+        raise TypeError(f"{', '.join(layers)}: no proximal map that we know, so its Bregman penalty does not exist; take a network with ReLU, Softplus, ELU, Tanh or another "
+                        "proximal activation, or pass penalty='mac', which differentiates the activation.")
 
 
 def _checked(a, like, name):

@@ -208,7 +208,8 @@ class Stage:
         return values, pull
 
     def input_norm_squared(self, x, point, seed=None, iterations=12, lowest=1):
-        """|A'(x)|^2 in all parents from number `lowest` on at once, by power iteration on at most 8 samples (for affine layers the operator is the same for each), with 10 % on top."""
+        """|A'(x)|^2 in all parents from number `lowest` on at once, by power iteration on at most 8 samples (for affine layers the operator is the same for each),
+        with 10 % on top."""
         if self.is_linear_layer:
             W = point[next(name for name, inside in self.theta.items() if inside == "weight")]
             v = torch.ones(W.shape[1], dtype=W.dtype, device=W.device)
@@ -235,7 +236,7 @@ class Stage:
 
 
 def bind_spaces(stages, x, theta):
-    """Bind every stage and its penalty to the space of its output, by one forward pass of a few inputs x; returns the last stage's z. ValueError where a stage refuses its input."""
+    """Bind every stage and its penalty to the space of its output, by one forward pass of a few inputs x; returns the last stage's z. ValueError where a stage refuses."""
     values = {0: x}
     with torch.no_grad():
         for stage in stages:
