@@ -5,6 +5,10 @@ from .dual_prox import DualProx
 from .entropies import *  # noqa: F403
 from .functional import Functional
 from .indicator_real import IndicatorReal
+from .directional_total_variation import *  # noqa: F403
+from .entropies import *  # noqa: F403
+from .functional import Functional
+from .huber_total_variation import HuberTotalVariation
 from .indicators import *  # noqa: F403
 from .joint_prox import JointProx
 from .kernels import BurgKernel, EntropyKernel, EuclideanKernel

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from .linear_function import linear_function
 from .operator import LinearOperator
 from .space import Space, finite
 
@@ -102,37 +103,62 @@ class Convolution(LinearOperator):
 
 
 class Gradient(LinearOperator):
-    """Forward differences along every axis, zero past the end: `space.shape` -> (d, *space.shape); |Gradient|^2 < 4 d."""
+    """Forward differences along `axes` (all by default), zero past the end: `space.shape` -> (d, *space.shape), d = len(axes).
 
-    def __init__(self, space):
+    `spacing` is the grid width along each of the axes (mm where they are mm: the values are then per mm), a number or one for each. |Gradient|^2 < sum 4 / spacing^2.
+    Raises ValueError where an axis is not there or named twice, or a spacing is not positive.
+    """
+
+    def __init__(self, space, axes=None, spacing=1.0):
         space = space if isinstance(space, Space) else Space(space)
-        self.d = space.ndim
+        self.axes, self.spacing = grid(space.ndim, axes, spacing, "Gradient")
+        self.d, self.n = len(self.axes), space.ndim
         super().__init__(space, Space((self.d, *space.shape), space.dtype, space.device))
 
     def norm(self, iterations=0, tolerance=0.0, seed=0):
-        """Exact: the eigenvalues of D*D are sums of 4 sin^2(pi k / (2 n)), k < n, over the axes."""
-        return math.sqrt(sum(4 * math.sin(math.pi * (n - 1) / (2 * n)) ** 2 for n in self.domain.shape if n))
+        """Exact: the eigenvalues of D*D are sums of 4 sin^2(pi k / (2 n)) / spacing^2, k < n, over the axes."""
+        return math.sqrt(sum((2 * math.sin(math.pi * (n - 1) / (2 * n)) / h) ** 2 for h, n in zip(self.spacing, (self.domain.shape[a] for a in self.axes)) if n))
 
     def _call(self, x):
-        out = x.new_empty(*x.shape[:x.dim() - self.d], self.d, *self.domain.shape)
-        for i in range(self.d):
-            axis, n, part = i - self.d, self.domain.shape[i], out.select(-self.d - 1, i)
-            torch.sub(x.narrow(axis, 1, n - 1), x.narrow(axis, 0, n - 1), out=part.narrow(axis, 0, n - 1))
-            part.select(axis, n - 1).zero_()
-        return out
+        return linear_function(x, self._differences, self._sums)
 
     def _adjoint(self, y):
-        out = y.new_empty(*y.shape[:y.dim() - self.d - 1], *self.domain.shape)
-        for i in range(self.d):
-            axis, n, p = i - self.d, self.domain.shape[i], y.select(-self.d - 1, i)
+        return linear_function(y, self._sums, self._differences)
+
+    def _differences(self, x):
+        out = x.new_empty(*x.shape[:x.dim() - self.n], self.d, *self.domain.shape)
+        for i, (a, h) in enumerate(zip(self.axes, self.spacing)):
+            n, part = self.domain.shape[a], out.select(-self.n - 1, i)
+            torch.sub(x.narrow(a, 1, n - 1), x.narrow(a, 0, n - 1), out=part.narrow(a, 0, n - 1))
+            part.select(a, n - 1).zero_()
+            if h != 1:
+                part.div_(h)
+        return out
+
+    def _sums(self, y):
+        out = y.new_empty(*y.shape[:y.dim() - self.n - 1], *self.domain.shape)
+        for i, (a, h) in enumerate(zip(self.axes, self.spacing)):
+            n, p = self.domain.shape[a], y.select(-self.n - 1, i)
+            p = p if h == 1 else p / h
             if n == 1:
                 out = out.zero_() if i == 0 else out
             elif i == 0:
-                torch.sub(p.narrow(axis, 0, n - 2), p.narrow(axis, 1, n - 2), out=out.narrow(axis, 1, n - 2))
-                torch.neg(p.select(axis, 0), out=out.select(axis, 0))
-                out.select(axis, n - 1).copy_(p.select(axis, n - 2))
+                torch.sub(p.narrow(a, 0, n - 2), p.narrow(a, 1, n - 2), out=out.narrow(a, 1, n - 2))
+                torch.neg(p.select(a, 0), out=out.select(a, 0))
+                out.select(a, n - 1).copy_(p.select(a, n - 2))
             else:
-                p = p.narrow(axis, 0, n - 1)
-                out.narrow(axis, 1, n - 1).add_(p)
-                out.narrow(axis, 0, n - 1).sub_(p)
+                p = p.narrow(a, 0, n - 1)
+                out.narrow(a, 1, n - 1).add_(p)
+                out.narrow(a, 0, n - 1).sub_(p)
         return out
+
+
+def grid(ndim, axes, spacing, who):
+    """(axes counted from the end, the spacing along each), of elements with `ndim` axes."""
+    axes = tuple(range(ndim)) if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
+    spacing = tuple(float(h) for h in spacing) if isinstance(spacing, (tuple, list)) or torch.is_tensor(spacing) and spacing.dim() else (float(spacing),) * len(axes)
+    if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
+        raise ValueError(f"{who} got axes={axes} for elements with {ndim} axes; it needs different ones of {-ndim} to {ndim - 1}.")
+    if len(spacing) != len(axes) or any(not 0 < h < math.inf for h in spacing):
+        raise ValueError(f"{who} got spacing={spacing} for {len(axes)} axes; it needs a positive number, or one for each axis.")
+    return tuple(a % ndim - ndim for a in axes), spacing

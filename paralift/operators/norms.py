@@ -1,11 +1,13 @@
 """Norms and their relatives. Proxes: Combettes & Pesquet, Proximal splitting methods in signal processing, 2011; Parikh & Boyd, Found. Trends Optim. 1(3), 2014."""
 
+import math
+
 import torch
 
 from .functional import Functional
 from .space import Space, finite, inner, sum_trailing
 
-__all__ = ["ZeroFunctional", "L1Norm", "L2Norm", "L2NormSquared", "GroupL1Norm", "SupNorm", "NuclearNorm", "Huber", "QuadraticForm"]
+__all__ = ["ZeroFunctional", "L1Norm", "L2Norm", "L2NormSquared", "GroupL1Norm", "GroupHuber", "SupNorm", "NuclearNorm", "Huber", "QuadraticForm"]
 
 
 def _tiny(x):
@@ -110,10 +112,8 @@ class L2NormSquared(Functional):
         return inner(x, x, self.ndim) / 4
 
 
-class GroupL1Norm(Functional):
-    """Sum over groups of the Euclidean norm along `axis` of the element (0 its first axis, without a space that of a matrix); prox shrinks each group."""
-
-    positive_homogeneous = True
+class _Groups(Functional):
+    """A functional of the Euclidean norms of groups of entries, along one or several axes of the element."""
 
     def __init__(self, axis=0, space=None):
         self.axis = axis
@@ -121,17 +121,27 @@ class GroupL1Norm(Functional):
         if space is None:
             self.ndim = 2
 
-    def _dim(self):
-        return self.axis - self.ndim if self.axis >= 0 else self.axis
+    def _dims(self):
+        return [a - self.ndim if a >= 0 else a for a in (self.axis if isinstance(self.axis, tuple) else (self.axis,))]
 
     def _size(self, x):
-        if x.shape[self._dim()] > 8:
-            return (x * x.conj()).real.sum(self._dim(), keepdim=True).sqrt() if x.is_complex() else x.square().sum(self._dim(), keepdim=True).sqrt()
-        parts = [v.abs() if x.is_complex() else v for v in x.split(1, self._dim())]
+        dims = self._dims()
+        if math.prod(x.shape[d] for d in dims) > 8:
+            return torch.linalg.vector_norm(x, dim=dims, keepdim=True)
+        parts = [x.abs() if x.is_complex() else x]
+        for d in dims:
+            parts = [v for p in parts for v in p.split(1, d)]
         size = parts[0].square()
         for v in parts[1:]:
             size.addcmul_(v, v)
         return size.sqrt_()
+
+
+class GroupL1Norm(_Groups):
+    """Sum over groups of the Euclidean norm along `axis` of the element (0 its first axis, without a space that of a matrix; (0, 1) groups over two axes);
+    prox shrinks each group."""
+
+    positive_homogeneous = True
 
     def _value(self, x):
         return self._sum(self._size(x))
@@ -150,6 +160,42 @@ class GroupL1Norm(Functional):
 
     def _polar(self, x):
         return self._size(x).flatten(-self.ndim).amax(-1)
+
+
+class GroupHuber(_Groups):
+    """sum over groups g of h(|x_g|), h(t) = t^2 / (2 delta) for t <= delta, t - delta/2 beyond: the Moreau envelope of GroupL1Norm.
+
+    prox shrinks each group by min(sigma, sigma |x_g| / (sigma + delta)). Raises ValueError unless delta > 0.
+    """
+
+    def __init__(self, delta=1.0, axis=0, space=None):
+        if not delta > 0:
+            raise ValueError(f"GroupHuber got delta = {delta}; it needs delta > 0 (delta -> 0 is GroupL1Norm).")
+        super().__init__(axis, space)
+        self.delta = float(delta)
+
+    @property
+    def grad_lipschitz(self):
+        return 1 / self.delta
+
+    def _value(self, x):
+        a = self._size(x)
+        return self._sum(torch.where(a <= self.delta, a.square() / (2 * self.delta), a - self.delta / 2))
+
+    def _gradient(self, x):
+        return x / self._size(x).clamp(min=self.delta)
+
+    def _prox(self, x, sigma):
+        size = self._size(x)
+        return x * (1 - sigma / torch.maximum(size, size * 0 + sigma + self.delta))
+
+    def _conj_prox(self, x, sigma, out=None):
+        y = torch.div(x, 1 + sigma * self.delta, out=out)
+        return torch.div(y, self._size(y).clamp_(min=1), out=out)
+
+    def _conj_value(self, x):
+        a = self._size(x)
+        return self._sum(torch.where(a <= 1 + 1e-6, self.delta / 2 * a.square(), torch.inf))
 
 
 class SupNorm(Functional):

@@ -15,6 +15,7 @@ from paralift.operators import kernels
 torch.manual_seed(0)
 POSITIVE = torch.rand(6, 7, dtype=torch.float64) * 3 + 0.1
 MATRIX = torch.randn(7, 7, dtype=torch.float64)
+RAMP = torch.arange(4, dtype=torch.float64).expand(3, 4)
 v = lambda *a: torch.tensor(a, dtype=torch.float64)
 
 # name: (instance, points or None, (element, value computed by hand))
@@ -24,6 +25,7 @@ CASES = {
     "L2Norm": (pl.L2Norm(), None, (v(3, -4), 5)),
     "L2NormSquared": (pl.L2NormSquared(), None, (v(3, -4), 25)),
     "GroupL1Norm": (pl.GroupL1Norm(), None, (v([3, 0], [4, 1]), 6)),
+    "GroupHuber": (pl.GroupHuber(0.5), None, (v([3, 0], [4, 0.3]), 4.75 + 0.09)),
     "SupNorm": (pl.SupNorm(), None, (v(3, -4), 4)),
     "NuclearNorm": (pl.NuclearNorm(), None, (v([3, 0], [0, -4]), 7)),
     "Huber": (pl.Huber(0.5), None, (v(0.25, -2), 0.0625 + 1.75)),
@@ -42,7 +44,9 @@ CASES = {
     "IndicatorL2Ball": (pl.IndicatorL2Ball(1.5), None, (v(1, -1), 0)),
     "IndicatorLinfBall": (pl.IndicatorLinfBall(0.7), None, (v(1, 0), math.inf)),
     "IndicatorAffine": (pl.IndicatorAffine(MATRIX[:3], MATRIX[:3, 0]), None, (torch.eye(7, dtype=torch.float64)[0], 0)),
-    "TotalVariation": (pl.TotalVariation(tolerance=1e-12, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64), (v([0, 3], [4, 0]), 5 + 3 + 4)),
+    "TotalVariation": (pl.TotalVariation(tolerance=1e-11, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64), (v([0, 3], [4, 0]), 5 + 3 + 4)),
+    "HuberTotalVariation": (pl.HuberTotalVariation(0.5, tolerance=1e-15, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64), (v([0, 3], [4, 0]), 5 + 3 + 4 - 0.75)),
+    "DirectionalTotalVariation": (pl.DirectionalTotalVariation(RAMP, 1e-8, tolerance=1e-11, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64), (5 * RAMP + v([0], [1], [2]), 8)),
     "Identity": (pl.Identity(), None, (v(1, 2), 0)),
     "ReLU": (pl.ReLU(), None, (v(1, 2), 0)),
     "LeakyReLU": (pl.LeakyReLU(0.2), None, (v(1, -2), 8)),
@@ -75,8 +79,8 @@ POTENTIALS = [n for n in FOUND if CLASSES[n].__module__.endswith("potentials") a
 def test_functional(name):
     assert name in CASES, f"{name} has no entry in CASES: add an instance and a value computed by hand"
     f, points, (x, value) = CASES[name]
-    # the dual iteration of total variation is certified by its gap, so its prox is exact to the root of the tolerance
-    pl.testing.check_functional(f, points, tolerance=1e-5 if name == "TotalVariation" else 1e-6)
+    # an iteration certified by its gap gives a prox that is exact to the root of the tolerance
+    pl.testing.check_functional(f, points, tolerance=1e-5 if name.endswith("Variation") else 1e-6)
     got = float(f(x))
     assert got == value or abs(got - value) < 1e-9
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import paralift as pl
-from paralift.operators import linear, stacks
+from paralift.operators import directional_total_variation, linear, stacks
 
 S = pl.Space((5, 6), torch.float64)
 M = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -17,13 +17,15 @@ CASES = {
     "DiagonalOperator": pl.DiagonalOperator(M),
     "Convolution": pl.Convolution(M[:3, :3], S),
     "Gradient": pl.Gradient(S),
+    "SpacedGradient": pl.Gradient(pl.Space((2, 5, 6), torch.float64), axes=(2, -2), spacing=(0.5, 2.0)),
     "ZeroPaddedConvolution": pl.Convolution(M[:4, :3], S, padding="zero"),
     "HorizontalStack": pl.HorizontalStack(pl.Gradient(S).adjoint, pl.IdentityOperator(S)),
     "DiagonalStack": pl.DiagonalStack(pl.Gradient(S), pl.MatrixOperator(M)),
+    "DirectionalGradient": pl.DirectionalGradient(S, M.new_tensor(range(30)).reshape(5, 6) ** 2, eta=3.0),
     "Selection": pl.Selection(pl.ProductSpace(S, pl.Space((3,), torch.float64), S), (2, 0)),
     "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
 }
-FOUND = ["ZeroPaddedConvolution"] + [n for m in (linear, stacks) for n, c in inspect.getmembers(m, inspect.isclass)
+FOUND = ["ZeroPaddedConvolution", "SpacedGradient"] + [n for m in (directional_total_variation, linear, stacks) for n, c in inspect.getmembers(m, inspect.isclass)
                                      if issubclass(c, pl.LinearOperator) and c.__module__ == m.__name__]
 
 
@@ -113,6 +115,8 @@ BAD = [
     (lambda: pl.VerticalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:, :3])), "domains .* equal"),
     (lambda: pl.DiagonalStack(pl.from_module(torch.nn.Linear(3, 3), 3)), "linear ones"),
     (lambda: pl.DiagonalStack(pl.IdentityOperator(S), pl.IdentityOperator(pl.Space((2,)))), "one dtype"),
+    (lambda: pl.Gradient(S, axes=(0, -2)), "different ones of -2 to 1"),
+    (lambda: pl.Gradient(S, spacing=(1.0, 0.0)), "one for each axis"),
     (lambda: pl.ProductSpace(S, R).join(M), "trailing axes"),
     (lambda: pl.Selection(pl.ProductSpace(S, R), 2), "numbers of its parts"),
     (lambda: pl.ProductSpace(S, R).split(M), "last axis of 34"),
