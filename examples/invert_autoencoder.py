@@ -1,8 +1,9 @@
 """Invert the encoder of an autoencoder: `python examples/invert_autoencoder.py [--seconds 20] [--weight 0.009] [--noise 0.01] [--quick] [--output DIR]`.
 
-As in Wang & Benning (Front. Appl. Math. Stat. 9:1176850, 2023): a convolutional autoencoder of six layers with 300 codes is trained, here by the lifted method (`LiftedTraining`, ISGM). Then
-its decoder is left aside: the image is found from the code alone, by minimising the lifted energy of the encoder's three layers over the image x_0 and the layers' outputs x_1, x_2, with
-0.009 TV(x_0), "a decoder without training". No activation is differentiated. Both are shown beside the test images; `benchmarks/inversion.py` compares with Adam on the image.
+As in Wang & Benning (Front. Appl. Math. Stat. 9:1176850, 2023): a convolutional autoencoder of six layers with 300 codes is trained, here by the lifted method
+(`LiftedTraining`, ISGM). Then its decoder is left aside: the image is found from the code alone, by minimising the lifted energy of the encoder's three layers over the image
+x_0 and the layers' outputs x_1, x_2, with 0.009 TV(x_0), "a decoder without training". No activation is differentiated. Both are shown beside the test images;
+`benchmarks/inversion.py` compares with Adam on the image.
 MNIST is read from PARALIFT_DATA or the cache, or fetched; `--quick` takes scikit-learn's digits.
 """
 

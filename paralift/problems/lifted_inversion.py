@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import warnings
 
 import torch
@@ -47,8 +48,8 @@ class LiftedInversion(LiftedProblem):
     start : "backprojection", t J* (y - N(0)), J the derivative of the network N at 0 and t by least squares; "zeros"; or the inputs (n, *shape). Hidden x start at the
         forward pass.
 
-    One affine layer makes it convex, and any solver serves: PDHG (the generalised primal-dual method of the source), ADMM and SPDHG take R in terms f @ K, their objective
-    being the sum over the samples; FISTA, PGD and BCD take R by its prox. With more layers PGD, FISTA (without its theorem) and BCD serve; `convexity()` says whether it is
+    One affine layer makes it convex, and any solver serves: PDHG, ADMM and SPDHG take R in terms f @ K, and B(y, A .) by its prox where the source takes
+    gradient steps, their objective being the sum over the samples; FISTA, PGD and BCD take R by its prox. With more layers PGD, FISTA (without its theorem) and BCD serve; `convexity()` says whether it is
     convex still. Raises TypeError/ValueError in a sentence before any work: activations that are no proximal maps (unless penalty="mac"), outputs outside the last
     activation's range, NaN, wrong shapes.
     Source: Wang & Benning, Front. Appl. Math. Stat. 9:1176850, 2023.
@@ -206,7 +207,9 @@ class LiftedInversion(LiftedProblem):
         penalty = self.loss.penalty if isinstance(self.loss, PenaltyLoss) else LiftedBregman(ZeroFunctional(A.range))
         data = PenaltyTerm(penalty, self.targets, A.offset, A.range) @ A
         terms = [] if self.regulariser is None or not self.weight else (self.weight * self.regulariser).split(self.inner_space)
-        return Composite(data if explicit else None, self.constraint, terms if explicit else [data, *terms], self.inputs)
+        if not data.f.has_prox:
+            return Composite(data, self.constraint, terms, self.inputs)
+        return Composite(None, self.constraint, [data, *terms], self.inputs)                 # gradient steps of length 1/|A|^2 would leave the kernel of A to R almost still
 
     # ---- what the user sees
     def metrics(self, point):
@@ -223,10 +226,11 @@ class LiftedInversion(LiftedProblem):
         return point["x0"]
 
     def __repr__(self):
-        fidelity = repr(self.loss.penalty).split(" on ")[0] if isinstance(self.loss, PenaltyLoss) else type(self.loss).__name__
+        short = lambda penalty: re.sub(r" on \([^()]*\)", "", repr(penalty))
+        fidelity = short(self.loss.penalty) if isinstance(self.loss, PenaltyLoss) else type(self.loss).__name__
         lines = [f"LiftedInversion: {self.samples} samples, inputs {self.space.shape}, {self.depth} stages, fidelity {fidelity}"]
         for s in self.stages:
-            tie = "(output)" if s.penalty is None else f"{self.rho[s.index]:g} {s.penalty!r}".split(" on ")[0]
+            tie = "(output)" if s.penalty is None else f"{self.rho[s.index]:g} {short(s.penalty)}"
             lines.append(f"  {s.index:>5}  {', '.join(map(str, s.parents)):<9.9} {s.operator:<34.34} {s.space!s:<16} {tie}")
         return "\n".join([*lines, f"  x0: {self.prior!r}"])
 
