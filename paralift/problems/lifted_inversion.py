@@ -48,10 +48,10 @@ class LiftedInversion(LiftedProblem):
     start : "backprojection", t J* (y - N(0)), J the derivative of the network N at 0 and t by least squares; "zeros"; or the inputs (n, *shape). Hidden x start at the
         forward pass.
 
-    One affine layer makes it convex, and any solver serves: PDHG, ADMM and SPDHG take R in terms f @ K, and B(y, A .) by its prox where the source takes
-    gradient steps, their objective being the sum over the samples; FISTA, PGD and BCD take R by its prox. With more layers PGD, FISTA (without its theorem) and BCD serve; `convexity()` says whether it is
-    convex still. Raises TypeError/ValueError in a sentence before any work: activations that are no proximal maps (unless penalty="mac"), outputs outside the last
-    activation's range, NaN, wrong shapes.
+    One affine layer makes it convex, and any solver serves: PDHG, ADMM and SPDHG take R in terms f @ K, and B(y, A .) by its prox where the source takes gradient steps,
+    their objective being the sum over the samples; FISTA, PGD and BCD take R by its prox. With more layers PGD, FISTA (without its theorem) and BCD serve; `convexity()` says
+    whether it is convex still. Raises TypeError/ValueError in a sentence before any work: activations that are no proximal maps (unless penalty="mac"), outputs outside the
+    last activation's range, NaN, wrong shapes.
     Source: Wang & Benning, Front. Appl. Math. Stat. 9:1176850, 2023.
     """
 
