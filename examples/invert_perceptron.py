@@ -1,4 +1,4 @@
-"""Invert a perceptron: `python examples/invert_perceptron.py [--iterations 6000] [--noise 0.1] [--weight 0.015] [--quick] [--output DIR]`.
+"""Invert a perceptron: `python examples/invert_perceptron.py [--iterations 3000] [--noise 0.1] [--weight 0.015] [--quick] [--output DIR]`.
 
 The experiment of Wang & Benning (Front. Appl. Math. Stat. 9:1176850, 2023): 512 measurements y = max(W u + b, 0), W and b standard normal, of a 64 x 64 image; about half of
 them are zero, which says no more than w_j u + b_j <= 0. The image is the minimiser of B(y, W u + b) + 0.015 TV(u), by a primal-dual method (`PDHG`) that needs no derivative of
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import paralift as pl
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--iterations", type=int, default=6000)
+parser.add_argument("--iterations", type=int, default=3000)
 parser.add_argument("--noise", type=float, default=0.1, help="standard deviation; the measurements are of size 10")
 parser.add_argument("--weight", type=float, default=0.015, help="alpha, the weight of total variation")
 parser.add_argument("--quick", action="store_true", help="24 x 24 pixels, 160 measurements, 300 iterations")
