@@ -1,17 +1,17 @@
-"""Data sets: digits (scikit-learn's, always there), MNIST and Fashion-MNIST in IDX form, tinyshakespeare."""
+"""Data sets: digits (scikit-learn's, always there), MNIST and Fashion-MNIST in IDX form, tinyshakespeare, and those of imaging."""
 
 import gzip
 import hashlib
-import os
 import struct
-import tempfile
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import torch
 
-__all__ = ["digits", "mnist", "fashion_mnist", "tinyshakespeare", "characters"]
+from .data_imaging import brain, emission_phantom, fdg_slices, mri_slices, phantom
+from .files import places, replacing
+
+__all__ = ["digits", "mnist", "fashion_mnist", "tinyshakespeare", "characters", "brain", "mri_slices", "fdg_slices", "phantom", "emission_phantom"]
 
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _SOURCES = {          # address; md5 of the four unpacked files, for archives of the same data differ in their time stamps
@@ -50,13 +50,13 @@ def fashion_mnist(flatten=True):
 def tinyshakespeare():
     """About 40,000 lines of Shakespeare, 1.1 million characters, as one str."""
     name, file = "text", "tinyshakespeare.txt"
-    found = next((place / file for place in _places(name) if (place / file).exists()), None)
+    found = next((place / file for place in places(name) if (place / file).exists()), None)
     if found is None:
         base, checksum = _TEXT
         try:
-            found = _fetch(base, _places(name)[-1] / file, lambda raw: hashlib.md5(raw).hexdigest() == checksum)
+            found = _fetch(base, places(name)[-1] / file, lambda raw: hashlib.md5(raw).hexdigest() == checksum)
         except OSError as error:
-            raise FileNotFoundError(f"{file} was looked for in {', '.join(map(str, _places(name)))}, and the download failed ({error}); "
+            raise FileNotFoundError(f"{file} was looked for in {', '.join(map(str, places(name)))}, and the download failed ({error}); "
                                     "put the file into one of these folders, or set PARALIFT_DATA to the folder that holds text/.") from None
     return found.read_text(encoding="utf-8")
 
@@ -68,12 +68,6 @@ def characters(text):
     codes = torch.from_numpy(np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.int64))
     alphabet, tokens = torch.unique(codes, return_inverse=True)
     return tokens, "".join(map(chr, alphabet.tolist()))
-
-
-def _places(name):
-    root = os.environ.get("PARALIFT_DATA")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "paralift" / name
-    return ([Path(root) / name, Path(root)] if root else []) + [cache]
 
 
 def _idx_set(name, flatten):
@@ -88,15 +82,15 @@ def _idx_set(name, flatten):
 
 
 def _find(name, index):
-    places = _places(name)
-    for place in places:
+    folders = places(name)
+    for place in folders:
         for file in (place / f"{_FILES[index]}.gz", place / _FILES[index]):
             if file.exists():
                 return file
     try:
-        return _download(name, index, places[-1])
+        return _download(name, index, folders[-1])
     except (OSError, EOFError) as error:
-        raise FileNotFoundError(f"{name}: {_FILES[index]}(.gz) was looked for in {', '.join(map(str, places))}, and the download failed ({error}); "
+        raise FileNotFoundError(f"{name}: {_FILES[index]}(.gz) was looked for in {', '.join(map(str, folders))}, and the download failed ({error}); "
                                 f"put the four IDX files into one of these folders, or set PARALIFT_DATA to the folder that holds {name}/.") from None
 
 
@@ -111,11 +105,8 @@ def _fetch(address, path, right):
         raw = response.read()
     if not right(raw):
         raise ValueError(f"the downloaded {path.name} has a wrong checksum; fetch it from another place than {address} and put it into {path.parent}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(raw)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(raw)
     return path
 
 

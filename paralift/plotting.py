@@ -1,6 +1,6 @@
 """Figures, legible in grey. matplotlib loads on first use."""
 
-__all__ = ["plot_history", "plot_images", "plot_predictions"]
+__all__ = ["plot_history", "plot_images", "plot_predictions", "plot_reconstruction"]
 
 
 def plot_history(result, path=None):
@@ -69,6 +69,62 @@ def plot_predictions(images, predicted, labels, path=None, columns=10, rows=3, t
             spine.set(linewidth=2.5 if wrong[i] else 0.5, color="black" if wrong[i] else "0.7")
     fig.suptitle(title or f"predicted class; framed: wrong ({sum(wrong)} of these {n})", fontsize=10)
     return _saved(fig, path)
+
+
+def plot_reconstruction(result, reference=None, path=None, level=None):
+    """`Result.show`: image, reference and error on their grey scales, PSNR and SSIM over the whole image, the profile along the middle row, the objective. Returns the figure."""
+    from matplotlib.figure import Figure
+
+    from .metrics import psnr, ssim
+
+    image = result.solution.detach().cpu()
+    if image.dim() < 2:
+        raise ValueError(f"show got an image of shape {tuple(image.shape)}; it draws images of at least two axes: use result.plot().")
+    if reference is not None and reference.shape != image.shape:
+        raise ValueError(f"show got a reference of shape {tuple(reference.shape)} for an image of shape {tuple(image.shape)}; both must agree.")
+    named = "magnitude" if image.is_complex() or reference is not None and reference.is_complex() else ""
+    size = (lambda v: v.abs()) if named else (lambda v: v)
+    image, truth = size(image), None if reference is None else size(reference.detach().cpu())
+    quality = "" if truth is None else f"PSNR {float(psnr(image, truth, ndim=image.dim())):.2f} dB, SSIM {float(ssim(image, truth).mean()):.4f}"
+    views = _slices(image, truth)
+    level = float((image if truth is None else truth).max()) if level is None else level
+    low = min(0.0, float((image if truth is None else truth).min()))
+    fig = Figure(figsize=(3.4 * (1 if truth is None else 3) * (1 if len(views) == 1 else 1.1) + 0.4, 3.0 * len(views) + 2.6), layout="constrained")
+    top, bottom = fig.subfigures(2, 1, height_ratios=[3.0 * len(views), 2.4])
+    panels = top.subplots(len(views), 1 if truth is None else 3, squeeze=False)
+    for row, (label, x, y) in zip(panels, views):
+        shown = [("reconstruction", x)] if y is None else [("reconstruction", x), ("reference", y), ("error", (x - y).abs())]
+        for ax, (title, picture) in zip(row, shown):
+            limits = (0.0, max(0.2 * level, 1e-30)) if title == "error" else (low, level)
+            drawn = ax.imshow(picture.numpy(), cmap="gray", vmin=limits[0], vmax=limits[1])
+            ax.set_title(", ".join(filter(None, (title, named if title != "error" else "white: 20 % of the peak", label))), fontsize=9)
+            ax.set_xticks([]), ax.set_yticks([])
+        top.colorbar(drawn, ax=ax, fraction=0.04) if y is None else None
+    left, right = bottom.subplots(1, 2)
+    _, x, y = views[0]
+    middle = x.shape[0] // 2
+    if y is not None:
+        left.plot(y[middle].numpy(), color="0.6", linewidth=2.5, label="reference")
+    left.plot(x[middle].numpy(), color="black", linewidth=1, label="reconstruction")
+    left.set_title(f"profile along row {middle}", fontsize=9), left.legend(fontsize=8), left.grid(alpha=0.3)
+    objective = result.history.get("objective", [])
+    right.plot(result.history.get("data_passes", []), objective, color="black")
+    if objective and min(objective) > 0 and max(objective) > 10 * min(objective):
+        right.set_yscale("log")
+    right.set_xlabel("passes over the data"), right.set_title("objective", fontsize=9), right.grid(alpha=0.3)
+    solver = result.provenance.get("solver", "").partition("(")[0]
+    fig.suptitle(", ".join(filter(None, (f"{solver}, {result.iterations} iterations, {result.seconds:.2f} s", quality))), fontsize=10)
+    return _saved(fig, path)
+
+
+def _slices(image, truth):
+    """[(label, image, reference)] of two axes: the first of a batch, the three middle slices of a volume (a first axis at least a quarter as long as the others)."""
+    take = lambda pick: (pick(image), None if truth is None else pick(truth))
+    while image.dim() > 3 or image.dim() == 3 and 4 * image.shape[0] < min(image.shape[1:]):
+        image, truth = take(lambda v: v[0])
+    if image.dim() == 2:
+        return [("", image, truth)]
+    return [(f"middle slice of axis {axis}", *take(lambda v, axis=axis: v.select(axis, v.shape[axis] // 2))) for axis in range(3)]
 
 
 def _saved(fig, path):

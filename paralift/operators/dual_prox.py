@@ -2,7 +2,6 @@
 
 import torch
 
-from .functional import Functional
 from .functional_algebra import _Wrapper
 from .space import inner
 

@@ -35,37 +35,49 @@ class NegativeEntropy(Functional):
 
 
 class KullbackLeibler(Functional):
-    """sum x - g + g log(g / x), x > 0: the Poisson log-likelihood of counts g >= 0, up to a constant.
+    """sum x + b - g + g log(g / (x + b)), x + b > 0: the Poisson log-likelihood of counts g >= 0 whose mean is x + b, up to a constant; b >= 0 is an expected background.
 
-    prox(x, s) = (x - s + sqrt((x - s)^2 + 4 s g)) / 2.
+    prox(x, s) = (x - b - s + sqrt((x + b - s)^2 + 4 s g)) / 2. Raises ValueError for counts or a background below 0, NaN, or a background of another shape.
     """
 
     separable = True
 
-    def __init__(self, data, space=None):
+    def __init__(self, data, space=None, background=None):
         if not (torch.isfinite(data).all() and (data >= 0).all()):
             raise ValueError("KullbackLeibler got data below 0, or NaN or inf; counts need to be finite numbers >= 0.")
+        if background is not None:
+            background = torch.as_tensor(background)
+            if not (torch.isfinite(background).all() and (background >= 0).all()):
+                raise ValueError("KullbackLeibler got a background below 0, or NaN or inf; expected counts need to be finite numbers >= 0.")
+            if background.dim() and background.shape != data.shape:
+                raise ValueError(f"KullbackLeibler got a background of shape {tuple(background.shape)} with data of shape {tuple(data.shape)}; it needs the same, or a number.")
         super().__init__(Space.of(data) if space is None else space)
-        self.data = data
+        self.data, self.background = data, background
+
+    def _mean(self, x):
+        return x if self.background is None else x + self.background
 
     def _value(self, x):
-        g = self.data
+        g, x = self.data, self._mean(x)
         inside = x - g + torch.special.xlogy(g, g) - torch.special.xlogy(g, x)
         return self._sum(torch.where((x > 0) | ((x == 0) & (g == 0)), inside, torch.inf))
 
     def _gradient(self, x):
-        return 1 - self.data / x
+        return torch.where(self.data > 0, 1 - self.data / self._mean(x), 1.0)          # where nothing was counted, x = 0 is inside
 
     def _prox(self, x, sigma):
-        d = x - sigma
-        return 0.5 * (d + torch.sqrt(d * d + 4 * sigma * self.data))
+        d = self._mean(x) - sigma
+        u = 0.5 * (d + torch.sqrt(d * d + 4 * sigma * self.data))
+        return u if self.background is None else u - self.background
 
     def _conj_prox(self, y, sigma, out=None):
-        # prox of sigma f*: (1 + y - sqrt((1 - y)^2 + 4 sigma g)) / 2
+        # without background, prox of sigma f*: (1 + y - sqrt((1 - y)^2 + 4 sigma g)) / 2; f*(y) loses <b, y> to it
+        y = y if self.background is None else y + sigma * self.background
         return 0.5 * (1 + y - torch.sqrt((1 - y).square_().add_(self.data, alpha=4 * sigma) if not torch.is_tensor(sigma) else (1 - y) ** 2 + 4 * sigma * self.data))
 
     def _conj_value(self, y):
-        return self._sum(torch.where(y < 1, -torch.special.xlogy(self.data, 1 - y), torch.where((y == 1) & (self.data == 0), 0.0, torch.inf)))
+        value = torch.where(y < 1, -torch.special.xlogy(self.data, 1 - y), torch.where((y == 1) & (self.data == 0), 0.0, torch.inf))
+        return self._sum(value if self.background is None else value - self.background * y)
 
 
 class LogisticLoss(Functional):

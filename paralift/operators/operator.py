@@ -98,6 +98,16 @@ class LinearOperator(Operator):
     def adjoint(self):
         return _Adjoint(self)
 
+    fast_normal = False        # _normal is cheaper than the adjoint: `LeastSquares` takes its gradient from it
+
+    def _normal(self, x):
+        return self._adjoint(self._call(x))
+
+    @property
+    def normal(self):
+        """x -> A*A x, as a LinearOperator; a class that knows a cheaper way overrides `_normal`."""
+        return _Normal(self)
+
     def rows(self, index):
         """x -> (A x)[index], `index` (a tensor or a slice) on the first axis of the range. A class that can compute these rows alone overrides this."""
         return _Rows(self, index)
@@ -117,7 +127,7 @@ class LinearOperator(Operator):
         x = x / torch.linalg.vector_norm(x).clamp(min=1e-30)
         old, diagonal, off, value = torch.zeros_like(x), [], [], 0.0
         for _ in range(iterations):
-            y = self._adjoint(self._call(x))
+            y = self._normal(x)
             diagonal.append(inner(x, y).item())
             y = y - diagonal[-1] * x - (off[-1] if off else 0.0) * old
             beta, last = torch.linalg.vector_norm(y).item(), value
@@ -150,6 +160,21 @@ class _Adjoint(LinearOperator):
     @property
     def adjoint(self):
         return self.op
+
+
+class _Normal(LinearOperator):
+    def __init__(self, op):
+        super().__init__(op.domain, op.domain)
+        self.op = op
+
+    def _call(self, x):
+        return self.op._normal(x)
+
+    def _adjoint(self, y):
+        return self.op._normal(y)
+
+    def norm(self, iterations=100, tolerance=1e-6, seed=0):
+        return self.op.norm(iterations, tolerance, seed) ** 2
 
 
 class _Rows(LinearOperator):
@@ -195,6 +220,13 @@ class _Composition(Operator):
     def _adjoint(self, y):
         return self.right._adjoint(self.left._adjoint(y))
 
+    def _normal(self, x):
+        return self.right._adjoint(self.left._normal(self.right._call(x)))
+
+    @property
+    def fast_normal(self):
+        return self.left.fast_normal
+
     def rows(self, index):
         return self.left._rows_after(self.right, index)
 
@@ -215,6 +247,13 @@ class _Scaled(Operator):
 
     def _adjoint(self, y):
         return _conjugate(self.a) * self.op._adjoint(y)
+
+    def _normal(self, x):
+        return (_conjugate(self.a) * self.a) * self.op._normal(x)
+
+    @property
+    def fast_normal(self):
+        return self.op.fast_normal
 
     def rows(self, index):
         return self.a * self.op.rows(index)

@@ -31,12 +31,13 @@ class Reconstruction(Composite):
     data : b, (..., *A.range.shape); leading axes are slices or frames, solved at once, each with its own image. Complex where A's range is.
     fidelity : "gaussian", f(z) = |(z - b) / s|^2 / 2; "poisson", f(z) = sum (z + r) - b + b log(b / (z + r)), b counts >= 0; or a Functional h of the residual, f(z) = h(z - b).
     regulariser : R, a Functional with its weight, such as 2e-3 * TotalVariation(), a sum of several, or None.
-    constraint : C, "nonnegative" (on complex images: real and nonnegative), "real" (of complex images: no imaginary part), an indicator, or None, which is "nonnegative" with "poisson".
+    constraint : C, "nonnegative" (complex images: real and nonnegative), "real" (complex images: no imaginary part), an indicator, or None, which is "nonnegative" with "poisson".
     standard_deviation : s of the Gaussian noise, a number or a tensor that broadcasts to A's range; 1 by default.
     start : image to begin with; by default 0, with "poisson" the uniform image that has the counts' sum.
 
-    Every solver takes it, in the form that suits: FISTA, PGD and DouglasRachford have R and C by their joint prox, exact or certified by a duality gap (`DualProx`); PDHG, ADMM and SPDHG
-    have R in terms H(K x), and A too where f has no Lipschitz gradient; MLEM and OSEM visit the counts in subsets. `result.solution` is the image, `result.show(reference=...)` draws it.
+    Every solver takes it, in the form that suits: FISTA, PGD and DouglasRachford have R and C by their joint prox, exact or certified by a duality gap (`DualProx`);
+    PDHG, ADMM and SPDHG have R in terms H(K x), and A too where f has no Lipschitz gradient; MLEM and OSEM visit the counts in subsets. `result.solution` is the
+    image, `result.show(reference=...)` draws it.
     Raises TypeError / ValueError, before any work, where shapes or kinds do not fit, data hold NaN, counts are negative, or are positive where every image gives 0 expected ones.
     """
 
@@ -89,8 +90,8 @@ class Reconstruction(Composite):
         A, b = self.operator, self.data
         if self.space.dtype.is_complex or b.is_complex():
             raise TypeError(f"Reconstruction got fidelity='poisson' with {A!r} of dtype {A.range.dtype}; counts and images are real: use 'gaussian'.")
-        f, expected = KullbackLeibler(b, A.range), A._call(torch.ones(self.space.shape, dtype=b.dtype, device=b.device))
-        if (expected < 0).any():
+        expected = A._call(torch.ones(self.space.shape, dtype=b.dtype, device=b.device))
+        if (expected < -1e-6 * expected.max()).any():
             raise ValueError(f"Reconstruction got fidelity='poisson' with {A!r}, which makes negative counts of the image that is 1 everywhere; it needs an operator that keeps "
                              "images >= 0 nonnegative.")
         r = getattr(A, "background", None)
@@ -98,11 +99,14 @@ class Reconstruction(Composite):
             r = finite(r, "Reconstruction", "background")
             if (r < 0).any():
                 raise ValueError("Reconstruction got an operator whose background has negative expected counts; they need to be >= 0.")
-            expected, f = expected + r, f.translated(-r)
-        lost = (expected <= 0) & (b > 0)
+            if not A.range.fits(r):
+                raise ValueError(f"Reconstruction got an operator whose background has the shape {tuple(r.shape)}; it needs that of its range, {A.range.shape}.")
+            expected, r = expected + r, r.expand_as(b)
+        lost = (expected <= 10 * torch.finfo(b.dtype).eps * expected.max()) & (b > 0)
         if lost.any():
-            raise ValueError(f"{int(lost.sum())} data have counts where the operator's row and the background are 0, so no image explains them: pass a background > 0, or set these counts to 0.")
-        return f, A
+            raise ValueError(f"{int(lost.sum())} data have counts where the operator's row and the background are 0, so no image explains them: "
+                             "pass a background > 0, or set these counts to 0.")
+        return KullbackLeibler(b, A.range, r), A
 
     def _uniform(self, batch):
         ones = torch.ones(self.space.shape, dtype=self.space.dtype, device=self.space.device)
@@ -221,8 +225,8 @@ class Reconstruction(Composite):
     def gap(self, point, dual=()):
         """Primal-dual gap, an upper bound on E(point) - min E.
 
-        Under "nonnegative" the duals are first moved until A* y + sum K* z >= 0: Poisson (y, z) towards (1, 0), Gaussian y along 1; that needs A* 1 > 0. Otherwise, as in `Composite`,
-        finite where the constraint bounds the image (IndicatorBox, IndicatorLinfBall) or the dual is feasible.
+        Under "nonnegative" the duals are first moved until A* y + sum K* z >= 0: Poisson (y, z) towards (1, 0), Gaussian y along 1; that needs A* 1 > 0. Otherwise, as in
+        `Composite`, finite where the constraint bounds the image (IndicatorBox, IndicatorLinfBall) or the dual is feasible.
         """
         pairs = [(H, K, y) for (H, K), y in zip(self.linear, dual, strict=True)]
         count, F = self._data_terms, self.smooth_part
@@ -233,9 +237,11 @@ class Reconstruction(Composite):
                 return super().gap(point, dual)
             f = self._f.on(F.op.range)
             pairs, count = [(f, F.op, f._gradient(F.op._call(point["x"]))), *pairs], 1
+        poisson = self.fidelity == "poisson"
+        if poisson:                                      # y <= 1 holds up to rounding
+            pairs = [(H, K, y.clamp(max=1)) for H, K, y in pairs[:count]] + pairs[count:]
         q = sum(K._adjoint(y) for _, K, y in pairs)
         seen = sum(K._adjoint(torch.ones_like(y)) for _, K, y in pairs[:count])
-        poisson = self.fidelity == "poisson"
         short = torch.where(q < 0, -q / ((seen - q) if poisson else seen), 0.0).clamp(min=0)
         s = float(short.max()) * (1 + 4 * torch.finfo(q.dtype).eps)
         if not s < (1 if poisson else inf):

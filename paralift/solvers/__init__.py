@@ -3,12 +3,14 @@
 from .admm import ADMM
 from .bcd import BCD
 from .bregman_pgd import BregmanPGD
+from .conjugate_gradient import ConjugateGradient
 from .douglas_rachford import DouglasRachford
 from .fista import FISTA
 from .isgm import ISGM
 from .katyusha import Katyusha
 from .lbfgs import LBFGS
 from .linearized_bregman import LinearizedBregman
+from .mlem import MLEM, OSEM
 from .pdhg import PDHG
 from .pgd import PGD
 from .piag import PIAG
@@ -21,3 +23,4 @@ from .steps import *  # noqa: F403
 from .stopping import EarlyStopping, Tolerance
 from .storage import Storage
 from .svrg import SVRG
+from .weights import discrepancy_weight, quasi_optimality_weight

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import os
-import tempfile
 import threading
 import warnings
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,8 @@ from enum import Enum
 from pathlib import Path
 
 import torch
+
+from ..files import replacing
 
 __all__ = ["Result", "Status", "save_checked", "load_checked"]
 
@@ -89,6 +90,15 @@ class Result:
 
         return plot_history(self, path)
 
+    def show(self, reference=None, path=None, level=None):
+        """Draw the image that was found, with the reference, the error, PSNR, SSIM, a profile and the convergence; returns the figure, and saves it where a path is given. Complex
+        images are shown by their magnitude, 3-D ones by their middle slices, of several the first. `level`: what is white (by default the largest value of the reference)."""
+        from ..plotting import plot_reconstruction
+
+        if not torch.is_tensor(self.solution):
+            raise AttributeError("this result holds no image; show() draws what Reconstruction and Composite give. plot() draws the history of every result.")
+        return plot_reconstruction(self, reference, path, level)
+
     def save(self, path):
         """Write state and history atomically, with a checksum; `Result.load` reads them back. In a callback all workers call it together, and worker 0 writes."""
         whole = (self.x, self.state) if self.gather is None else self.gather((self.x, self.state))
@@ -122,20 +132,10 @@ def save_checked(path, content):
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getvalue()
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path) as temporary:
+        temporary.write_bytes(_MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
         if hashlib.sha256(_content(temporary)[1]).hexdigest() != hashlib.sha256(data).hexdigest():
             raise OSError(f"{path} could not be written: what was read back is not what was written; the file before it is kept.")
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _content(path):

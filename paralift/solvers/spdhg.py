@@ -20,7 +20,8 @@ class SPDHG(Solver):
     Parameters
     ----------
     subsets : of a `Reconstruction`, whose data term is then so many terms, rows (views, coils) j, j + subsets, ... of the operator each; they are drawn half of the times.
-    probabilities : p_j of the linear terms, in their order; by default the problem's own, or uniform. An iteration is round(1 / min p_j) draws, an expected pass over the rarest block.
+    probabilities : p_j of the linear terms, in their order; by default the problem's own, or uniform. An iteration is round(1 / min p_j) draws, an expected pass over the
+        rarest block.
     step : "auto" (sigma_j tau |K_j|^2 = 0.99 p_j), or a pair (tau, sigma), sigma a number or one for each block.
     variant : "adaptive" (tau / sigma from the distances gone so far, at most 12 times), "accelerated" (theta < 1; G strongly convex), "constant" (theta = 1).
     ratio : sigma_j |K_j| to begin with, for the block of largest |K_j| / p_j; 1 by default.

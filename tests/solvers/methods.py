@@ -37,6 +37,9 @@ JUDGED = {
     "SVRG": ["test_stochastic::test_methods_reach_the_reference_optimum", "test_optima::test_finite_sums_reach_the_optimum"],
     "Katyusha": ["test_stochastic::test_methods_reach_the_reference_optimum", "test_optima::test_finite_sums_reach_the_optimum"],
     "ISGM": ["test_optima::test_finite_sums_reach_the_optimum", "test_rates::test_an_implicit_step_is_a_proximal_point_step"],
+    "ConjugateGradient": ["test_imaging::test_conjugate_gradients_solve_the_normal_equations", "test_imaging::test_conjugate_gradients_keep_their_rate"],
+    "MLEM": ["test_imaging::test_mlem_falls_at_its_rate_to_the_optimum"],
+    "OSEM": ["test_imaging::test_osem_is_mlem_on_subsets_and_faster_at_first"],
     "SGD": ["test_rates::test_sgd_reaches_its_ball_at_its_rate"],
     "LinearizedBregman": ["test_rates::test_linearized_bregman_finds_the_least_regular_solution"],
 }

@@ -151,7 +151,8 @@ STEPS = {
     "SVRG": [(lambda f: pl.SVRG(3, step=f * sum_bound(pl.SVRG())), linear_model)],
     "Katyusha": [(lambda f: pl.Katyusha(3, step=f * sum_bound(pl.Katyusha(strong_convexity=0.01)), strong_convexity=0.01), linear_model)],
 }
-ANY_STEP = {"DouglasRachford": "converges for every tau", "ADMM": "for every rho", "ISGM": "the implicit step for every tau; the explicit one has no theorem", "LBFGS": "searches"}
+ANY_STEP = {"DouglasRachford": "converges for every tau", "ADMM": "for every rho", "ISGM": "the implicit step for every tau; the explicit one has no theorem", "LBFGS": "searches",
+            "ConjugateGradient": "has no step", "MLEM": "has no step", "OSEM": "has no step"}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -211,11 +212,25 @@ NETWORK = {                                              # class: makers for a n
 }
 COMPOSITE = {"LinearizedBregman": [(lambda n: pl.LinearizedBregman(n), "lasso", "smooth")],
              **{name: [(make, *next(iter(forms.items()))) for make, forms in variants.values()] for name, variants in METHODS.items()}}
+
+
+def emission():
+    b = torch.tensor([3.0, 0.0, 7.0, 2.0], dtype=torch.float64)
+    return pl.Reconstruction(pl.MatrixOperator(torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1), b, "poisson")
+
+
+def quadratic():
+    A = torch.randn(20, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return pl.Reconstruction(pl.MatrixOperator(A), A[:, 0], regulariser=0.1 * pl.L2NormSquared())
+
+
 RESUMED = [(name, make, network, 6) for name, makers in NETWORK.items() for make in makers]
 RESUMED += [(name, make, lambda problem=problem, form=form: instance(problem, form)[0], 4 if name == "LBFGS" else 40)
             for name, cases in COMPOSITE.items() for make, problem, form in cases]
 RESUMED += [("PDHG", lambda n: pl.PDHG(n, variant="accelerated"), lambda: instance("tv", "split")[0], 40),
-            ("BregmanPGD", lambda n: pl.BregmanPGD(n, kernel="burg"), poisson, 40), ("SAGA", lambda n: pl.SAGA(n), linear_model, 6), ("SGD", lambda n: pl.SGD(n), linear_model, 6)]
+            ("BregmanPGD", lambda n: pl.BregmanPGD(n, kernel="burg"), poisson, 40), ("SAGA", lambda n: pl.SAGA(n), linear_model, 6), ("SGD", lambda n: pl.SGD(n), linear_model, 6),
+            ("MLEM", lambda n: pl.MLEM(n), poisson, 20), ("OSEM", lambda n: pl.OSEM(n, subsets=2), emission, 10),
+            ("ConjugateGradient", lambda n: pl.ConjugateGradient(n), quadratic, 10)]
 
 
 def same(a, b):

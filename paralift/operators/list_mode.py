@@ -1,0 +1,65 @@
+"""Coincidence events: one by one, and sorted into sinograms."""
+
+import dataclasses
+
+import torch
+
+__all__ = ["Events", "histogram"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Events:
+    """Coincidences of a scanner, all tensors int64 (n,): the view and the bin of the line, its plane (None: a scanner of one ring), its time-of-flight bin (None: not measured),
+    and the time in ms (None: not known). `events[index]` are some of them. Raises ValueError where lengths differ."""
+
+    view: torch.Tensor
+    bin: torch.Tensor
+    plane: torch.Tensor = None
+    tof: torch.Tensor = None
+    time: torch.Tensor = None
+
+    def __post_init__(self):
+        shapes = {name: tuple(value.shape) for name, value in vars(self).items() if value is not None}
+        if len(set(shapes.values())) != 1 or len(shapes["view"]) != 1:
+            raise ValueError(f"Events got tensors of shapes {shapes}; all need one axis of the same length.")
+
+    def __len__(self):
+        return len(self.view)
+
+    def __getitem__(self, index):
+        return Events(*(None if value is None else value[index] for value in vars(self).values()))
+
+    def index(self, geometry):
+        """The events' indices into sinograms of `geometry`, one tensor an axis; planes are left out for a scanner of one ring. Raises ValueError where one lies outside."""
+        index = (self.view, self.bin) if len(geometry.shape) == 2 else (self.view, self.plane, self.bin)
+        for name, value, n in zip(("view", "bin") if len(index) == 2 else ("view", "plane", "bin"), index, geometry.shape):
+            if value is None or len(value) and not 0 <= int(value.min()) <= int(value.max()) < n:
+                raise ValueError(f"events whose {name} is {'not given' if value is None else f'between {int(value.min())} and {int(value.max())}'} were put on {geometry!r}; "
+                                 f"its sinograms need 0 to {n - 1}.")
+        return index
+
+    def __repr__(self):
+        return f"Events({len(self)})"
+
+
+def histogram(events, scanner, axial="all", dtype=torch.float32):
+    """The counts of `events` on the lines of `scanner`, a tensor of `dtype`.
+
+    axial : "all": every plane for itself, (views, planes, bins), or (views, bins) of a scanner with one ring; "ssrb": single-slice rebinning, a plane counts half-way between its
+        two rings, (2 rings - 1, views, bins), a batch for an operator in the plane (`scanner.transaxial()`); "sum": all planes in one, (views, bins).
+
+    Raises ValueError where an event lies outside the scanner's sinograms.
+    """
+    if axial not in ("all", "ssrb", "sum"):
+        raise ValueError(f"histogram got axial={axial!r}; choose 'all', 'ssrb' or 'sum'.")
+    shape, index = scanner.shape, events.index(scanner)
+    if len(shape) == 3 and axial == "ssrb":
+        shape, index = (2 * scanner.rings - 1, shape[0], shape[2]), (scanner.slices()[index[1]], index[0], index[2])
+    elif len(shape) == 3 and axial == "sum":
+        shape, index = (shape[0], shape[2]), (index[0], index[2])
+    elif axial == "ssrb":
+        shape, index = (1, *shape), (torch.zeros_like(index[0]), *index)
+    flat = torch.zeros_like(index[0])
+    for value, n in zip(index, shape):
+        flat = flat * n + value
+    return torch.zeros(torch.Size(shape).numel(), dtype=dtype).index_add_(0, flat, torch.ones(len(flat), dtype=dtype)).view(shape)
