@@ -97,7 +97,7 @@ def adam(net, y, images, seconds, lr, alpha):
 
 
 def lifted(net, y, images, seconds, alpha):
-    problem = pl.LiftedInversion(net, y, pl.TotalVariation(tolerance=1e-3), weight=alpha, rho=3.0, shape=tuple(images.shape[1:]))
+    problem = pl.LiftedInversion(net, y, pl.TotalVariation(tolerance=1e-2), weight=alpha, rho=3.0, shape=tuple(images.shape[1:]))
     result = pl.FISTA(10**6, max_seconds=seconds).solve(problem, record_every=10, progress=False)
     return float((result.solution - images).norm() / images.norm()), result.iterations
 
