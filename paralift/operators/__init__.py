@@ -24,6 +24,7 @@ from .norms import *  # noqa: F403
 from .nufft import *  # noqa: F403
 from .operator import LinearOperator, Operator
 from .penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
+from .penalty_term import PenaltyTerm
 from .pet import PET
 from .plug_and_play import PlugAndPlay
 from .potentials import *  # noqa: F403

@@ -2,8 +2,11 @@
 
 from .composite import Composite
 from .contrastive import ContrastiveProblem, ContrastiveTraining
+from .convexity import Convexity
+from .inversion_bound import inversion_error_bound, inversion_weight
 from .lift import StageGraph, lift
 from .lifted import LiftedProblem
+from .lifted_inversion import LiftedInversion
 from .lifted_training import LiftedTraining
 from .linear_model import linear_model
 from .losses import CrossEntropy, FunctionalLoss, KullbackLeiblerLoss, Logistic, Loss, PenaltyLoss, SquaredError
