@@ -8,7 +8,7 @@ from math import inf
 
 import torch
 
-from .space import Space, all_finite, inner, sum_trailing
+from .space import Space, sum_trailing
 
 __all__ = ["Functional"]
 
@@ -87,6 +87,24 @@ class Functional:
         new._bind(space)
         return new
 
+    def auxiliary(self, space):
+        """The spaces of the unknowns that the value minimises over by itself (TGV: a vector field), for elements of `space`; () for most."""
+        return ()
+
+    def split(self, space):
+        """Terms f @ K, f of known prox and K linear, whose sum is this functional: what `Composite(linear=...)`, PDHG and ADMM take. Total variation gives
+        [GroupL1Norm() @ Gradient(space)], a functional with no form but its prox [self @ IdentityOperator(space)]; a * f and f + g scale and join the terms.
+
+        The terms act on `space`; where `auxiliary(space)` = (W, ...) is not empty, on ProductSpace(space, W, ...): the functional is then their sum, minimised over W, ...
+        Raises TypeError where a term has no prox.
+        """
+        from .linear import IdentityOperator
+
+        space = space if isinstance(space, Space) else Space(space)
+        if not self.has_prox:
+            raise TypeError(f"{self!r} does not split into terms f @ K: it has no prox; pass it as a smooth part, or give its class a split(space).")
+        return [self.on(space) @ IdentityOperator(space)]
+
     def _sum(self, x):
         return sum_trailing(x, self.ndim)
 
@@ -153,237 +171,4 @@ class Functional:
         return f"{type(self).__name__}{where}"
 
 
-class _Wrapper(Functional):
-    """A functional made of others: binding reaches them."""
-
-    parts = ("f",)
-
-    def __init__(self, f):
-        self.f, self.space, self.ndim = f, f.space, f.ndim
-        self.convex, self.separable = f.convex, f.separable
-
-    def _bind(self, space):
-        super()._bind(space)
-        for name in self.parts:
-            setattr(self, name, getattr(self, name).on(space))
-
-    @property
-    def has_prox(self):
-        return self.f.has_prox
-
-    @property
-    def differentiable(self):
-        return self.f.differentiable
-
-    @property
-    def strong_convexity(self):
-        return self.f.strong_convexity
-
-
-class _Conjugate(_Wrapper):
-    """f*(y) = sup_x <x, y> - f(x); prox by Moreau: prox_{s f*}(x) = x - s prox_{f/s}(x/s)."""
-
-    differentiable = False
-
-    @property
-    def strong_convexity(self):
-        return 1 / self.f.grad_lipschitz if self.f.convex and self.f.grad_lipschitz > 0 else 0.0
-
-    def _value(self, x):
-        return self.f._conj_value(x)
-
-    def _prox(self, x, sigma):
-        return self.f._conj_prox(x, sigma)
-
-    def _conj_prox(self, x, sigma, out=None):
-        return self.f._prox(x, sigma)
-
-    def _conj_value(self, x):
-        return self.f._value(x)
-
-    @property
-    def convex_conj(self):
-        return self.f
-
-
-class _Scaled(_Wrapper):
-    def __init__(self, f, a):
-        if not float(a) >= 0:
-            raise ValueError(f"{a} * {type(f).__name__} was asked for; the scalar must be >= 0 for the functional to stay convex.")
-        super().__init__(f)
-        self.a = float(a)
-        self.positive_homogeneous = f.positive_homogeneous
-
-    @property
-    def grad_lipschitz(self):
-        return self.a * self.f.grad_lipschitz if self.a else 0.0
-
-    @property
-    def strong_convexity(self):
-        return self.a * self.f.strong_convexity
-
-    def _value(self, x):
-        return self.a * self.f._value(x)
-
-    def _gradient(self, x):
-        return self.a * self.f._gradient(x)
-
-    def _prox(self, x, sigma):
-        return self.f._prox(x, self.a * sigma) if self.a else x
-
-    def _conj_value(self, x):
-        if not self.a:                                    # the indicator of {0}
-            return torch.where(inner(x, x, self.ndim) > 0, inf, 0.0)
-        return self.a * self.f._conj_value(x / self.a)
-
-    def _conj_prox(self, x, sigma, out=None):
-        if not self.a:
-            return torch.zeros_like(x)
-        if self.positive_homogeneous and not isinstance(self.f, _Wrapper):
-            return self.f._dual_ball(x, self.a, out)
-        return self.a * self.f._conj_prox(x / self.a, sigma / self.a)
-
-    def _polar(self, x):
-        return self.f._polar(x) / self.a
-
-    def __repr__(self):
-        return f"{self.a:g} * {self.f!r}"
-
-
-class _Translated(_Wrapper):
-    """x -> f(x - shift)."""
-
-    def __init__(self, f, shift):
-        super().__init__(f)
-        if not torch.is_tensor(shift) and not isinstance(shift, (int, float, complex)):
-            raise TypeError(f"{type(f).__name__}.translated got {type(shift).__name__}; it needs a tensor of the element's shape: torch.as_tensor(...) makes one.")
-        if not all_finite(torch.as_tensor(shift)):
-            raise ValueError(f"{type(f).__name__}.translated got a shift that holds NaN or inf; remove or repair those entries of the data.")
-        self.shift = shift
-
-    def _bind(self, space):
-        super()._bind(space)
-        own = tuple(self.shift.shape[-self.ndim:]) if torch.is_tensor(self.shift) and self.ndim else ()
-        if any(n not in (1, m) for n, m in zip(reversed(own), reversed(self.space.shape))):
-            raise ValueError(f"{self.f!r} translated by a tensor of shape {tuple(self.shift.shape)} was put on elements of shape {self.space.shape}; both must agree.")
-
-    @property
-    def grad_lipschitz(self):
-        return self.f.grad_lipschitz
-
-    def _value(self, x):
-        return self.f._value(x - self.shift)
-
-    def _gradient(self, x):
-        return self.f._gradient(x - self.shift)
-
-    def _prox(self, x, sigma):
-        return self.shift + self.f._prox(x - self.shift, sigma)
-
-    def _conj_value(self, x):
-        return self.f._conj_value(x) + inner(x, self.shift.expand_as(x), self.ndim)
-
-    def _conj_prox(self, x, sigma, out=None):
-        return self.f._conj_prox(x - sigma * self.shift, sigma)
-
-
-class _Sum(_Wrapper):
-    """f + g; its prox is not known (JointProx finds it for some pairs), so solvers take the terms apart."""
-
-    parts = ("f", "g")
-
-    def __init__(self, f, g):
-        super().__init__(f)
-        self.g = g
-        self.convex, self.separable = f.convex and g.convex, f.separable and g.separable
-        if self.space is None and g.space is not None:
-            self.space, self.ndim = g.space, g.ndim
-
-    @property
-    def grad_lipschitz(self):
-        return self.f.grad_lipschitz + self.g.grad_lipschitz
-
-    @property
-    def has_prox(self):
-        return False
-
-    @property
-    def differentiable(self):
-        return self.f.differentiable and self.g.differentiable
-
-    @property
-    def strong_convexity(self):
-        return self.f.strong_convexity + self.g.strong_convexity
-
-    def _value(self, x):
-        return self.f(x) + self.g(x)
-
-    def _gradient(self, x):
-        return self.f._gradient(x) + self.g._gradient(x)
-
-    def _prox(self, x, sigma):
-        raise NotImplementedError(f"the prox of the sum {self!r} is not known; pass the terms apart, or write one Functional with a joint _prox.")
-
-    def __repr__(self):
-        return f"{self.f!r} + {self.g!r}"
-
-
-class _Composed(Functional):
-    """x -> f(op(x)); its gradient is op'(x)* grad f(op(x)). op(x) is kept, so value and gradient at one x apply op once;
-    after `extrapolate` the images of the last few points are."""
-
-    def __init__(self, f, op):
-        if f.space is not None and f.space.shape != op.range.shape:
-            raise ValueError(f"{f!r} @ {op!r} does not fit: the functional needs trailing axes {f.space.shape}, the operator gives {op.range.shape}.")
-        super().__init__(op.domain)
-        self.f, self.op, self.convex = f.on(op.range), op, f.convex and op.is_linear
-        self._lipschitz, self._seen, self._room = None, [], 1
-
-    @property
-    def grad_lipschitz(self):
-        if self._lipschitz is None:
-            self._lipschitz = 1.02 * self.f.grad_lipschitz * self.op.norm() ** 2 if self.f.smooth and self.op.is_linear else inf
-        return self._lipschitz
-
-    @property
-    def differentiable(self):
-        return self.f.differentiable
-
-    def _map(self, x):
-        return self.op._call(x)
-
-    def _image(self, x):
-        if x.requires_grad or x.is_inference():
-            return self._map(x)
-        for seen, version, image in self._seen:
-            if seen is x and version == x._version:
-                return image
-        image = self._map(x)
-        self._seen = [(x, x._version, image), *self._seen[:self._room - 1]]
-        return image
-
-    def extrapolate(self, old, new, weight):
-        """old + weight (new - old), whose image under a linear op follows from the two that are kept (points in between cost no product)."""
-        x = torch.lerp(old, new, weight)
-        if self.op.is_linear and not (x.requires_grad or x.is_inference()):
-            a, b = self._image(old), self._image(new)
-            self._seen, self._room = [(x, x._version, torch.lerp(a, b, weight)), (new, new._version, b), (old, old._version, a)], 4
-        return x
-
-    def curvature(self, x):
-        """L_f |op g|^2 / |g|^2, g the gradient at x: at most `grad_lipschitz`, for one product. The images of x and of what is tried next are kept."""
-        self._room = 4
-        g = self._gradient(x)
-        return self.f.grad_lipschitz * float((torch.linalg.vector_norm(self.op._call(g)) / torch.linalg.vector_norm(g).clamp(min=torch.finfo(g.dtype).tiny)) ** 2)
-
-    def _value(self, x):
-        return self.f(self._image(x))
-
-    def _gradient(self, x):
-        return self.op._derivative_adjoint(x, self.f._gradient(self._image(x)))
-
-    def __getstate__(self):
-        return {**vars(self), "_seen": []}
-
-    def __repr__(self):
-        return f"{self.f!r} @ {self.op!r}"
+from .functional_algebra import _Composed, _Conjugate, _Scaled, _Sum, _Translated, _Wrapper  # noqa: E402, F401  (they derive from Functional)

@@ -13,6 +13,8 @@ __all__ = ["IdentityOperator", "MatrixOperator", "DiagonalOperator", "Convolutio
 class IdentityOperator(LinearOperator):
     """x -> x on `space`."""
 
+    unitary = True
+
     def __init__(self, space):
         super().__init__(space, space)
 
@@ -21,6 +23,9 @@ class IdentityOperator(LinearOperator):
 
     def _adjoint(self, y):
         return y
+
+    def __matmul__(self, other):
+        return other if isinstance(other, LinearOperator) and other.range.shape == self.domain.shape else super().__matmul__(other)
 
 
 class MatrixOperator(LinearOperator):

@@ -81,9 +81,9 @@ class Operator:
 
 
 class LinearOperator(Operator):
-    """An operator with an adjoint: <A x, y> = <x, A* y>."""
+    """An operator with an adjoint: <A x, y> = <x, A* y>. `unitary` says that A*A and AA* are the identity: its norm is 1, and f @ A has the prox A* prox_f(A x)."""
 
-    is_linear = True
+    is_linear, unitary = True, False
 
     def _adjoint(self, y):
         raise NotImplementedError(f"{type(self).__name__} defines no _adjoint(y); add it to the class.")
@@ -107,6 +107,8 @@ class LinearOperator(Operator):
 
         Stops once an iteration changes it by less than `tolerance` and the residual of A*A's top vector is below a thousandth, relatively. Returns a float.
         """
+        if self.unitary:
+            return 1.0
         x = self.domain.randn(generator=torch.Generator(self.domain.device).manual_seed(seed))
         x = x / torch.linalg.vector_norm(x).clamp(min=1e-30)
         old, diagonal, off, value = torch.zeros_like(x), [], [], 0.0
@@ -130,7 +132,7 @@ class LinearOperator(Operator):
 class _Adjoint(LinearOperator):
     def __init__(self, op):
         super().__init__(op.range, op.domain)
-        self.op = op
+        self.op, self.unitary = op, op.unitary
 
     def _call(self, y):
         return self.op._adjoint(y)
@@ -181,6 +183,7 @@ class _Composition(Operator):
             raise ValueError(f"{left!r} @ {right!r} does not fit: the right one ends in {right.range.shape}, the left one starts from {left.domain.shape}.")
         super().__init__(right.domain, left.range)
         self.left, self.right = left, right
+        self.unitary = left.is_linear and right.is_linear and left.unitary and right.unitary
 
     def _call(self, x):
         return self.left._call(self.right._call(x))

@@ -5,7 +5,7 @@ import torch
 from .operator import LinearOperator
 from .space import Space
 
-__all__ = ["ProductSpace", "VerticalStack", "HorizontalStack", "DiagonalStack"]
+__all__ = ["ProductSpace", "Selection", "VerticalStack", "HorizontalStack", "DiagonalStack"]
 
 
 class ProductSpace(Space):
@@ -29,6 +29,32 @@ class ProductSpace(Space):
         if not self.fits(x):
             raise ValueError(f"split got an element of shape {tuple(x.shape)}; it needs a last axis of {self.size}.")
         return [p.reshape(*x.shape[:-1], *s.shape) for s, p in zip(self.spaces, x.split([s.size for s in self.spaces], -1))]
+
+
+class Selection(LinearOperator):
+    """(x_1, ..., x_k) -> x_i for a number i, in its own shape, or (x_i, x_j, ...) for several, joined: some parts of the elements of a ProductSpace."""
+
+    def __init__(self, product, index):
+        self.index = (index,) if isinstance(index, int) else tuple(index)
+        if not isinstance(product, ProductSpace) or not self.index or any(not 0 <= i < len(product.spaces) for i in self.index) or len(set(self.index)) < len(self.index):
+            raise ValueError(f"Selection got {product!r} and the parts {self.index}; it needs a ProductSpace and different numbers of its parts.")
+        chosen = [product.spaces[i] for i in self.index]
+        super().__init__(product, chosen[0] if len(chosen) == 1 else ProductSpace(*chosen))
+
+    def norm(self, iterations=0, tolerance=0.0, seed=0):
+        return 1.0
+
+    def _call(self, x):
+        parts = self.domain.split(x)
+        return parts[self.index[0]] if len(self.index) == 1 else self.range.join(*(parts[i] for i in self.index))
+
+    def _adjoint(self, y):
+        given = [y] if len(self.index) == 1 else self.range.split(y)
+        batch = y.shape[:y.dim() - self.range.ndim]
+        parts = [y.new_zeros(*batch, s.size) for s in self.domain.spaces]
+        for i, p in zip(self.index, given):
+            parts[i] = p.reshape(*batch, -1)
+        return torch.cat(parts, -1)
 
 
 def _check(name, operators, side):

@@ -4,6 +4,7 @@ import torch
 
 from .functional import Functional
 from .linear import Gradient
+from .norms import GroupL1Norm, L1Norm
 from .space import Space, inner
 
 __all__ = ["TotalVariation"]
@@ -25,6 +26,9 @@ class TotalVariation(Functional):
 
     def _gradient_operator(self, x):
         return Gradient(Space(tuple(x.shape[-self.ndim:]), x.dtype, x.device))
+
+    def split(self, space):
+        return [(GroupL1Norm() if self.isotropic else L1Norm()) @ Gradient(space)]
 
     def _size(self, p):
         axis = -self.ndim - 1

@@ -20,6 +20,7 @@ CASES = {
     "ZeroPaddedConvolution": pl.Convolution(M[:4, :3], S, padding="zero"),
     "HorizontalStack": pl.HorizontalStack(pl.Gradient(S).adjoint, pl.IdentityOperator(S)),
     "DiagonalStack": pl.DiagonalStack(pl.Gradient(S), pl.MatrixOperator(M)),
+    "Selection": pl.Selection(pl.ProductSpace(S, pl.Space((3,), torch.float64), S), (2, 0)),
     "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
 }
 FOUND = ["ZeroPaddedConvolution"] + [n for m in (linear, stacks) for n, c in inspect.getmembers(m, inspect.isclass)
@@ -113,6 +114,7 @@ BAD = [
     (lambda: pl.DiagonalStack(pl.from_module(torch.nn.Linear(3, 3), 3)), "linear ones"),
     (lambda: pl.DiagonalStack(pl.IdentityOperator(S), pl.IdentityOperator(pl.Space((2,)))), "one dtype"),
     (lambda: pl.ProductSpace(S, R).join(M), "trailing axes"),
+    (lambda: pl.Selection(pl.ProductSpace(S, R), 2), "numbers of its parts"),
     (lambda: pl.ProductSpace(S, R).split(M), "last axis of 34"),
     (lambda: pl.HorizontalStack(pl.MatrixOperator(M), pl.MatrixOperator(M))(M), "trailing axes"),
 ]
