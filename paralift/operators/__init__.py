@@ -2,6 +2,7 @@
 
 from .bregman import BregmanDistance, MoreauEnvelope
 from .entropies import *  # noqa: F403
+from .filter_bank import FilterBank
 from .functional import Functional
 from .indicators import *  # noqa: F403
 from .joint_prox import JointProx
@@ -19,3 +20,4 @@ from .space import Space
 from .stacks import *  # noqa: F403
 from .subsets import subsets
 from .total_variation import TotalVariation
+from .transforms import FourierTransform, HadamardTransform

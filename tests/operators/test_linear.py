@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import paralift as pl
-from paralift.operators import linear, stacks
+from paralift.operators import filter_bank, linear, stacks, transforms
 
 S = pl.Space((5, 6), torch.float64)
 M = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+MASK = torch.rand(5, 6, generator=torch.Generator().manual_seed(1)) < 0.6
 CASES = {
     "IdentityOperator": pl.IdentityOperator(S),
     "MatrixOperator": pl.MatrixOperator(M),
@@ -21,9 +22,12 @@ CASES = {
     "HorizontalStack": pl.HorizontalStack(pl.Gradient(S).adjoint, pl.IdentityOperator(S)),
     "DiagonalStack": pl.DiagonalStack(pl.Gradient(S), pl.MatrixOperator(M)),
     "Selection": pl.Selection(pl.ProductSpace(S, pl.Space((3,), torch.float64), S), (2, 0)),
+    "FourierTransform": pl.FourierTransform(pl.Space((5, 6), torch.complex128), MASK),
+    "HadamardTransform": pl.HadamardTransform(pl.Space((4, 5, 32), torch.float64), axes=(0, -1)),
+    "FilterBank": pl.FilterBank(M[:, :6].reshape(4, 2, 3), S),
     "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
 }
-FOUND = ["ZeroPaddedConvolution"] + [n for m in (linear, stacks) for n, c in inspect.getmembers(m, inspect.isclass)
+FOUND = ["ZeroPaddedConvolution"] + [n for m in (linear, stacks, transforms, filter_bank) for n, c in inspect.getmembers(m, inspect.isclass)
                                      if issubclass(c, pl.LinearOperator) and c.__module__ == m.__name__]
 
 
@@ -44,6 +48,37 @@ def test_complex_adjoints():
     C = torch.randn(4, 7, dtype=torch.complex128)
     for op in (pl.MatrixOperator(C), pl.DiagonalOperator(C), pl.Gradient(pl.Space((5, 6), torch.complex128)), 1j * pl.MatrixOperator(C)):
         pl.testing.check_operator(op)
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 6), (4, 3, 6)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_fourier_transform(shape, dtype):
+    """Against numpy's, real and complex images, masks that are symmetric and masks that are not; A*A in one go, and |A| over the images there are."""
+    import numpy as np
+
+    g, space = torch.Generator().manual_seed(0), pl.Space(shape, dtype)
+    mask = torch.rand(shape, generator=g) < 0.5
+    for op in (pl.FourierTransform(space), pl.FourierTransform(space, mask)):
+        pl.testing.check_operator(op)
+        x = torch.randn(2, *shape, dtype=dtype, generator=g)
+        axes = tuple(range(1, 1 + len(shape)))
+        plain = np.fft.fftshift(np.fft.fftn(x.numpy(), axes=axes, norm="ortho"), axes=axes) * (1 if op.mask is None else mask.numpy())
+        assert np.allclose(op(x).numpy(), plain) and torch.allclose(op.normal(x), op.adjoint(op(x)))
+        assert op.unitary == (dtype.is_complex and op.mask is None)
+        assert op.norm() == pytest.approx(pl.LinearOperator.norm(pl.FourierTransform(pl.Space(shape, dtype), torch.ones(shape, dtype=torch.bool) if op.mask is None else mask)), rel=1e-4)
+
+
+@pytest.mark.parametrize("axes,orthonormal", [(None, True), ((0,), True), ((0, 1), False)])
+def test_hadamard_transform(axes, orthonormal):
+    """Against Sylvester's matrix of scipy, along the axes apart; its own inverse where orthonormal."""
+    from scipy.linalg import hadamard
+
+    x = torch.randn(3, 64, 2, dtype=torch.float64)
+    op = pl.HadamardTransform(pl.Space((64, 2), torch.float64), axes, orthonormal)
+    H, h = (torch.tensor(hadamard(n), dtype=torch.float64) for n in (64, 2))
+    plain = H @ x if axes == (0,) else H @ x @ h
+    assert torch.allclose(op(x), plain / ((64 if axes == (0,) else 128) ** 0.5 if orthonormal else 1))
+    assert op.unitary == orthonormal and (not orthonormal or torch.allclose(op(op(x)), x))
 
 
 def test_convolution_known_value():
@@ -108,6 +143,12 @@ BAD = [
     (lambda: pl.Convolution(M[0], S), "as many axes"),
     (lambda: pl.Convolution(M[:3, :3], S, padding="same"), "'circular' or 'zero'"),
     (lambda: pl.Convolution(M[:3, :3] + 0j, S), "a real one"),
+    (lambda: pl.FourierTransform(S, MASK[:3]), "mask of shape"),
+    (lambda: pl.FourierTransform(()), "without axes"),
+    (lambda: pl.HadamardTransform(S), "power of two"),
+    (lambda: pl.HadamardTransform((4, 4), axes=(2,)), "axes 0 to 1"),
+    (lambda: pl.FilterBank(M, S), "it needs .m, a, b."),
+    (lambda: pl.FilterBank(M[None].float()[:, :2, :2], S), "convert one"),
     (lambda: pl.HorizontalStack(), "at least one"),
     (lambda: pl.HorizontalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:3])), "ranges .* equal"),
     (lambda: pl.VerticalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:, :3])), "domains .* equal"),
