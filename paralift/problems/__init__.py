@@ -1,5 +1,6 @@
 """What is solved: the contract, composites and lifted training."""
 
+from .certificate import Certificate, project_subdifferential
 from .composite import Composite
 from .contrastive import ContrastiveProblem, ContrastiveTraining
 from .lift import StageGraph, lift
@@ -9,4 +10,6 @@ from .linear_model import linear_model
 from .losses import CrossEntropy, FunctionalLoss, KullbackLeiblerLoss, Logistic, Loss, PenaltyLoss, SquaredError
 from .partition import partition, stage_costs
 from .problem import Linearisation, Problem
+from .sampling_design import Sampling, SamplingDesign, line_groups, spoke_groups
+from .source_condition import SourceCondition
 from .stages import Stage, affine, chain
