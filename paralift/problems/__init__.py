@@ -3,6 +3,7 @@
 from .certificate import Certificate, project_subdifferential
 from .composite import Composite
 from .contrastive import ContrastiveProblem, ContrastiveTraining
+from .learned_regulariser import LearnedRegulariser
 from .lift import StageGraph, lift
 from .lifted import LiftedProblem
 from .lifted_training import LiftedTraining

@@ -88,7 +88,8 @@ class SamplingDesign(Problem):
 
     def _labels(self, groups):
         if not torch.is_tensor(groups) or groups.dtype != torch.int64 or tuple(groups.shape) != self.shape or groups.min() < 0:
-            raise ValueError(f"SamplingDesign got groups={groups if not torch.is_tensor(groups) else tuple(groups.shape)}; it needs int64 labels >= 0 of k-space's shape {self.shape}.")
+            given = groups if not torch.is_tensor(groups) else f"{groups.dtype} of shape {tuple(groups.shape)}"
+            raise ValueError(f"SamplingDesign got groups={given}; it needs int64 labels >= 0 of k-space's shape {self.shape}.")
         return groups
 
     def _check_budget(self, weight, budget):
