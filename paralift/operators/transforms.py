@@ -28,6 +28,10 @@ class FourierTransform(LinearOperator):
         self.real = not space.dtype.is_complex
         super().__init__(space, Space(space.shape, space.dtype.to_complex() if self.real else space.dtype, space.device))
         self.axes, self.mask, self.unitary = tuple(range(-space.ndim, 0)), mask, mask is None and not self.real
+        self._signs = None                                        # on even axes a factor (-1)^i on the image moves the zero frequency to n // 2
+        if all(n % 2 == 0 for n in space.shape):
+            parity = sum(torch.arange(n, device=space.device).reshape([-1 if i == a else 1 for i in range(space.ndim)]) for a, n in enumerate(space.shape)) % 2
+            self._signs = (1 - 2 * parity).to(space.dtype.to_real())
         self._natural = None if mask is None else torch.fft.ifftshift(mask.to(space.device), dim=self.axes)      # the zero frequency first
         self._half = None if mask is None or not self.real else self.half(self._natural.to(space.dtype) + mirrored(self._natural, self.axes).to(space.dtype)) / 2
 
@@ -51,12 +55,17 @@ class FourierTransform(LinearOperator):
         return 1.0 if self.mask is None else math.sqrt(float(self._half.max())) if self.real else float(self.mask.any())
 
     def _call(self, x):
-        y = torch.fft.fftshift(torch.fft.fftn(x, dim=self.axes, norm="ortho"), dim=self.axes)
+        if self._signs is not None:
+            y = torch.fft.fftn(x * self._signs, dim=self.axes, norm="ortho")
+        else:
+            y = torch.fft.fftshift(torch.fft.fftn(x, dim=self.axes, norm="ortho"), dim=self.axes)
         return y if self.mask is None else y * self.mask
 
     def _adjoint(self, y):
-        x = torch.fft.ifftn(torch.fft.ifftshift(y if self.mask is None else y * self.mask, dim=self.axes), dim=self.axes, norm="ortho")
-        return x.real if self.real else x
+        y = y if self.mask is None else y * self.mask
+        x = torch.fft.ifftn(y if self._signs is not None else torch.fft.ifftshift(y, dim=self.axes), dim=self.axes, norm="ortho")
+        x = x.real if self.real else x
+        return x if self._signs is None else x * self._signs
 
 
 def mirrored(natural, axes):

@@ -7,7 +7,7 @@ import torch
 
 from ..operators.transforms import FourierTransform, mirrored
 from .problem import Linearisation, Problem
-from .source_condition import check_image, penalty
+from .source_condition import check_image, penalty, pull
 
 __all__ = ["SamplingDesign", "Sampling", "line_groups", "spoke_groups"]
 
@@ -167,16 +167,15 @@ class SamplingDesign(Problem):
         r = s - self._back(w * self._factors(energies, self.weight))
         gradient = {}
         for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points):
-            p = f._prox(x + point[name], 1.0)
-            value = value + penalty(f, x, point[name], p)
-            gradient[name] = A._call(r).add_(p).sub_(x)
+            value = value + penalty(f, x, point[name])
+            gradient[name] = pull(A._call(r), f, x, point[name])
         return Linearisation(value, gradient)
 
     def gradient(self, point, blocks=None):
         s = self._synthesis(point)
         w = self._coefficients(s)
         r = s.sub_(self._back(w.mul_(self._factors(self._energies(w), self.weight))))
-        return {name: A._call(r).add_(f._prox(x + point[name], 1.0)).sub_(x) for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points)}
+        return {name: pull(A._call(r), f, x, point[name]) for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points)}
 
     def _envelope(self, energies):
         """min over v of |T* v - s|^2 / 2 + weight sum_g c_g |v_g|: Huber's function of |w_g|; 0 for forced samples."""

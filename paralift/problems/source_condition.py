@@ -43,10 +43,17 @@ def projects(normal, image, seed=0):
     return bool(torch.linalg.vector_norm(normal(y) - y) <= 1e3 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(x))
 
 
-def penalty(f, x, q, p):
+def penalty(f, x, q):
     """B_f(x, x + q) = f(x) - f(p) - |x - p|^2 / 2 - <q, x - p>, p = prox_f(x + q), summed over the batch."""
+    p = f._prox(x + q, 1.0)
     d = x - p
     return (f(x) - f(p)).sum() - 0.5 * inner(d, d) - inner(q, d)
+
+
+def pull(into, f, x, q):
+    """`into` (which is overwritten) plus prox_f(x + q) - x, the gradient of B_f(x, x + q) in q, by Moreau q - prox_{f*}(x + q)."""
+    z = x + q
+    return into.add_(q).sub_(f._conj_prox(z, 1.0, out=z))
 
 
 class SourceCondition(Problem):
@@ -122,21 +129,18 @@ class SourceCondition(Problem):
     def _values_and_gradients(self, point, blocks, valued):
         if self.direct:
             w = self._image_of("v", point["v"])
-            p = self.potentials[0]._prox(self.image + w, 1.0)
-            value = penalty(self.potentials[0], self.image, w, p) if valued else None
-            return value, {"v": self.operator._call(p - self.image)} if "v" in blocks else {}
+            f, u = self.potentials[0], self.image
+            return penalty(f, u, w) if valued else None, {"v": self.operator._call(f._prox(u + w, 1.0) - u)} if "v" in blocks else {}
         r, gradient, value = self._misfit(point), {}, None
         if "v" in blocks:
             gradient["v"] = -self.operator._call(r)
         if valued:
             value = 0.5 * inner(r, r)
         for j, (name, x, A) in enumerate(zip(self.names, self.points, self.analysis)):
-            if name in blocks or valued:
-                p = self.potentials[j]._prox(x + point[name], 1.0)
-                if valued:
-                    value = value + penalty(self.potentials[j], x, point[name], p)
-                if name in blocks:
-                    gradient[name] = A._call(r).add_(p).sub_(x)
+            if valued:
+                value = value + penalty(self.potentials[j], x, point[name])
+            if name in blocks:
+                gradient[name] = pull(A._call(r), self.potentials[j], x, point[name])
         return value, gradient
 
     def nonsmooth_value(self, point):
