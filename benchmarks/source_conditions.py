@@ -98,7 +98,8 @@ else:
     space = pl.Space((n, n), torch.float64)
     logan, man = (torch.tensor(resize(u, (n, n), anti_aliasing=True) if u.shape != (n, n) else u) for u in (shepp_logan_phantom(), rgb2gray(astronaut())))
     F = pl.FourierTransform
-    for name, published, u, mask in (("Shepp-Logan, all of k-space", 101.7771, logan, None), ("Shepp-Logan, block [135:265]^2", 72.7867, logan, block(n, 27 * n // 80, 53 * n // 80)),
+    for name, published, u, mask in (("Shepp-Logan, all of k-space", 101.7771, logan, None),
+                                     ("Shepp-Logan, block [135:265]^2", 72.7867, logan, block(n, 27 * n // 80, 53 * n // 80)),
                                      ("astronaut, block [100:300]^2", 255.15003684600313, man, block(n, n // 4, 3 * n // 4))):
         problem = pl.SourceCondition(F(space, mask), TV, u)
         solver = PALM if problem.reduced else (lambda k: pl.BCD(k, step="lipschitz"))

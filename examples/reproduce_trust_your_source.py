@@ -1,8 +1,8 @@
-"""Figures of "Trust your source" (Benning, Bubba, Ratti & Riccio, arXiv 2303.00696) by the public classes: `python examples/reproduce_trust_your_source.py [--output DIR] [--quick]`.
+"""Figures of "Trust your source" (arXiv 2303.00696) by the public classes: `python examples/reproduce_trust_your_source.py [--output DIR] [--quick]`.
 
 Printed: published, ours, difference. Steps and numbers of steps are those of the authors' notebooks; some of their figures are those of a run of 1000 steps, not of its limit (the
-certificate's distance says how far from it). float64. With `--quick`: the polynomial regression, and 100 steps on a 64 x 64 phantom (no published figure). The images need scikit-image; the
-Hadamard transform (2500 steps) needs phantoms/source_conditions/shepp_logan_phantom.png in PARALIFT_DATA.
+certificate's distance says how far from it). float64. With `--quick`: the polynomial regression, and 100 steps on a 64 x 64 phantom (no published figure).
+The images need scikit-image; the Hadamard transform (2500 steps) needs phantoms/source_conditions/shepp_logan_phantom.png in PARALIFT_DATA.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Is an image a minimiser? Source conditions, their certificate, and the error bound they give: `python examples/source_condition.py [--output DIR] [--quick]`.
 
-An image u of discs is sampled at low frequencies. A source element v with K* v in dJ(u), J total variation, is found twice: by FISTA on the lifted Bregman penalty, and as the
-dual variable of PDHG on min J(x) with K x = K u. For noise of norm delta and alpha = delta / |v| the symmetric Bregman distance of the reconstruction to u is at most |v| delta: drawn
+An image u of discs is sampled at low frequencies. A source element v with K* v in dJ(u), J total variation, is found twice: by FISTA on the lifted Bregman penalty, and as
+the dual variable of PDHG on min J(x) with K x = K u. For noise of norm delta and alpha = delta / |v| the Bregman distance of the reconstruction to u is at most |v| delta: drawn
 over four decades. The certificate says how far K* v is from dJ(u) at most, so it says when the bound is not proved.
 """
 

@@ -51,6 +51,25 @@ class FourierTransform(LinearOperator):
             return self.multiplied(x, self._half)
         return torch.fft.ifftn(torch.fft.fftn(x, dim=self.axes).mul_(self._natural), dim=self.axes)
 
+    def compact(self):
+        """(B, expand) for a real space: B* B = A*A in half the numbers, and an isometry from B's range to A's with expand(B x) = A x."""
+        column = torch.arange(self.domain.shape[-1] // 2 + 1, device=self.domain.device)
+        own = (column == 0) | (2 * column == self.domain.shape[-1])                    # columns that hold their mirror images themselves
+        ones = torch.ones(self.domain.shape, dtype=self.domain.dtype, device=self.domain.device)
+        natural = ones if self.mask is None else self._natural.to(self.domain.dtype)
+        here, there = self.half(natural), self.half(mirrored(natural, self.axes))
+        weight = torch.where(own, here, (here + there).sqrt())
+
+        def expand(y):
+            part = torch.where(weight > 0, y / weight.clamp(min=1), 0)
+            full = part.new_zeros(*y.shape[:y.dim() - len(self.axes)], *self.domain.shape)
+            full[..., :len(column)] = part
+            rest = slice(len(column), None)
+            full[..., rest] = mirrored(full, self.axes).conj()[..., rest]
+            return torch.fft.fftshift(full * natural, dim=self.axes)
+
+        return _HalfFourier(self.domain, weight, torch.where(own, weight, 0.5 * weight)), expand
+
     def norm(self, iterations=100, tolerance=1e-6, seed=0):
         return 1.0 if self.mask is None else math.sqrt(float(self._half.max())) if self.real else float(self.mask.any())
 
@@ -66,6 +85,20 @@ class FourierTransform(LinearOperator):
         x = torch.fft.ifftn(y if self._signs is not None else torch.fft.ifftshift(y, dim=self.axes), dim=self.axes, norm="ortho")
         x = x.real if self.real else x
         return x if self._signs is None else x * self._signs
+
+
+class _HalfFourier(LinearOperator):
+    """x -> weight * the half spectrum of real x, in natural order; its adjoint by `back`, which counts columns once or twice."""
+
+    def __init__(self, space, weight, back):
+        super().__init__(space, Space(tuple(weight.shape), space.dtype.to_complex(), space.device))
+        self.axes, self.weight, self.back = tuple(range(-space.ndim, 0)), weight, back
+
+    def _call(self, x):
+        return torch.fft.rfftn(x, dim=self.axes, norm="ortho").mul_(self.weight)
+
+    def _adjoint(self, y):
+        return torch.fft.irfftn(y * self.back, s=self.domain.shape, dim=self.axes, norm="ortho")
 
 
 def mirrored(natural, axes):

@@ -45,7 +45,8 @@ class LearnedRegulariser(Problem):
         self.images, self.rho, self.smoothing, self.scale = images, float(rho), float(smoothing), 2 / filters**0.5
         g = torch.Generator().manual_seed(seed)
         self.first = self._project(torch.randn(filters, size, size, generator=g, dtype=torch.float64).to(images))
-        patches = (images - images.mean((1, 2), keepdim=True)).unfold(1, size, 1).unfold(2, size, 1).reshape(-1, size * size)
+        patches = images.unfold(1, size, 1).unfold(2, size, 1).reshape(-1, size * size)
+        patches = patches - patches.mean(1, keepdim=True)                                    # filters of mean 0 see no more
         self._patches = float(torch.linalg.eigvalsh((patches.mT @ patches).double())[-1])
 
     # ---- the sets

@@ -129,26 +129,26 @@ class SamplingDesign(Problem):
     def _back(self, w):
         return torch.fft.irfftn(w, s=self.shape, dim=self.transform.axes, norm="ortho") if self.half else self.transform._adjoint(w)
 
-    def _energies(self, w):
-        """|w|^2 over images and coils, entry by entry (samples apart) or group by group."""
+    def _sizes(self, w):
+        """|w| over images and coils, entry by entry (samples apart) or group by group."""
+        if self.apart and w.dim() == self.here.dim():
+            return w.abs()
         square = w.real.square().addcmul_(w.imag, w.imag) if w.is_complex() else w.square()
-        square = square.reshape(-1, *self.here.shape)
-        square = square[0] if len(square) == 1 else square.sum(0)
+        square = square.reshape(-1, *self.here.shape).sum(0)
         if self.apart:
-            return square
+            return square.sqrt_()
         into = square.new_zeros(len(self.costs) + 1)                                          # the last place takes the forced samples
-        halves = 0.5 * square * self.copies
-        return into.index_add_(0, self.here.flatten() % len(into), halves.flatten()).index_add_(0, self.there.flatten() % len(into), halves.flatten())[:-1]
+        halves = (0.5 * square * self.copies).flatten()
+        return into.index_add_(0, self.here.flatten() % len(into), halves).index_add_(0, self.there.flatten() % len(into), halves)[:-1].sqrt()
 
-    def _factors(self, energies, weight):
-        """max(1 - weight c_g / |w_g|, 0) for each entry."""
-        size = energies.sqrt().clamp_(min=torch.finfo(energies.dtype).tiny)
-        cost = weight * math.sqrt(self.count) if self.apart else weight * self.costs
-        f = (1 - cost / size).clamp_(min=0)
+    def _factors(self, sizes, weight):
+        """max(1 - weight c_g / |w_g|, 0) for each entry; overwrites `sizes`."""
+        cost = weight * (math.sqrt(self.count) if self.apart else self.costs.clamp(min=1e-30))
+        f = sizes.reciprocal_().mul_(-cost).add_(1).clamp_(min=0)
         if not self.apart:
             f = torch.cat([f, f.new_ones(1)])
             f = f[self.here] if not self.half else 0.5 * (f[self.here] + f[self.there])
-        return f if self.free is None else torch.where(self.free, 1.0, f)
+        return f if self.free is None else f.masked_fill_(self.free, 1.0)
 
     # ---- the contract
     def start(self):
@@ -162,9 +162,9 @@ class SamplingDesign(Problem):
     def linearise(self, point, blocks=None):
         s = self._synthesis(point)
         w = self._coefficients(s)
-        energies = self._energies(w)
-        value = self._envelope(energies)
-        r = s - self._back(w * self._factors(energies, self.weight))
+        sizes = self._sizes(w)
+        value = self._envelope(sizes)
+        r = s - self._back(w * self._factors(sizes, self.weight))
         gradient = {}
         for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points):
             value = value + penalty(f, x, point[name])
@@ -174,14 +174,13 @@ class SamplingDesign(Problem):
     def gradient(self, point, blocks=None):
         s = self._synthesis(point)
         w = self._coefficients(s)
-        r = s.sub_(self._back(w.mul_(self._factors(self._energies(w), self.weight))))
+        r = s.sub_(self._back(w.mul_(self._factors(self._sizes(w), self.weight))))
         return {name: pull(A._call(r), f, x, point[name]) for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points)}
 
-    def _envelope(self, energies):
+    def _envelope(self, size):
         """min over v of |T* v - s|^2 / 2 + weight sum_g c_g |v_g|: Huber's function of |w_g|; 0 for forced samples."""
-        cost = torch.full_like(energies, self.weight * math.sqrt(self.count)) if self.apart else self.weight * self.costs
-        size = energies.sqrt()
-        h = torch.where(size <= cost, 0.5 * energies, cost * (size - 0.5 * cost))
+        cost = torch.full_like(size, self.weight * math.sqrt(self.count)) if self.apart else self.weight * self.costs
+        h = torch.where(size <= cost, 0.5 * size * size, cost * (size - 0.5 * cost))
         if self.apart:
             h = h * self.copies if self.free is None else torch.where(self.free, 0.0, h * self.copies)
         return h.sum()
@@ -204,10 +203,9 @@ class SamplingDesign(Problem):
     def sampling(self, point, budget=None):
         """The `Sampling` of a point: the support of v, or the groups of largest score up to `budget` samples."""
         w = self._coefficients(self._synthesis(point))
-        energies = self._energies(w)
-        factor = self._factors(energies, self.weight)
+        scores = self._scores(self._sizes(w))
+        factor = self._factors(self._sizes(w), self.weight)
         norms = ((w * factor).abs().square() * self.copies).reshape(self.count, -1).sum(1).sqrt()
-        scores = self._scores(energies)
         if budget is None:
             chosen = scores > self.weight
         else:
@@ -218,10 +216,10 @@ class SamplingDesign(Problem):
         mask = self.forced | chosen[self.labels]
         return Sampling(mask, self.weight, norms.reshape(self.images.shape[:self.images.dim() - self.transform.domain.ndim]), int(mask.sum()), scores)
 
-    def _scores(self, energies):
+    def _scores(self, size):
         """|w_g| / c_g for each group, on the CPU; -1 for groups whose samples are all forced."""
         if self.apart:
-            size = energies.sqrt() / math.sqrt(self.count)
+            size = size / math.sqrt(self.count)
             if self.half:
                 full = size.new_empty(self.shape)
                 full[..., :size.shape[-1]] = size
@@ -229,7 +227,7 @@ class SamplingDesign(Problem):
                 size = torch.fft.fftshift(full)
             size = size.flatten()
         else:
-            size = energies.sqrt() / self.costs.clamp(min=1e-30)
+            size = size / self.costs.clamp(min=1e-30)
         return torch.where(self.sizes > 0, size.cpu(), -1.0)
 
     def design(self, solver, trials=12, tolerance=0.01):
@@ -265,7 +263,7 @@ class SamplingDesign(Problem):
 
     def _weight(self, point):
         """The score of the last group that fits the budget."""
-        scores = self._scores(self._energies(self._coefficients(self._synthesis(point))))
+        scores = self._scores(self._sizes(self._coefficients(self._synthesis(point))))
         order = scores.argsort(descending=True, stable=True)
         last = int((self.sizes[order].cumsum(0) <= self.budget - int(self.forced.sum())).sum())
         return max(float(scores[order[min(max(last, 1), len(order) - 1)]]), 1e-12)

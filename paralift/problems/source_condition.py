@@ -8,6 +8,7 @@ from ..operators.linear import IdentityOperator
 from ..operators.norms import ZeroFunctional
 from ..operators.operator import LinearOperator
 from ..operators.space import finite, inner
+from ..operators.transforms import FourierTransform
 from .certificate import Certificate, project_subdifferential
 from .composite import Composite
 from .problem import Linearisation, Problem
@@ -70,7 +71,7 @@ class SourceCondition(Problem):
 
     Blocks "v" and "q" ("q1", "q2", ... for several terms). Where K*K is a projector, as for Fourier data with a mask that is symmetric about the centre, or without one, the
     best v is K sum_j A_j* q_j, and "q" is the only block: PGD(step=1/9) then takes the steps of the authors' PALM for total variation in two dimensions, and FISTA is
-    faster; elsewhere BCD(step="lipschitz") is PALM.
+    faster; elsewhere BCD(step="lipschitz") is PALM. For a real image and a mask that is not symmetric "v" is kept in half the numbers; `element(point)` is v itself.
     `result.solution` is the `Certificate`. `primal_dual()` is the form for PDHG, `range_data(v, alpha)` and `reconstruction(v, alpha)` try a v out.
     Raises TypeError / ValueError, before work starts, for an operator without adjoint, a functional without prox, an image off its domain, NaN, wrong shapes or dtypes.
     Source: Benning, Bubba, Ratti & Riccio, IMA J. Appl. Math., 2024 (arXiv 2303.00696).
@@ -87,6 +88,8 @@ class SourceCondition(Problem):
         self.names = [] if self.direct else ["q"] if len(terms) == 1 else [f"q{j + 1}" for j in range(len(terms))]
         self._normal = operator.normal if callable(getattr(operator, "normal", None)) else lambda x: operator._adjoint(operator._call(x))
         self.reduced = not self.direct and projects(self._normal, image)
+        compact = isinstance(operator, FourierTransform) and operator.real and not self.direct and not self.reduced
+        self._inner, self._expand = operator.compact() if compact else (operator, lambda v: v)             # "v" in half the numbers
         self._kept, self._norms, self._start = [], None, None
         fresh = self.start()
         if start is not None and {k: v.shape for k, v in start.items() if k in fresh} != {k: v.shape for k, v in fresh.items()}:
@@ -98,14 +101,14 @@ class SourceCondition(Problem):
         if self._start is not None:
             return {k: v.clone() for k, v in self._start.items() if k in self.names or k == "v" and not self.reduced}
         point = {name: torch.zeros_like(x) for name, x in zip(self.names, self.points)}
-        return point if self.reduced else {"v": torch.zeros_like(self.operator._call(self.image)), **point}
+        return point if self.reduced else {"v": torch.zeros_like(self._inner._call(self.image)), **point}
 
     def _image_of(self, name, v):
         """A_j* q_j or K* v, kept for the tensors seen last."""
         for own, seen, version, image in self._kept:
             if own == name and seen is v and version == v._version:
                 return image
-        image = self.operator._adjoint(v) if name == "v" else self.analysis[self.names.index(name)]._adjoint(v)
+        image = self._inner._adjoint(v) if name == "v" else self.analysis[self.names.index(name)]._adjoint(v)
         self._kept = [(name, v, v._version, image), *self._kept[:2 * len(self.names) + 1]]
         return image
 
@@ -133,7 +136,7 @@ class SourceCondition(Problem):
             return penalty(f, u, w) if valued else None, {"v": self.operator._call(f._prox(u + w, 1.0) - u)} if "v" in blocks else {}
         r, gradient, value = self._misfit(point), {}, None
         if "v" in blocks:
-            gradient["v"] = -self.operator._call(r)
+            gradient["v"] = self._inner._call(r).neg_()
         if valued:
             value = 0.5 * inner(r, r)
         for j, (name, x, A) in enumerate(zip(self.names, self.points, self.analysis)):
@@ -161,7 +164,7 @@ class SourceCondition(Problem):
     # ---- what is proved
     def element(self, point):
         """v of a point."""
-        return self.operator._call(self._synthesis(point)) if self.reduced else point["v"]
+        return self.operator._call(self._synthesis(point)) if self.reduced else self._expand(point["v"])
 
     def certificate(self, point):
         """The `Certificate` of a point {block: tensor}."""

@@ -28,7 +28,7 @@ CASES = {
     "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
 }
 FOUND = ["ZeroPaddedConvolution"] + [n for m in (linear, stacks, transforms, filter_bank) for n, c in inspect.getmembers(m, inspect.isclass)
-                                     if issubclass(c, pl.LinearOperator) and c.__module__ == m.__name__]
+                                     if issubclass(c, pl.LinearOperator) and c.__module__ == m.__name__ and not n.startswith("_")]
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -64,6 +64,10 @@ def test_fourier_transform(shape, dtype):
         axes = tuple(range(1, 1 + len(shape)))
         plain = np.fft.fftshift(np.fft.fftn(x.numpy(), axes=axes, norm="ortho"), axes=axes) * (1 if op.mask is None else mask.numpy())
         assert np.allclose(op(x).numpy(), plain) and torch.allclose(op.normal(x), op.adjoint(op(x)))
+        if op.real:
+            half, expand = op.compact()
+            pl.testing.check_operator(half)
+            assert torch.allclose(expand(half(x)), op(x)) and torch.allclose(half.adjoint(half(x)), op.normal(x))
         assert op.unitary == (dtype.is_complex and op.mask is None)
         assert op.norm() == pytest.approx(pl.LinearOperator.norm(op), rel=1e-4)
 
