@@ -22,7 +22,7 @@ def problem(quick):
         activity, mu = (image[::4, ::4].contiguous() for image in (activity, mu))
     n, voxel = len(activity), 256 / len(activity)
     A = pl.PET(pl.CylindricalScanner(448 if not quick else 112, 330.0), (n, n), voxel, attenuation=mu)
-    A = (1e6 / float(A(activity).sum())) * A if not quick else (1e5 / float(A(activity).sum())) * A
+    A = ((1e5 if quick else 1e6) / float(A(activity).sum())) * A
     expected = A(activity)
     background = torch.full_like(expected, 0.2 * float(expected.mean()))
     counts = torch.poisson(expected + background, generator=torch.Generator().manual_seed(0))
@@ -39,7 +39,8 @@ def main():
     make = lambda: pl.Reconstruction(A, counts, fidelity="poisson", regulariser=weight * pl.TotalVariation())
     print("| method | gap | iterations | seconds, median of 3 | PSNR (dB) |\n|---|---|---|---|---|")
     for gap in (1e-3, 1e-4):
-        methods = {"PDHG": lambda: pl.PDHG(20000, tolerance=pl.Tolerance(gap=gap)), f"SPDHG, {subsets} subsets": lambda: pl.SPDHG(5000, subsets=subsets, tolerance=pl.Tolerance(gap=gap))}
+        methods = {"PDHG": lambda: pl.PDHG(20000, tolerance=pl.Tolerance(gap=gap)),
+                   f"SPDHG, {subsets} subsets": lambda: pl.SPDHG(5000, subsets=subsets, tolerance=pl.Tolerance(gap=gap))}
         runs = {name: [] for name in methods}
         for k in range(1 if arguments.quick else 3):
             for name in list(methods) if k % 2 else list(reversed(methods)):

@@ -7,6 +7,8 @@ from .coil_maps import *  # noqa: F403
 from .directional_total_variation import *  # noqa: F403
 from .dual_prox import DualProx
 from .entropies import *  # noqa: F403  # noqa: F403
+from .entropies import *  # noqa: F403
+from .filter_bank import FilterBank
 from .functional import Functional
 from .gaussian_blur import GaussianBlur
 from .geometry import ParallelBeam, Rays
@@ -40,3 +42,4 @@ from .time_of_flight import TimeOfFlight
 from .total_generalised_variation import *  # noqa: F403
 from .total_variation import TotalVariation
 from .wavelet import Wavelet
+from .transforms import FourierTransform, HadamardTransform

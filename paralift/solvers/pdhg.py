@@ -16,7 +16,7 @@ class PDHG(Solver):
 
     Parameters
     ----------
-    step : "auto", or a pair (tau, sigma). "auto" gives every term its own sigma_j, so that all sigma_j |K_j|^2 are equal: terms of other units share the work evenly.
+    step : "auto", or a pair (tau, sigma). "auto" gives every term its own sigma_j, so that all sigma_j |K_j|^2 are equal.
     variant : "adaptive" (tau/sigma follows the distances that x and y go, some 20 times until k = 2048; then it is fixed, and the theorem holds),
         "accelerated" (theta < 1; E strongly convex), "constant" (theta = 1).
     ratio : sigma/tau = ratio^2 to begin with.
@@ -25,7 +25,7 @@ class PDHG(Solver):
     An F of constant curvature c (c/2 |x - m|^2) joins the prox, and gives the strong convexity that "accelerated" needs.
     residual: norm of the primal and dual optimality residuals at (x+, y+). The dual is kept in `result.state["dual"]`, `Tolerance(gap=...)` uses it.
     Converges for 1/tau - sum_j sigma_j |K_j|^2 >= L/2, L the Lipschitz constant of an explicit grad F. "constant" without one is the proximal point method in the metric
-    |z|_M^2 = |x|^2/tau - 2 <K x, y> + |y|^2/sigma (each y_j over its sigma_j): the means of k steps have a gap of at most |z_0 - z*|_M^2 / (2 r k), r the relaxation; where G and H* are gamma- and
+    |z|_M^2 = |x|^2/tau - 2 <K x, y> + sum_j |y_j|^2/sigma_j: the means of k steps have a gap of at most |z_0 - z*|_M^2 / (2 r k), r the relaxation; where G and H* are gamma- and
     delta-strongly convex |z_k - z*|_M falls by 1/(1 + m), m = min(gamma tau, delta sigma)/(1 + sqrt(tau sigma) |K|), at r = 1. "accelerated":
     |x_k - x*|^2 <= tau_k^2 (|x_0 - x*|^2/tau_0^2 + |y_0 - y*|^2/(tau_0 sigma_0)), tau_k = O(1/(gamma k)), y_0 the dual before the first half step.
     Sources: Chambolle & Pock, J. Math. Imaging Vis. 40, 2011; Condat, J. Optim. Theory Appl. 158, 2013; Vu, Adv. Comput. Math. 38, 2013; metric: He & Yuan, SIAM J.
