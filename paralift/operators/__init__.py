@@ -6,8 +6,7 @@ from .casorati import Casorati
 from .coil_maps import *  # noqa: F403
 from .directional_total_variation import *  # noqa: F403
 from .dual_prox import DualProx
-from .entropies import *  # noqa: F403  # noqa: F403
-from .entropies import *  # noqa: F403
+from .entropies import *  # noqa: F403  # noqa: F403  # noqa: F403
 from .filter_bank import FilterBank
 from .functional import Functional
 from .gaussian_blur import GaussianBlur
@@ -41,5 +40,5 @@ from .subsets import subsets
 from .time_of_flight import TimeOfFlight
 from .total_generalised_variation import *  # noqa: F403
 from .total_variation import TotalVariation
-from .wavelet import Wavelet
 from .transforms import FourierTransform, HadamardTransform
+from .wavelet import Wavelet
