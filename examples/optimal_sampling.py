@@ -43,7 +43,7 @@ else:
     crops = torch.stack([p[i:i + 64, j:j + 64] for i, j in ((60, 40), (140, 100), (200, 220)) for p in pictures])
     train, test = crops[:8, ::2, ::2].contiguous(), crops[8:, ::2, ::2].contiguous()
 side = train.shape[-1]
-space, steps = pl.Space((side, side)), 60 if arguments.quick else 80
+space, steps = pl.Space((side, side)), 60 if arguments.quick else 200
 F = pl.FourierTransform(space)
 zero = torch.zeros(side, side, dtype=torch.bool)
 zero[side // 2, side // 2] = True

@@ -56,7 +56,7 @@ class SamplingDesign(Problem):
     weight : of the l1 (group) norm; or instead
     budget : how many samples the mask may have, a number of samples, or a share of all where it is below 1: then `design(solver)` looks for the weight.
     groups : None (samples apart), or integer labels of k-space samples that are taken together: `line_groups(shape)`, `spoke_groups(shape, spokes)`.
-    forced : bool over k-space, samples that are taken at no cost (the zero frequency, a calibration region).
+    forced : bool over k-space, samples that are taken at no cost: the zero frequency (total variation does not see it, so it is never chosen), a calibration region.
 
     c_g is sqrt(n |g|), so that the weight means the same for one image and for many. v is eliminated: v_g = max(1 - weight c_g / |w_g|, 0) w_g, w = T A* q, so the blocks are
     "q" ("q1", ...), the problem is smooth and convex, and PGD(step=1/9) takes the steps of the authors' PALM (TV in two dimensions); FISTA is faster.
