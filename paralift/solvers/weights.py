@@ -68,7 +68,7 @@ def discrepancy_weight(problem, noise_level=None, solver=None, safety=1.0, sampl
         return log(value / target) if value > 0 else -inf
 
     a, height = float(start), misfit(float(start))
-    below = above = None
+    below, above, falls = None, None, []
     for _ in range(max_solves - 1):
         if abs(exp(height) - 1) <= tolerance:
             return ChosenWeight(a, results[a], table)
@@ -86,7 +86,10 @@ def discrepancy_weight(problem, noise_level=None, solver=None, safety=1.0, sampl
             a *= 4.0 if below else 0.25
         if not 1e-15 < a / start < 1e15:
             break
-        height = misfit(a)
+        before, height = height, misfit(a)
+        falls.append(before - height)
+        if not below and height > tolerance and falls[-3:] == sorted(falls[-3:], reverse=True) and len(falls) > 2 and 0 < falls[-1] < 1e-3:      # it levels off above the target
+            break
     why = ("the data cannot be fitted so closely: is the noise level too low, or has the solver too few iterations?" if not below else
            "the regulariser cannot hold the image back so far: is the noise level too high?" if not above else "give the solver more iterations, or raise tolerance.")
     raise ValueError(f"no weight meets the discrepancy: at {table['weight'][-1]:.3g} it is {table['discrepancy'][-1]:.4g} against the target {target:.4g}; {why}")

@@ -158,6 +158,18 @@ def test_poisson_discrepancy_and_quasi_optimality():
     assert torch.allclose(near[0], result.solution, atol=2e-2) and float((near[1] - near[0]).norm()) == pytest.approx(min(table["change"]), rel=0.1)
 
 
+def test_discrepancy_gives_up_where_it_levels_off(monkeypatch):
+    """Inconsistent data: the misfit falls to that of least squares, far above the target, and no further weights are tried."""
+    from paralift.solvers import weights
+
+    m, tried, solve = torch.randn(30, 3, dtype=T, generator=generator()), [], weights._solve
+    monkeypatch.setattr(weights, "_solve", lambda *pair: tried.append(1) or solve(*pair))
+    problem = pl.Reconstruction(pl.MatrixOperator(m), torch.randn(30, dtype=T, generator=generator()), regulariser=pl.L1Norm())
+    with pytest.raises(ValueError, match="cannot be fitted so closely"):
+        pl.discrepancy_weight(problem, 0.1, pl.FISTA(200), start=100.0)
+    assert 5 < len(tried) < 16
+
+
 def test_weights_say_what_is_missing():
     problem, _ = denoising()
     for call, words in ((lambda: pl.discrepancy_weight(problem), "standard deviation"), (lambda: pl.discrepancy_weight(problem, -1.0), "positive"),
