@@ -1,4 +1,5 @@
-"""The real 8-channel brain from a quarter and an eighth of its k-space: PARALIFT's total variation (and with wavelets) beside BART's (total variation, wavelets) and SigPy's (total variation).
+"""The real 8-channel brain from a quarter and an eighth of its k-space: PARALIFT's total variation (alone and with wavelets) beside BART's (total variation, wavelets) and
+SigPy's (total variation).
 
 python benchmarks/imaging_brain.py [--quick]. The same masks (variable density, 24 x 24 in the middle), maps (ESPIRiT), data and reference (the fully sampled coils, combined) for
 all; PSNR (dB) of the magnitude, its peak the reference's; every method takes the best of its weights, found on the first mask, and is timed with it, one thread, alternating over
