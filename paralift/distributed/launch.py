@@ -139,8 +139,8 @@ def _tensors(thing, depth=0):
 
 def fingerprint(problem):
     """{what: a short text} that equal problems share."""
-    digest = lambda tensors: hashlib.sha256(b"".join(t.detach().double().sum().cpu().numpy().tobytes() + t.flatten()[:64].double().cpu().numpy().tobytes()
-                                                     for t in tensors)).hexdigest()[:12]
+    plain = lambda t: (torch.view_as_real(t) if t.is_complex() else t).detach().double()
+    digest = lambda tensors: hashlib.sha256(b"".join(plain(t).sum().cpu().numpy().tobytes() + plain(t.flatten()[:64]).cpu().numpy().tobytes() for t in tensors)).hexdigest()[:12]
     if isinstance(problem, Composite):
         parts = (problem.smooth_part, problem.nonsmooth_part, *problem.linear)
         return {"terms": _plain(parts), "start": digest(problem.start().values()), "data": digest(_tensors(parts))}
