@@ -137,7 +137,8 @@ def _tensors(thing, depth=0):
 
 def fingerprint(problem):
     """{what: a short text} that equal problems share."""
-    digest = lambda tensors: hashlib.sha256(b"".join(t.detach().double().sum().cpu().numpy().tobytes() + t.flatten()[:64].double().cpu().numpy().tobytes()
+    wide = lambda t: t.detach().to(torch.complex128 if t.is_complex() else torch.float64)
+    digest = lambda tensors: hashlib.sha256(b"".join(wide(t).sum().cpu().numpy().tobytes() + wide(t.flatten()[:64]).cpu().numpy().tobytes()
                                                      for t in tensors)).hexdigest()[:12]
     if isinstance(problem, Composite):
         parts = (problem.smooth_part, problem.nonsmooth_part, *problem.linear)

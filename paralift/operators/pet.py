@@ -52,6 +52,7 @@ class PET(LinearOperator):
         self.background = None if background is None else _checked(background, "background", self.range)
 
     def _attenuation(self, value, lines):
+        value = torch.as_tensor(value)
         image, sinogram = tuple(value.shape) == self.domain.shape, tuple(value.shape) == lines.shape
         if image == sinogram:
             raise ValueError(f"PET got an attenuation of shape {tuple(value.shape)}; it needs the image's {self.domain.shape} (mu in 1/mm) or the sinogram's {lines.shape} "

@@ -25,14 +25,14 @@ class SymmetrisedGradient(LinearOperator):
         space = space if isinstance(space, Space) else Space(space)
         self.axes, self.spacing = grid(space.ndim, axes, spacing, "SymmetrisedGradient")
         d, self.n = len(self.axes), space.ndim
-        self.rows = {(i, j): k for k, (i, j) in enumerate((i, j) for i in range(d) for j in range(i, d))}
-        super().__init__(Space((d, *space.shape), space.dtype, space.device), Space((len(self.rows), *space.shape), space.dtype, space.device))
+        self.entries = {(i, j): k for k, (i, j) in enumerate((i, j) for i in range(d) for j in range(i, d))}
+        super().__init__(Space((d, *space.shape), space.dtype, space.device), Space((len(self.entries), *space.shape), space.dtype, space.device))
 
     def _pairs(self, w, e):
         """(entries of w, those one before, the entries of E w that take their difference, its factor)."""
         for i, (a, h) in enumerate(zip(self.axes, self.spacing)):
             for j, b in enumerate(self.axes):
-                part, row = w.select(-self.n - 1, j), e.select(-self.n - 1, self.rows[min(i, j), max(i, j)])
+                part, row = w.select(-self.n - 1, j), e.select(-self.n - 1, self.entries[min(i, j), max(i, j)])
                 if a != b:
                     part, row = (v.narrow(b, 0, v.shape[b] - 1) for v in (part, row))
                 length = max(part.shape[a] - (2 if a == b else 1), 0)
@@ -75,7 +75,7 @@ class TotalGeneralisedVariation(_Variation):
     positive_homogeneous = True
 
     def __init__(self, alpha=(2.0, 1.0), space=None, channel_axis=None, axes=None, spacing=1.0, tolerance=1e-5, max_iterations=5000):
-        if len(alpha) != 2 or not all(a > 0 for a in alpha):
+        if not isinstance(alpha, (tuple, list)) or len(alpha) != 2 or not all(a > 0 for a in alpha):
             raise ValueError(f"TotalGeneralisedVariation got alpha={alpha}; it needs two positive numbers, (alpha_0, alpha_1).")
         self.alpha = tuple(float(a) for a in alpha)
         super().__init__(space, True, channel_axis, axes, spacing, tolerance, max_iterations)

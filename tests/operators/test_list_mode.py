@@ -59,6 +59,11 @@ def test_histograms_add_up(tmp_path):
     assert torch.equal(pl.histogram(events, SCANNER, axial="sum"), full.sum(1)) and torch.equal(pl.histogram(events, SCANNER.transaxial()), full.sum(1))
 
 
+def test_events_are_integers():
+    with pytest.raises(TypeError, match="int64"):
+        pl.Events(torch.rand(3), torch.rand(3))
+
+
 def test_bad_files(tmp_path):
     raw = words()[0]
     file = tmp_path / "a.l"
