@@ -115,14 +115,16 @@ class TotalGeneralisedVariation(_Variation):
         a0, a1 = self.alpha
         y, norm = D._call(x), max(sum(4 / h**2 for h in self._grid()[2]), 1e-12) ** 0.5
         w, q = y.clone(), torch.zeros_like(E._call(y))
-        t, s, ahead, level = 1 / norm, 1 / norm, w, self.tolerance * a1 * f._value(y)
+        size = (inner(y, y, self.ndim + 1) / y[(0,) * (y.dim() - self.ndim)].numel()).sqrt()           # steps in its units: value(a x) = a value(x)
+        t = (0.1 / norm * torch.where(size > 0, size, 1.0)).reshape(*size.shape, *(1,) * (self.ndim + 1))
+        s, level, r = 1 / (norm**2 * t), self.tolerance * a1 * f._value(y), 1.9
         for k in range(1, self.max_iterations + 1):
-            q = g._dual_ball(q + s * E._call(ahead), a0)
-            new = y + f._prox(w - t * E._adjoint(q) - y, t * a1)
-            if k % CHECK == 1 and (self._excess(y - new, E._call(new), *self._feasible(q, E, f), f, g) <= level).all():
-                return a1 * f._value(y - new) + a0 * g._value(E._call(new))
-            ahead, w = 2 * new - w, new
-        return a1 * f._value(y - w) + a0 * g._value(E._call(w))
+            new_w = y + f._prox(w - t * E._adjoint(q) - y, t * a1)
+            new_q = g._dual_ball(q + s * E._call(2 * new_w - w), a0)
+            if k % CHECK == 1 and (self._excess(y - new_w, E._call(new_w), *self._feasible(new_q, E, f), f, g) <= level).all():
+                break
+            w, q = torch.lerp(w, new_w, r), torch.lerp(q, new_q, r)
+        return a1 * f._value(y - new_w) + a0 * g._value(E._call(new_w))
 
     def _prox(self, x, sigma):
         sigma = self._steps(x, sigma)
