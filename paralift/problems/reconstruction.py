@@ -90,6 +90,9 @@ class Reconstruction(Composite):
         A, b = self.operator, self.data
         if self.space.dtype.is_complex or b.is_complex():
             raise TypeError(f"Reconstruction got fidelity='poisson' with {A!r} of dtype {A.range.dtype}; counts and images are real: use 'gaussian'.")
+        if getattr(A, "events", False):
+            raise ValueError(f"Reconstruction got {A!r} with one line per event, whose likelihood needs the sensitivity image of the whole scan: "
+                             "pass the operator of the sinogram and histogram(events, scanner) as data, or iterate as PET.list_mode says.")
         expected = A._call(torch.ones(self.space.shape, dtype=b.dtype, device=b.device))
         if (expected < -1e-6 * expected.max()).any():
             raise ValueError(f"Reconstruction got fidelity='poisson' with {A!r}, which makes negative counts of the image that is 1 everywhere; it needs an operator that keeps "

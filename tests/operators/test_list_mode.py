@@ -199,6 +199,14 @@ def test_list_mode_mlem_is_that_of_the_sinogram(tmp_path):
         assert torch.allclose(B.rows(slice(0, 7))(x), B(x)[:7]) and B.rows(slice(0, 7)).background.shape == (7,)
 
 
+def test_list_mode_is_no_sinogram():
+    """A Poisson Reconstruction on events would take the events' own back projection for the sensitivity."""
+    scanner = pl.CylindricalScanner(16, 20.0)
+    listed = pl.PET(scanner, (6, 6), 2.0).list_mode(pl.Events(torch.tensor([1, 2]), torch.tensor([3, 4])))
+    with pytest.raises(ValueError, match="sensitivity image of the whole scan"):
+        pl.Reconstruction(listed, torch.ones(2), "poisson")
+
+
 def test_list_mode_with_time_of_flight():
     g = torch.Generator().manual_seed(1)
     scanner, tof = SCANNER.transaxial(), pl.TimeOfFlight(6, 20.0, 30.0)

@@ -148,13 +148,13 @@ def test_discrepancy_is_met():
 def test_poisson_discrepancy_and_quasi_optimality():
     A, b = counts(5.0)
     problem = pl.Reconstruction(A, b, "poisson", 0.1 * pl.TotalVariation())
-    image = pl.discrepancy_weight(problem, solver=pl.PDHG(200), tolerance=0.02).result.solution
+    image = pl.discrepancy_weight(problem, solver=pl.PDHG(60), tolerance=0.02).result.solution
     assert abs(2 * float(problem._f(A(image))) / b.numel() - 1) < 0.02
     problem, _ = denoising()
     grid = [0.02 * 2**k for k in range(8)]
-    weight, result, table = pl.quasi_optimality_weight(problem, grid, pl.FISTA(10))
+    weight, result, table = pl.quasi_optimality_weight(problem, grid, pl.FISTA(8))
     assert table["weight"] == pytest.approx(grid) and table["change"].index(min(table["change"])) == grid.index(weight)
-    near = [pl.FISTA(10).solve(problem.reweighted(a)).solution for a in (weight, 2 * weight)]
+    near = [pl.FISTA(8).solve(problem.reweighted(a)).solution for a in (weight, 2 * weight)]
     assert torch.allclose(near[0], result.solution, atol=2e-2) and float((near[1] - near[0]).norm()) == pytest.approx(min(table["change"]), rel=0.1)
 
 
