@@ -156,6 +156,8 @@ def test_results_draw_themselves(tmp_path):
     assert (tmp_path / "image.png").stat().st_size > 10_000 and "PSNR" in figure.get_suptitle() and result.solution.shape == x.shape
     titles = [ax.get_title() for ax in figure.get_axes()]
     assert "reconstruction, magnitude" in titles and any("profile" in t for t in titles)
+    small = pl.FISTA(2).solve(pl.Reconstruction(*scan(8)[:2]))
+    assert "PSNR" in small.show(reference=scan(8)[2]).get_suptitle()
     with pytest.raises(ValueError, match="both must agree"):
         result.show(reference=x[:5])
     volume = pl.PGD(2).solve(pl.Reconstruction(pl.IdentityOperator(pl.Space((12, 14, 16))), torch.rand(12, 14, 16)))
