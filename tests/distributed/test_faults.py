@@ -58,7 +58,7 @@ def test_a_stopped_worker_is_named_within_the_timeout():
     (lambda: pl.ISGM(1, 8, sweeps=3).solve(problem(), workers=2), r"runs on one worker; use ISGM with one sweep"),
     (lambda: pl.BCD(1, batch_size=8).solve(problem(), workers=2), r"runs on one worker(.|\n)*BCD without groups"),
     (lambda: pl.BregmanPGD(1).solve(problem(), workers=2), r"BregmanPGD"),
-    (lambda: pl.PGD(1).solve(pl.Composite(pl.L2NormSquared(3), start=torch.zeros(3)), workers=2), r"2 workers were asked for, and Composite has .* it has no operator"),
+    (lambda: pl.PGD(1).solve(pl.Composite(pl.L2NormSquared(3), start=torch.zeros(3)), workers=2), r"2 workers were asked for, and Composite has .*it has no operator"),
     (lambda: pl.ISGM(1, 4).solve(problem(), workers=mesh(1, 2, schedule=Streamed(8))), r"4 samples in a minibatch were given for 8 microbatches"),
     (lambda: pl.PGD(1).solve(problem(), workers=pl.Workers(2, shard_parameters=True)), r"shard_parameters=True was given for PGD"),
     (lambda: Streamed(0), r"Streamed got microbatches=0"),

@@ -95,7 +95,7 @@ def test_poisson_total_variation_to_a_certified_gap():
     assert result.status is pl.Status.CONVERGED and result.objective - best <= 1e-4 * best
     assert all(objective - best <= gap * (1 + 1e-9) + 1e-7 for objective, gap in rows)
     assert pl.SPDHG(1000, subsets=4, tolerance=pl.Tolerance(gap=1e-4)).solve(problem, record_every=20).status is pl.Status.CONVERGED
-    assert pl.FISTA(120).solve(problem, record_every=20).objective == pytest.approx(best, rel=1e-8)
+    assert pl.FISTA(80).solve(problem, record_every=20).objective == pytest.approx(best, rel=1e-7)
     plain = pl.Reconstruction(A, b, "poisson")
     assert pl.BregmanPGD(1000).solve(plain, record_every=500).objective == pytest.approx(pl.PDHG(1500).solve(plain, record_every=500).objective, rel=1e-6)
     assert pl.BregmanPGD(20, kernel="burg").solve(plain).objective < float(plain.value(plain.start()))
