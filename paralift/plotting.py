@@ -85,7 +85,9 @@ def plot_reconstruction(result, reference=None, path=None, level=None):
     named = "magnitude" if image.is_complex() or reference is not None and reference.is_complex() else ""
     size = (lambda v: v.abs()) if named else (lambda v: v)
     image, truth = size(image), None if reference is None else size(reference.detach().cpu())
-    quality = "" if truth is None else f"PSNR {float(psnr(image, truth, ndim=image.dim())):.2f} dB, SSIM {float(ssim(image, truth).mean()):.4f}"
+    quality = "" if truth is None else f"PSNR {float(psnr(image, truth, ndim=image.dim())):.2f} dB"
+    if truth is not None and min(image.shape[-2:]) >= 11:                                # the window of SSIM
+        quality += f", SSIM {float(ssim(image, truth).mean()):.4f}"
     views = _slices(image, truth)
     level = float((image if truth is None else truth).max()) if level is None else level
     low = min(0.0, float((image if truth is None else truth).min()))

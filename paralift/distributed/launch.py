@@ -139,8 +139,9 @@ def _tensors(thing, depth=0):
 
 def fingerprint(problem):
     """{what: a short text} that equal problems share."""
-    plain = lambda t: (torch.view_as_real(t) if t.is_complex() else t).detach().double()
-    digest = lambda tensors: hashlib.sha256(b"".join(plain(t).sum().cpu().numpy().tobytes() + plain(t.flatten()[:64]).cpu().numpy().tobytes() for t in tensors)).hexdigest()[:12]
+    wide = lambda t: t.detach().to(torch.complex128 if t.is_complex() else torch.float64)
+    digest = lambda tensors: hashlib.sha256(b"".join(wide(t).sum().cpu().numpy().tobytes() + wide(t.flatten()[:64]).cpu().numpy().tobytes()
+                                                     for t in tensors)).hexdigest()[:12]
     if isinstance(problem, Composite):
         parts = (problem.smooth_part, problem.nonsmooth_part, *problem.linear)
         return {"terms": _plain(parts), "start": digest(problem.start().values()), "data": digest(_tensors(parts))}

@@ -2,10 +2,17 @@
 
 import torch
 
-from .functional_algebra import _Wrapper
+from .functional_algebra import _Composed, _Wrapper
 from .space import inner
+from .variation import _Variation
 
 __all__ = ["DualProx"]
+
+
+def _variations(f):
+    """The total variations and relatives inside f."""
+    parts = f.parts if isinstance(f, _Wrapper) else ("f",) if isinstance(f, _Composed) else ()
+    return [f] if isinstance(f, _Variation) else [v for name in parts for v in _variations(getattr(f, name))]
 
 
 class DualProx(_Wrapper):
@@ -13,12 +20,13 @@ class DualProx(_Wrapper):
 
     prox(v, s) = prox_{s g}(v - s sum_j K_j* y_j), the y_j by accelerated proximal gradient on the dual (Beck & Teboulle, IEEE Trans. Image Process. 18(11), 2009; restarted,
     O'Donoghue & Candes, 2015) until the duality gap, s sum_j f_j(K_j u) + f_j*(y_j) - <K_j u, y_j>, is at most `tolerance` * |v|^2 / 2 for every sample, for at most
-    `max_iterations`. u is in the set of an indicator g exactly. A step s is one number, or one for each sample.
+    `max_iterations`; by default both are those of the total variations in f, or 1e-6 and 1000. u is in the set of an indicator g exactly. A step s is one number, or one for
+    each sample.
 
     Raises TypeError where f has no split into terms on `space` (TGV, which has unknowns of its own) or g has no prox.
     """
 
-    def __init__(self, f, g=None, space=None, tolerance=1e-6, max_iterations=1000):
+    def __init__(self, f, g=None, space=None, tolerance=None, max_iterations=None):
         space = space or f.space
         if space is None:
             raise ValueError(f"DualProx got {f!r} without a space; pass space=, the space of the elements.")
@@ -28,7 +36,10 @@ class DualProx(_Wrapper):
             raise TypeError(f"DualProx got {g!r} beside {f!r}; it needs a functional with a prox.")
         super().__init__(f.on(space))
         self.parts = ("f",) if g is None else ("f", "g")
-        self.g, self.tolerance, self.max_iterations = g if g is None else g.on(space), tolerance, max_iterations
+        self.g = g if g is None else g.on(space)
+        own = _variations(f)
+        self.tolerance = min((v.tolerance for v in own), default=1e-6) if tolerance is None else tolerance
+        self.max_iterations = max((v.max_iterations for v in own), default=1000) if max_iterations is None else max_iterations
         self.convex, self.separable = f.convex and (g is None or g.convex), False
         self._bind(space)
 

@@ -5,6 +5,7 @@ import math
 import torch
 
 from .operator import LinearOperator
+from .space import per_axis
 
 __all__ = ["GaussianBlur"]
 
@@ -17,9 +18,8 @@ class GaussianBlur(LinearOperator):
     """
 
     def __init__(self, space, fwhm, voxel_size=1.0, truncation=4.0):
-        widths = torch.as_tensor(fwhm, dtype=torch.float64).expand(space.ndim)
-        size = torch.as_tensor(voxel_size, dtype=torch.float64).expand(space.ndim)
-        if not ((widths >= 0).all() and torch.isfinite(widths).all() and (size > 0).all()):
+        widths, size = per_axis(fwhm, space.ndim, "GaussianBlur", "fwhm"), per_axis(voxel_size, space.ndim, "GaussianBlur", "voxel_size")
+        if not ((widths >= 0).all() and (size > 0).all()):
             raise ValueError(f"GaussianBlur got fwhm={fwhm} and voxel_size={voxel_size}; it needs widths of at least 0 and voxels above 0, both in mm.")
         super().__init__(space, space)
         self.kernels = []

@@ -1,6 +1,8 @@
 """Where the lines of a tomograph run: any rays, and parallel beams. Scanners made of rings are in scanner.py."""
 
 import dataclasses
+import math
+import warnings
 
 import torch
 
@@ -94,6 +96,9 @@ class ParallelBeam(Geometry):
         angles = finite(torch.as_tensor(self.angles), "ParallelBeam", "tensor of angles").double().cpu()
         if angles.dim() != 1 or not len(angles):
             raise ValueError(f"ParallelBeam got angles of shape {tuple(angles.shape)}; it needs (views,), in rad.")
+        if float(angles.abs().max()) > 8 * math.pi:
+            warnings.warn(f"ParallelBeam got angles of up to {float(angles.abs().max()):.4g} rad, four turns or more; are they in degrees? torch.deg2rad converts them, "
+                          "and angles % (2 * torch.pi) says that they are not.", stacklevel=4)
         if not (isinstance(self.bins, int) and self.bins >= 1 and self.bin_width > 0):
             raise ValueError(f"ParallelBeam got bins={self.bins}, bin_width={self.bin_width}; it needs a number of bins and a width in mm, both above 0.")
         object.__setattr__(self, "angles", angles)

@@ -10,7 +10,7 @@ __all__ = ["Events", "histogram"]
 @dataclasses.dataclass(frozen=True, eq=False)
 class Events:
     """Coincidences of a scanner, all tensors int64 (n,): the view and the bin of the line, its plane (None: a scanner of one ring), its time-of-flight bin (None: not measured),
-    and the time in ms (None: not known). `events[index]` are some of them. Raises ValueError where lengths differ."""
+    and the time in ms (None: not known). `events[index]` are some of them. Raises TypeError / ValueError where dtypes or lengths differ."""
 
     view: torch.Tensor
     bin: torch.Tensor
@@ -19,6 +19,8 @@ class Events:
     time: torch.Tensor = None
 
     def __post_init__(self):
+        if any(value.dtype != torch.int64 for value in vars(self).values() if value is not None):
+            raise TypeError(f"Events got tensors of dtypes {[str(v.dtype) for v in vars(self).values() if v is not None]}; all need to be int64: pass them as .long().")
         shapes = {name: tuple(value.shape) for name, value in vars(self).items() if value is not None}
         if len(set(shapes.values())) != 1 or len(shapes["view"]) != 1:
             raise ValueError(f"Events got tensors of shapes {shapes}; all need one axis of the same length.")

@@ -8,7 +8,7 @@ import torch
 
 from .linear_function import linear_function
 from .operator import LinearOperator
-from .space import Space, finite
+from .space import Space, finite, per_axis
 
 __all__ = ["NUFFT", "ToeplitzOperator", "density_compensation"]
 
@@ -30,8 +30,8 @@ def _angles(trajectory, shape, field_of_view, who):
                          f"(samples, {d}) or (shots, readout, {d}), column i for the image's axis i.")
     trajectory, unit = trajectory.double(), "rad/pixel"
     if field_of_view is not None:
-        extent = torch.as_tensor(field_of_view, dtype=torch.float64).expand(d)
-        if not bool((extent > 0).all() and torch.isfinite(extent).all()):
+        extent = per_axis(field_of_view, d, who, "field_of_view")
+        if not bool((extent > 0).all()):
             raise ValueError(f"{who} got field_of_view={field_of_view}; it needs a positive length in m, or one for each axis.")
         trajectory, unit = trajectory * (2 * math.pi * extent / torch.tensor(shape)).to(trajectory.device), "rad/pixel (2 pi k field_of_view / pixels)"
     largest = float(trajectory.abs().max())

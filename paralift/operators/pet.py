@@ -31,6 +31,8 @@ class PET(LinearOperator):
     shape, NaN, a negative number, or an attenuation above 0.08 / mm (more than steel's: perhaps it was in 1/cm).
     """
 
+    events = False                 # one line per event: the likelihood then needs the sensitivity image of the whole scan
+
     def __init__(self, geometry, shape, voxel_size=1.0, attenuation=None, sensitivity=None, background=None, tof=None, resolution=None, origin=None, storage="auto",
                  dtype=torch.float32, device="cpu"):
         project = JosephProjector(geometry, shape, voxel_size, origin, tof, storage=storage, dtype=dtype, device=device)
@@ -52,6 +54,7 @@ class PET(LinearOperator):
         self.background = None if background is None else _checked(background, "background", self.range)
 
     def _attenuation(self, value, lines):
+        value = torch.as_tensor(value)
         image, sinogram = tuple(value.shape) == self.domain.shape, tuple(value.shape) == lines.shape
         if image == sinogram:
             raise ValueError(f"PET got an attenuation of shape {tuple(value.shape)}; it needs the image's {self.domain.shape} (mu in 1/mm) or the sinogram's {lines.shape} "
@@ -94,8 +97,11 @@ class PET(LinearOperator):
         """The same scan with one line per event: (..., *shape) -> (..., events), the expected counts per bin at the bins of these `Events`, and their `background`.
 
         List-mode MLEM, with A = op.list_mode(events) and s = op.adjoint(ones): x <- x / s * A.adjoint(1 / (A(x) + A.background)). With one line per count it is the iteration on
-        sinograms, at the cost of the events alone. Raises ValueError for events outside the sinograms, or on lines that count nothing.
+        sinograms, at the cost of the events alone (a Reconstruction refuses it, as it would take the events' own A.adjoint(1) for s).
+        Raises ValueError for events outside the sinograms, or on lines that count nothing.
         """
+        if self.events:
+            raise ValueError("list_mode got an operator that has one line per event already; take the whole scan's.")
         index, p = events.index(self.projector.geometry), self.projector
         if (self.tof is None) != (events.tof is None):
             has = lambda tof: "without" if tof is None else "with"
@@ -103,6 +109,7 @@ class PET(LinearOperator):
         start, end = p.geometry.ends(*index)
         rays = JosephProjector(Rays(start, end), p.domain.shape, p.voxel_size, p.origin, p.tof, events.tof, p.storage, p.domain.dtype, p.domain.device)
         new = self._part(rays, index)
+        new.events = True
         if self.background is not None and self.tof is not None:
             new.background = self.background[(*index, events.tof)]
         dead = 0 if new.factors is None else int(((new.factors == 0) & (True if new.background is None else new.background == 0)).sum())

@@ -10,7 +10,7 @@ from .geometry import Geometry, ParallelBeam
 from .linear_function import linear_function
 from .operator import LinearOperator
 from .rays import Crossings
-from .space import Space
+from .space import Space, per_axis
 
 __all__ = ["JosephProjector", "RayTransform"]
 
@@ -44,11 +44,11 @@ class JosephProjector(LinearOperator):
         shape = tuple(int(n) for n in shape)
         if len(shape) != geometry.ndim or min(shape) < 1:
             raise ValueError(f"{name} got an image of shape {shape}; lines in {geometry.ndim}-D need {geometry.ndim} axes, each at least 1 (leading axes of the input are batch).")
-        self.voxel_size = torch.as_tensor(voxel_size, dtype=torch.float64).expand(len(shape)).clone()
-        if not (self.voxel_size > 0).all() or not torch.isfinite(self.voxel_size).all():
+        self.voxel_size = per_axis(voxel_size, len(shape), name, "voxel_size")
+        if not (self.voxel_size > 0).all():
             raise ValueError(f"{name} got voxel_size={voxel_size}; it needs lengths in mm above 0.")
         middle = (torch.tensor(shape, dtype=torch.float64) - 1) / 2 * self.voxel_size
-        self.origin = -middle if origin is None else torch.as_tensor(origin, dtype=torch.float64).expand(len(shape)).clone()
+        self.origin = -middle if origin is None else per_axis(origin, len(shape), name, "origin")
         if storage not in ("auto", "stored", "matrix-free"):
             raise ValueError(f"{name} got storage={storage!r}; choose 'auto', 'stored' or 'matrix-free'.")
         if tof_bin is not None and (tof is None or tuple(tof_bin.shape) != geometry.shape or not bool(((tof_bin >= 0) & (tof_bin < tof.bins)).all())):
@@ -220,7 +220,9 @@ class RayTransform(JosephProjector):
     """
 
     def __init__(self, shape, angles, bins=None, bin_width=None, voxel_size=1.0, offset=0.0, origin=None, storage="auto", dtype=torch.float32, device="cpu"):
-        size = torch.as_tensor(voxel_size, dtype=torch.float64).expand(len(shape))
+        if isinstance(shape, int) or len(shape) != 2:
+            raise ValueError(f"RayTransform got an image of shape {shape}; it needs (y, x), and slices of a volume are a batch.")
+        size = per_axis(voxel_size, 2, "RayTransform", "voxel_size")
         width = float(size.min()) if bin_width is None else bin_width
         diagonal = float(torch.linalg.vector_norm(size * torch.tensor(shape, dtype=torch.float64)))
         beam = ParallelBeam(angles, int(np.ceil(diagonal / width)) if bins is None else bins, width, offset)

@@ -71,6 +71,14 @@ def finite(values, who, what):
     return values
 
 
+def per_axis(value, n, who, what):
+    """`value`, a number or one for each of `n` axes, as float64 (n,) on the CPU; ValueError for another count, NaN or inf."""
+    v = torch.as_tensor(value, dtype=torch.float64).cpu()
+    if v.dim() > 1 or v.dim() == 1 and len(v) != n or not torch.isfinite(v).all():
+        raise ValueError(f"{who} got {what}={value}; it needs a finite number, or one for each of the {n} axes.")
+    return v.expand(n).clone()
+
+
 def sum_trailing(x, ndim):
     """Sum over the last `ndim` axes; half precision accumulates in float32."""
     wide = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else None

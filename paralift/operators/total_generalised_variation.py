@@ -25,14 +25,14 @@ class SymmetrisedGradient(LinearOperator):
         space = space if isinstance(space, Space) else Space(space)
         self.axes, self.spacing = grid(space.ndim, axes, spacing, "SymmetrisedGradient")
         d, self.n = len(self.axes), space.ndim
-        self.rows = {(i, j): k for k, (i, j) in enumerate((i, j) for i in range(d) for j in range(i, d))}
-        super().__init__(Space((d, *space.shape), space.dtype, space.device), Space((len(self.rows), *space.shape), space.dtype, space.device))
+        self.entries = {(i, j): k for k, (i, j) in enumerate((i, j) for i in range(d) for j in range(i, d))}
+        super().__init__(Space((d, *space.shape), space.dtype, space.device), Space((len(self.entries), *space.shape), space.dtype, space.device))
 
     def _pairs(self, w, e):
         """(entries of w, those one before, the entries of E w that take their difference, its factor)."""
         for i, (a, h) in enumerate(zip(self.axes, self.spacing)):
             for j, b in enumerate(self.axes):
-                part, row = w.select(-self.n - 1, j), e.select(-self.n - 1, self.rows[min(i, j), max(i, j)])
+                part, row = w.select(-self.n - 1, j), e.select(-self.n - 1, self.entries[min(i, j), max(i, j)])
                 if a != b:
                     part, row = (v.narrow(b, 0, v.shape[b] - 1) for v in (part, row))
                 length = max(part.shape[a] - (2 if a == b else 1), 0)
@@ -75,7 +75,7 @@ class TotalGeneralisedVariation(_Variation):
     positive_homogeneous = True
 
     def __init__(self, alpha=(2.0, 1.0), space=None, channel_axis=None, axes=None, spacing=1.0, tolerance=1e-5, max_iterations=5000):
-        if len(alpha) != 2 or not all(a > 0 for a in alpha):
+        if not isinstance(alpha, (tuple, list)) or len(alpha) != 2 or not all(a > 0 for a in alpha):
             raise ValueError(f"TotalGeneralisedVariation got alpha={alpha}; it needs two positive numbers, (alpha_0, alpha_1).")
         self.alpha = tuple(float(a) for a in alpha)
         super().__init__(space, True, channel_axis, axes, spacing, tolerance, max_iterations)
@@ -115,14 +115,16 @@ class TotalGeneralisedVariation(_Variation):
         a0, a1 = self.alpha
         y, norm = D._call(x), max(sum(4 / h**2 for h in self._grid()[2]), 1e-12) ** 0.5
         w, q = y.clone(), torch.zeros_like(E._call(y))
-        t, s, ahead, level = 1 / norm, 1 / norm, w, self.tolerance * a1 * f._value(y)
+        size = (inner(y, y, self.ndim + 1) / y[(0,) * (y.dim() - self.ndim)].numel()).sqrt()           # steps in its units: value(a x) = a value(x)
+        t = (0.1 / norm * torch.where(size > 0, size, 1.0)).reshape(*size.shape, *(1,) * (self.ndim + 1))
+        s, level, r = 1 / (norm**2 * t), self.tolerance * a1 * f._value(y), 1.9
         for k in range(1, self.max_iterations + 1):
-            q = g._dual_ball(q + s * E._call(ahead), a0)
-            new = y + f._prox(w - t * E._adjoint(q) - y, t * a1)
-            if k % CHECK == 1 and (self._excess(y - new, E._call(new), *self._feasible(q, E, f), f, g) <= level).all():
-                return a1 * f._value(y - new) + a0 * g._value(E._call(new))
-            ahead, w = 2 * new - w, new
-        return a1 * f._value(y - w) + a0 * g._value(E._call(w))
+            new_w = y + f._prox(w - t * E._adjoint(q) - y, t * a1)
+            new_q = g._dual_ball(q + s * E._call(2 * new_w - w), a0)
+            if k % CHECK == 1 and (self._excess(y - new_w, E._call(new_w), *self._feasible(new_q, E, f), f, g) <= level).all():
+                break
+            w, q = torch.lerp(w, new_w, r), torch.lerp(q, new_q, r)
+        return a1 * f._value(y - new_w) + a0 * g._value(E._call(new_w))
 
     def _prox(self, x, sigma):
         sigma = self._steps(x, sigma)

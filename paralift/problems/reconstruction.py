@@ -13,7 +13,7 @@ from ..operators.indicators import IndicatorNonnegative
 from ..operators.joint_prox import JointProx
 from ..operators.linear import DiagonalOperator, IdentityOperator
 from ..operators.norms import L2NormSquared
-from ..operators.operator import Operator
+from ..operators.operator import Operator, _Composition
 from ..operators.space import Space, all_finite, finite
 from ..operators.stacks import ProductSpace, Selection
 from ..operators.subsets import subsets as in_subsets
@@ -90,11 +90,14 @@ class Reconstruction(Composite):
         A, b = self.operator, self.data
         if self.space.dtype.is_complex or b.is_complex():
             raise TypeError(f"Reconstruction got fidelity='poisson' with {A!r} of dtype {A.range.dtype}; counts and images are real: use 'gaussian'.")
+        if getattr(A, "events", False):
+            raise ValueError(f"Reconstruction got {A!r} with one line per event, whose likelihood needs the sensitivity image of the whole scan: "
+                             "pass the operator of the sinogram and histogram(events, scanner) as data, or iterate as PET.list_mode says.")
         expected = A._call(torch.ones(self.space.shape, dtype=b.dtype, device=b.device))
         if (expected < -1e-6 * expected.max()).any():
             raise ValueError(f"Reconstruction got fidelity='poisson' with {A!r}, which makes negative counts of the image that is 1 everywhere; it needs an operator that keeps "
                              "images >= 0 nonnegative.")
-        r = getattr(A, "background", None)
+        r = _background(A)
         if r is not None:
             r = finite(r, "Reconstruction", "background")
             if (r < 0).any():
@@ -110,7 +113,7 @@ class Reconstruction(Composite):
 
     def _uniform(self, batch):
         ones = torch.ones(self.space.shape, dtype=self.space.dtype, device=self.space.device)
-        expected, r = self.operator._call(ones), getattr(self.operator, "background", None)
+        expected, r = self.operator._call(ones), _background(self.operator)
         axes = tuple(range(-self.operator.range.ndim, 0))
         net = (self.data if r is None else (self.data - r).clamp(min=0)).sum(axes)
         level = (net / expected.sum().clamp(min=torch.finfo(ones.dtype).tiny)).clamp(min=1e-6 * float(net.max().clamp(min=1e-6)) / max(float(expected.sum()), 1e-6))
@@ -219,7 +222,7 @@ class Reconstruction(Composite):
 
     def predicted(self, image):
         """What the data would be without noise: A x, plus the background."""
-        r = getattr(self.operator, "background", None)
+        r = _background(self.operator)
         return self.operator(image) if r is None else self.operator(image) + r
 
     def gap(self, point, dual=()):
@@ -252,6 +255,18 @@ class Reconstruction(Composite):
         parts = [f"{self.fidelity if isinstance(self.fidelity, str) else repr(self.fidelity)} data {tuple(self.data.shape)}", repr(self.operator),
                  *(repr(f) for f in (self.regulariser, self.constraint) if f is not None)]
         return f"Reconstruction({'; '.join(parts)})"
+
+
+def _background(operator):
+    """The expected counts beside A x: those of `operator`, or of A in A @ K; ValueError where another product or sum has lost them."""
+    r, parts = getattr(operator, "background", None), [vars(operator)[name] for name in ("left", "right", "op") if isinstance(vars(operator).get(name), Operator)]
+    if r is not None or not parts:
+        return r
+    r = _background(parts[0]) if isinstance(operator, _Composition) else None
+    if r is None and any(_background(part) is not None for part in parts):
+        raise ValueError(f"Reconstruction got {operator!r}, made of an operator with a background, which counts beside A x alone: set the product's own, "
+                         "op.background = ..., or scale the sensitivity instead.")
+    return r
 
 
 def _data(operator, data):

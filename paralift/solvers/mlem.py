@@ -78,7 +78,7 @@ class MLEM(Solver):
 
 
 class OSEM(MLEM):
-    """MLEM on ordered subsets: an iteration is one MLEM step on each of `subsets` parts of the data (rows j, j + subsets, ... of the operator: views, list-mode events) in turn.
+    """MLEM on ordered subsets: an iteration is one MLEM step on each of `subsets` parts of the data (rows j, j + subsets, ... of the operator, such as views) in turn.
 
     About `subsets` times as fast as MLEM at first; it ends in a cycle near the maximum likelihood, so the objective may rise: take few subsets at the end, or SPDHG, which
     converges.

@@ -58,7 +58,7 @@ def test_a_stopped_worker_is_named_within_the_timeout():
     (lambda: pl.ISGM(1, 8, sweeps=3).solve(problem(), workers=2), r"runs on one worker; use ISGM with one sweep"),
     (lambda: pl.BCD(1, batch_size=8).solve(problem(), workers=2), r"runs on one worker(.|\n)*BCD without groups"),
     (lambda: pl.BregmanPGD(1).solve(problem(), workers=2), r"BregmanPGD"),
-    (lambda: pl.PGD(1).solve(pl.Composite(pl.L2NormSquared(3), start=torch.zeros(3)), workers=2), r"workers=2 was given for Composite, which has no stages and samples"),
+    (lambda: pl.PGD(1).solve(pl.Composite(pl.L2NormSquared(3), start=torch.zeros(3)), workers=2), r"2 workers were asked for, and Composite has .*it has no operator"),
     (lambda: pl.ISGM(1, 4).solve(problem(), workers=mesh(1, 2, schedule=Streamed(8))), r"4 samples in a minibatch were given for 8 microbatches"),
     (lambda: pl.PGD(1).solve(problem(), workers=pl.Workers(2, shard_parameters=True)), r"shard_parameters=True was given for PGD"),
     (lambda: Streamed(0), r"Streamed got microbatches=0"),
@@ -178,6 +178,9 @@ def test_fingerprints_tell_problems_apart():
     make = lambda **more: fingerprint(pl.LiftedTraining(network, x, y, **more))
     same, others = make(), [make(penalty="mac"), make(frozen="0.*"), make(weight_regulariser=pl.L1Norm()), make(rho=3.0)]
     assert same == make() and all(other != same for other in others)
+    image = torch.complex(x, x)
+    of = lambda data: fingerprint(pl.Reconstruction(pl.IdentityOperator(pl.Space((9, 5), torch.complex64)), data))["data"]
+    assert of(image) == of(image.clone()) != of(image.conj())
 
 
 def test_garbage_of_an_earlier_group_is_not_collected_in_a_worker(tmp_path):

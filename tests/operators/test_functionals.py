@@ -51,7 +51,7 @@ CASES = {
     "HuberTotalVariation": (pl.HuberTotalVariation(0.5, tolerance=1e-15, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64), (v([0, 3], [4, 0]), 5 + 3 + 4 - 0.75)),
     "DirectionalTotalVariation": (pl.DirectionalTotalVariation(RAMP, 1e-8, tolerance=1e-11, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64),
                                   (5 * RAMP + v([0], [1], [2]), 8)),
-    "DualProx": (pl.DualProx(pl.TotalVariation(), pl.IndicatorNonnegative(), pl.Space((3, 4), torch.float64), tolerance=1e-13, max_iterations=20000),
+    "DualProx": (pl.DualProx(pl.TotalVariation(), pl.IndicatorNonnegative(), pl.Space((3, 4), torch.float64), tolerance=1e-12, max_iterations=20000),
                  torch.randn(5, 3, 4, dtype=torch.float64), (torch.arange(12.0, dtype=torch.float64).reshape(3, 4), 6 * 17**0.5 + 2 * 4 + 3)),
     "IndicatorReal": (pl.IndicatorReal(), None, (v(1, -2), 0)),
     "Identity": (pl.Identity(), None, (v(1, 2), 0)),

@@ -54,6 +54,9 @@ def test_operator(name):
     pl.testing.check_operator(op.adjoint @ op)
     basis = torch.eye(op.domain.size, dtype=torch.float64).reshape(-1, *op.domain.shape)
     dense = op(basis).reshape(op.domain.size, -1)
+    some = op.rows(slice(0, None, 2))
+    pl.testing.check_operator(some)
+    assert torch.allclose(some(basis), op(basis)[:, ::2])
     assert abs(op.norm(iterations=3000, tolerance=1e-12) - torch.linalg.matrix_norm(dense, 2)) < 1e-4
 
 

@@ -59,6 +59,11 @@ def test_histograms_add_up(tmp_path):
     assert torch.equal(pl.histogram(events, SCANNER, axial="sum"), full.sum(1)) and torch.equal(pl.histogram(events, SCANNER.transaxial()), full.sum(1))
 
 
+def test_events_are_integers():
+    with pytest.raises(TypeError, match="int64"):
+        pl.Events(torch.rand(3), torch.rand(3))
+
+
 def test_bad_files(tmp_path):
     raw = words()[0]
     file = tmp_path / "a.l"
@@ -192,6 +197,14 @@ def test_list_mode_mlem_is_that_of_the_sinogram(tmp_path):
             y = y / s * B.adjoint(1 / (B(y) + B.background))
         assert torch.allclose(x, y, rtol=1e-10) and x.std() > 0.1 * x.mean()
         assert torch.allclose(B.rows(slice(0, 7))(x), B(x)[:7]) and B.rows(slice(0, 7)).background.shape == (7,)
+
+
+def test_list_mode_is_no_sinogram():
+    """A Poisson Reconstruction on events would take the events' own back projection for the sensitivity."""
+    scanner = pl.CylindricalScanner(16, 20.0)
+    listed = pl.PET(scanner, (6, 6), 2.0).list_mode(pl.Events(torch.tensor([1, 2]), torch.tensor([3, 4])))
+    with pytest.raises(ValueError, match="sensitivity image of the whole scan"):
+        pl.Reconstruction(listed, torch.ones(2), "poisson")
 
 
 def test_list_mode_with_time_of_flight():

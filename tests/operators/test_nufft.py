@@ -126,6 +126,7 @@ BAD = [
     (lambda: pl.NUFFT(points(2), (8, 8)), r"shape \(samples, 2\)"),
     (lambda: pl.NUFFT(points(5, 2) + 0j, (8, 8)), "real numbers"),
     (lambda: pl.NUFFT(points(5, 2), (8, 8), field_of_view=-0.2), "positive length in m"),
+    (lambda: pl.NUFFT(points(5, 2), (8, 8), field_of_view=(0.2, 0.2, 0.2)), "each of the 2 axes"),
     (lambda: pl.NUFFT(torch.full((5, 2), 30.0), (8, 8), field_of_view=0.24), "field_of_view / pixels"),
     (lambda: pl.NUFFT(points(5, 4), (8, 8, 8, 8)), "one to three axes"),
     (lambda: pl.NUFFT(points(5, 2), (8, 8), tolerance=2.0), "tolerance=2.0"),

@@ -182,6 +182,7 @@ BAD = [
     (lambda: pl.PET(RING, (5, 6), sensitivity=torch.ones(9, 7)), "it needs .9, 8."),
     (lambda: pl.PET(RING, (5, 6), sensitivity=-torch.ones(9, 8)), "below 0"), (lambda: pl.PET(RING, (5, 6), background=torch.full((9, 8), math.nan)), "NaN"),
     (lambda: pl.PET(RING, (5, 6), background=torch.ones(9, 8), tof=TOF), "it needs .9, 8, 4."), (lambda: pl.PET(RING, (5, 6), resolution=-1.0), "at least 0"),
+    (lambda: pl.PET(RING, (5, 6), resolution=(1.0, 1.0, 1.0)), "each of the 2 axes"), (lambda: pl.PET(RING, (5, 6), attenuation=0.0096), "mu in 1/mm"),
     (lambda: pl.PET(RING, (5, 6))(torch.zeros(6, 5)), "trailing axes"),
 ]
 

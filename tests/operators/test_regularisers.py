@@ -140,6 +140,15 @@ def test_tgv_is_at_most_total_variation_and_leaves_slopes():
     assert torch.allclose(f.prox(turn * z, 0.3), turn * f.prox(z, 0.3), atol=1e-2)
 
 
+def test_tgv_value_keeps_its_tolerance_at_every_scale():
+    """The value of a piecewise affine image, in any unit, is that of a long run, to the tolerance; a batch is a loop."""
+    n = torch.linspace(0, 1, 24, dtype=torch.float64)
+    image = n[:, None] * n**2 + (n > 0.5)
+    exact = float(pl.TotalGeneralisedVariation(tolerance=1e-7, max_iterations=4000)(image))
+    values = pl.TotalGeneralisedVariation(tolerance=1e-4)(torch.stack([image, 1e-3 * image, 1e4 * image, 0 * image]))
+    assert torch.allclose(values, exact * torch.tensor([1, 1e-3, 1e4, 0], dtype=torch.float64), rtol=2e-4)
+
+
 def test_hidden_unknowns_of_a_sum_are_joined():
     f, g = pl.TotalGeneralisedVariation(space=(6, 5)), pl.TotalVariation(space=(6, 5))
     h = 2.0 * f + g + 0.5 * f.translated(x[1])
@@ -216,6 +225,7 @@ BAD = [
     (lambda: pl.HuberTotalVariation(0), ValueError, "delta > 0"), (lambda: pl.GroupHuber(-1), ValueError, "delta > 0"),
     (lambda: pl.DirectionalTotalVariation(x[0] + 0j), TypeError, "its modulus"), (lambda: pl.DirectionalTotalVariation(x[0], eta=0), ValueError, "eta > 0"),
     (lambda: pl.DirectionalTotalVariation(x[0][:4])(x), ValueError, "resample it"), (lambda: pl.TotalGeneralisedVariation((1.0, 0.0)), ValueError, "two positive"),
+    (lambda: pl.TotalGeneralisedVariation(2.0), ValueError, "two positive"),
     (lambda: pl.Wavelet((12, 10), "db2", 2), ValueError, r"1 <= levels <= 1, or an element padded to \[12, 12\]"), (lambda: pl.Wavelet((7, 8)), ValueError, "padded to"),
     (lambda: pl.Wavelet((8, 8), "bior2.2"), ValueError, "not orthogonal"), (lambda: pl.Wavelet((8, 8), "nonsense"), ValueError, "orthogonal wavelet"),
     (lambda: pl.Casorati((5,)), ValueError, "frames"), (lambda: pl.WeightedL1Norm(-torch.ones(3)), ValueError, "weights >= 0"),

@@ -48,13 +48,13 @@ def emission(n=10, views=12, background=0.5):
     return A, torch.poisson(A(x) + background, generator=generator()), x
 
 
-FINE = dict(tolerance=1e-9, max_iterations=400)
+FINE = dict(tolerance=1e-10, max_iterations=3000)           # of the prox: E is off by about as much
 
 
 @pytest.mark.parametrize("constraint", [None, "real", "nonnegative"])
 def test_solvers_agree_on_coils_with_total_variation(constraint):
-    """PDHG, SPDHG over coils and ADMM take TV apart, FISTA and Douglas-Rachford by its prox; E by the formula."""
-    A, b, _ = scan()
+    """PDHG, SPDHG over coils and ADMM take TV apart, FISTA and Douglas-Rachford by its prox, all to 1e-8 of E; E by the formula."""
+    A, b, _ = scan(6)
     problem = pl.Reconstruction(A, b, regulariser=0.05 * pl.TotalVariation(**FINE), constraint=constraint)
     found = pl.PDHG(2000, tolerance=1e-7).solve(problem, record_every=50)
     x = found.solution
@@ -62,30 +62,31 @@ def test_solvers_agree_on_coils_with_total_variation(constraint):
     value = float(0.5 * (A(x) - b).abs().square().sum() + 0.05 * (d0.abs().square() + d1.abs().square()).sqrt().sum())
     assert found.objective == pytest.approx(value, rel=1e-12)
     assert constraint is None or x.imag.abs().max() == 0 and (constraint == "real" or x.real.min() >= 0)
-    for solver, tolerance in ((pl.FISTA(40), 1e-4), (pl.SPDHG(150, subsets=4), 1e-4), (pl.ADMM(150), 1e-2)):
-        assert solver.solve(problem, record_every=50).objective == pytest.approx(value, rel=tolerance), solver
+    for solver in (pl.FISTA(15), pl.SPDHG(1000, subsets=4, tolerance=1e-8), pl.ADMM(1000, tolerance=1e-8), pl.DouglasRachford(20)):
+        assert solver.solve(problem, record_every=25).objective == pytest.approx(value, rel=1e-8), solver
 
 
 @pytest.mark.parametrize("regulariser", [0.2 * pl.L1Norm(), 0.2 * pl.L2NormSquared(), 0.1 * pl.TotalVariation(**FINE),
                                          0.1 * pl.TotalVariation(**FINE) + 0.05 * pl.L1Norm()], ids=["l1", "l2", "tv", "tv + l1"])
 @pytest.mark.parametrize("constraint", [None, "nonnegative"])
 def test_optimality_against_the_subgradient(regulariser, constraint):
-    """PDHG and FISTA agree to 1e-4 of E, and the gap vanishes where x >= 0 is the only part with a prox."""
+    """PDHG and FISTA agree to 1e-7 of E, and the gap vanishes where x >= 0 is the only part with a prox."""
     g = generator()
     A = pl.MatrixOperator(torch.rand(40, 25, dtype=T, generator=g))
     if "TotalVariation" in repr(regulariser):
-        A = pl.Convolution(torch.rand(3, 3, dtype=T, generator=g), pl.Space((7, 7), T), padding="zero")
+        A = pl.Convolution(torch.rand(3, 3, dtype=T, generator=g) + 3 * torch.eye(3, dtype=T)[1].outer(torch.eye(3, dtype=T)[1]), pl.Space((7, 7), T), padding="zero")
     b = A(A.domain.randn(generator=g).abs()) + 0.3 * A.range.randn(generator=g)
     problem = pl.Reconstruction(A, b, regulariser=regulariser, constraint=constraint)
-    dual, primal = pl.PDHG(3000, tolerance=1e-8).solve(problem, record_every=50), pl.FISTA(150, tolerance=1e-6).solve(problem, record_every=20)
-    assert primal.objective == pytest.approx(dual.objective, rel=1e-4)
+    dual = pl.PDHG(5000, tolerance=1e-8).solve(problem, record_every=50)
+    primal = pl.FISTA(60 if "TotalVariation" in repr(regulariser) else 1000, tolerance=1e-5).solve(problem, record_every=5)
+    assert primal.objective == pytest.approx(dual.objective, rel=1e-7)
     if isinstance(problem.nonsmooth_part, pl.IndicatorNonnegative):
-        assert abs(float(problem.gap(dual.x, dual.state["dual"]))) < 1e-3 * dual.objective
+        assert abs(float(problem.gap(dual.x, dual.state["dual"]))) < 1e-6 * dual.objective
 
 
 def test_poisson_total_variation_to_a_certified_gap():
     """Tolerance(gap=) stops PDHG and SPDHG; the gap is above the true distance to the optimum all the way, and every other method ends at the same value."""
-    A, b, _ = emission()
+    A, b, _ = emission(9, 10)
     problem = pl.Reconstruction(A, b, "poisson", 0.3 * pl.TotalVariation(**FINE))
     best = pl.PDHG(3000, tolerance=1e-7).solve(problem, record_every=200).objective
     rows = []
@@ -94,10 +95,23 @@ def test_poisson_total_variation_to_a_certified_gap():
     assert result.status is pl.Status.CONVERGED and result.objective - best <= 1e-4 * best
     assert all(objective - best <= gap * (1 + 1e-9) + 1e-7 for objective, gap in rows)
     assert pl.SPDHG(1000, subsets=4, tolerance=pl.Tolerance(gap=1e-4)).solve(problem, record_every=20).status is pl.Status.CONVERGED
-    assert pl.FISTA(60).solve(problem, record_every=20).objective == pytest.approx(best, rel=1e-2)
+    assert pl.FISTA(80).solve(problem, record_every=20).objective == pytest.approx(best, rel=1e-7)
     plain = pl.Reconstruction(A, b, "poisson")
-    assert pl.BregmanPGD(600).solve(plain, record_every=100).objective == pytest.approx(pl.PDHG(1500).solve(plain, record_every=100).objective, rel=1e-2)
+    assert pl.BregmanPGD(1000).solve(plain, record_every=500).objective == pytest.approx(pl.PDHG(1500).solve(plain, record_every=500).objective, rel=1e-6)
     assert pl.BregmanPGD(20, kernel="burg").solve(plain).objective < float(plain.value(plain.start()))
+
+
+def test_a_background_is_never_lost():
+    """A @ K keeps A's; another product or sum is refused until it has its own."""
+    A, b, _ = emission()
+    flip = pl.LinearOperator(A.domain, A.domain)
+    flip._call = flip._adjoint = lambda x: x.flip(-1)
+    assert torch.equal(pl.Reconstruction(A @ flip, b, "poisson")._f.background, A.background)
+    with pytest.raises(ValueError, match="op.background = ..."):
+        pl.Reconstruction(0.5 * A, b, "poisson")
+    half = 0.5 * A
+    half.background = 0.5 * A.background
+    assert torch.equal(pl.Reconstruction(half, b, "poisson")._f.background, half.background)
 
 
 def test_batches_are_loops():
@@ -142,6 +156,8 @@ def test_results_draw_themselves(tmp_path):
     assert (tmp_path / "image.png").stat().st_size > 10_000 and "PSNR" in figure.get_suptitle() and result.solution.shape == x.shape
     titles = [ax.get_title() for ax in figure.get_axes()]
     assert "reconstruction, magnitude" in titles and any("profile" in t for t in titles)
+    small = pl.FISTA(2).solve(pl.Reconstruction(*scan(8)[:2]))
+    assert "PSNR" in small.show(reference=scan(8)[2]).get_suptitle()
     with pytest.raises(ValueError, match="both must agree"):
         result.show(reference=x[:5])
     volume = pl.PGD(2).solve(pl.Reconstruction(pl.IdentityOperator(pl.Space((12, 14, 16))), torch.rand(12, 14, 16)))

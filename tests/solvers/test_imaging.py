@@ -83,7 +83,7 @@ def test_mlem_falls_at_its_rate_to_the_optimum(background):
     slope = lambda v: problem.prox_form().gradient({"x": torch.as_tensor(v).reshape(10, 10)})["x"].reshape(-1).numpy()
     found = scipy.optimize.minimize(value, problem.start()["x"].reshape(-1).numpy(), jac=slope, method="L-BFGS-B", bounds=[(1e-12, None)] * 100,
                                     options={"maxiter": 3000, "ftol": 0, "gtol": 1e-10})
-    assert history[-1] - found.fun < 1e-2 * found.fun
+    assert pl.MLEM(6000).solve(problem, record_every=6000).objective == pytest.approx(found.fun, rel=1e-5)
     if background is None:
         first, best = problem.start()["x"], torch.as_tensor(found.x).reshape(10, 10)
         first = first * b.sum() / (seen * first).sum()
@@ -148,13 +148,13 @@ def test_discrepancy_is_met():
 def test_poisson_discrepancy_and_quasi_optimality():
     A, b = counts(5.0)
     problem = pl.Reconstruction(A, b, "poisson", 0.1 * pl.TotalVariation())
-    image = pl.discrepancy_weight(problem, solver=pl.PDHG(200), tolerance=0.02).result.solution
+    image = pl.discrepancy_weight(problem, solver=pl.PDHG(60), tolerance=0.02).result.solution
     assert abs(2 * float(problem._f(A(image))) / b.numel() - 1) < 0.02
     problem, _ = denoising()
     grid = [0.02 * 2**k for k in range(8)]
-    weight, result, table = pl.quasi_optimality_weight(problem, grid, pl.FISTA(10))
+    weight, result, table = pl.quasi_optimality_weight(problem, grid, pl.FISTA(8))
     assert table["weight"] == pytest.approx(grid) and table["change"].index(min(table["change"])) == grid.index(weight)
-    near = [pl.FISTA(10).solve(problem.reweighted(a)).solution for a in (weight, 2 * weight)]
+    near = [pl.FISTA(8).solve(problem.reweighted(a)).solution for a in (weight, 2 * weight)]
     assert torch.allclose(near[0], result.solution, atol=2e-2) and float((near[1] - near[0]).norm()) == pytest.approx(min(table["change"]), rel=0.1)
 
 
