@@ -22,6 +22,8 @@ class PDHG(Solver):
     ratio : sigma/tau = ratio^2 to begin with.
     relaxation : in [1, 2): (x, y) moves by this multiple of the step. By default 1.9; 1 with "accelerated" or with a gradient step on F.
 
+    With step="auto" every term has a sigma_j of its own, sigma times (max_i |K_i| / |K_j|)^2, so that a data term of large norm (counts) and a gradient move alike; |K|^2 below is
+    the sum of (sigma_j / sigma) |K_j|^2, |y|^2/sigma the sum of |y_j|^2/sigma_j.
     An F of constant curvature c (c/2 |x - m|^2) joins the prox, and gives the strong convexity that "accelerated" needs.
     residual: norm of the primal and dual optimality residuals at (x+, y+). The dual is kept in `result.state["dual"]`, `Tolerance(gap=...)` uses it.
     Converges for 1/tau - sigma |K|^2 >= L/2, L the Lipschitz constant of an explicit grad F. "constant" without one is the proximal point method in the metric
@@ -76,7 +78,9 @@ class PDHG(Solver):
 
     def start(self, problem):
         x = problem.start()["x"]
-        (L, c), norm2 = self._curvature(problem), sum((1.01 * K.norm()) ** 2 for _, K in problem.linear)
+        (L, c), squares = self._curvature(problem), [(1.01 * K.norm()) ** 2 for _, K in problem.linear]
+        weights = [max(squares) / s if self.step_size == "auto" and s > 0 else 1.0 for s in squares]
+        norm2 = sum(w * s for w, s in zip(weights, squares))
         sigma = self.ratio / max(norm2, 1e-30) ** 0.5
         tau = 0.99 / (0.5 * L + sigma * norm2) if norm2 or L else 1.0
         if self.step_size != "auto":
@@ -85,7 +89,7 @@ class PDHG(Solver):
                 warnings.warn(f"PDHG's steps ({tau:g}, {sigma:g}) break 1/tau - sigma |K|^2 >= L/2 (|K|^2 = {norm2:.4g}, L = {L:.4g}); use step='auto'.", stacklevel=5)
         dual = [torch.zeros_like(K._call(x)) for _, K in problem.linear]
         anchor = problem.smooth_part._gradient(torch.zeros_like(x)).div_(-c) if c else None              # F = c/2 |x - anchor|^2 + const
-        return {"point": {"x": x}, "dual": dual, "base": x, "base_dual": dual, "anchor": anchor, "tau": tau, "sigma": sigma, "L": L, "c": c, "norm2": norm2,
+        return {"point": {"x": x}, "dual": dual, "base": x, "base_dual": dual, "anchor": anchor, "tau": tau, "sigma": sigma, "L": L, "c": c, "norm2": norm2, "weights": weights,
                 "mark": {"x": x, "dual": dual}, "next": 1, "k": 0, "relaxation": self.relaxation or (1.0 if L or self.variant == "accelerated" else 1.9)}
 
     def step(self, problem, state):
@@ -104,16 +108,17 @@ class PDHG(Solver):
             later = {**state, "tau": theta * tau, "sigma": sigma}
         ahead = torch.lerp(x, new, 1 + theta)
         new_duals = []
-        for (H, K), y in zip(problem.linear, duals):
+        sigmas = [w * sigma for w in state["weights"]]
+        for (H, K), y, s in zip(problem.linear, duals, sigmas):
             z = K._call(ahead)
-            z = torch.add(y, z, alpha=sigma) if z is ahead else torch.add(y, z, alpha=sigma, out=z)
-            new_duals.append(H._conj_prox(z, sigma, out=z))
+            z = torch.add(y, z, alpha=s) if z is ahead else torch.add(y, z, alpha=s, out=z)
+            new_duals.append(H._conj_prox(z, s, out=z))
 
         def residuals():
             p = torch.sub(x, new).div_(tau).sub_(_adjoints(problem, [y - z for y, z in zip(duals, new_duals)], x))
             if gradient is not None:
                 p.sub_(gradient).add_(problem.gradient({"x": new})["x"])
-            d = [(y - z).div_(sigma).add_(K._call(ahead - new)) for (_, K), y, z in zip(problem.linear, duals, new_duals)]
+            d = [(y - z).div_(s).add_(K._call(ahead - new)) for (_, K), y, z, s in zip(problem.linear, duals, new_duals, sigmas)]
             return problem.norm({"x": p}), problem.dual_norm(d) if d else torch.zeros_like(v.real.sum())
 
         k = state["k"] + 1
@@ -131,10 +136,10 @@ class PDHG(Solver):
 
     @staticmethod
     def _balanced(problem, state, x, dual):
-        """tau becomes the geometric mean of itself and of the minimiser of |x - x'|^2/tau + |y - y'|^2/sigma at the same tau sigma, (x', y') being the point
+        """tau becomes the geometric mean of itself and of the minimiser of |x - x'|^2/tau + sum |y_j - y_j'|^2/sigma_j at the same tau sigma, (x', y') being the point
         at the last change, k / sqrt(2); a change by a factor of at most 10. 1/tau - sigma |K|^2 >= L/2 stays."""
         tau, sigma, L, mark = state["tau"], state["sigma"], state["L"], state["mark"]
-        p, d = float(problem.norm({"x": x - mark["x"]})), float(problem.dual_norm([y - z for y, z in zip(dual, mark["dual"])]))
+        p, d = float(problem.norm({"x": x - mark["x"]})), float(problem.dual_norm([(y - z) / w**0.5 for y, z, w in zip(dual, mark["dual"], state["weights"])]))
         if p > 0 and d > 0 and state["norm2"]:
             tau *= min(max(p / d * (sigma / tau) ** 0.5, 0.01), 100.0) ** 0.5
             tau = min(tau, 1.9 / L) if L else tau

@@ -158,6 +158,17 @@ def test_poisson_discrepancy_and_quasi_optimality():
     assert torch.allclose(near[0], result.solution, atol=2e-2) and float((near[1] - near[0]).norm()) == pytest.approx(min(table["change"]), rel=0.1)
 
 
+def test_pdhg_gives_every_term_its_own_step():
+    """(1/t) H(t K x) is the same term for every t > 0 where H is positively homogeneous: the iterates are the same too, so terms of unlike norms hold each other back no more."""
+    A, b = counts(5.0)
+    runs = []
+    for t in (1.0, 30.0):
+        K = pl.Gradient(A.domain)
+        problem = pl.Composite(None, pl.IndicatorNonnegative(), [pl.KullbackLeibler(b) @ A, (0.2 / t * pl.GroupL1Norm()) @ (t * K)], start=A.domain.zero() + 1)
+        runs.append(pl.PDHG(60).solve(problem, progress=False))
+    assert torch.allclose(runs[0].x["x"], runs[1].x["x"], rtol=1e-6)
+
+
 def test_discrepancy_gives_up_where_it_levels_off(monkeypatch):
     """Inconsistent data: the misfit falls to that of least squares, far above the target, and no further weights are tried."""
     from paralift.solvers import weights
