@@ -4,8 +4,8 @@
     B = A.list_mode(scan.prompts)                                  # one line per event
     x = x / A.adjoint(ones) * B.adjoint(1 / (B(x) + B.background))
 
-The first 612 ms of an 18F-FDG scan of a head (PARALIFT_DATA/pet): 218,881 prompts and 35,320 delayeds. All planes are added up into the transaxial one, as there are some 50 events a
-plane. Randoms: the delayed window counts them on every line, but with less than one count a line; as the rate of randoms on a line is the product of the rates of its two
+The first 612 ms of an 18F-FDG scan of a head (PARALIFT_DATA/pet): 218,881 prompts and 35,320 delayeds. All planes are added up into the transaxial one, as there are some
+50 events a plane. Randoms: the delayed window counts them on every line, but with less than one count a line; as the rate of randoms on a line is the product of the rates of its two
 crystals, r = e_i e_j, the crystals' rates are found from the delayeds by maximum likelihood, e_i <- (delayeds of crystal i) / (sum of e over its partners), 504 numbers instead of
 86,688. Neither attenuation nor normalisation nor scatter is in the file: the image is no activity in kBq/ml, only gaps and randoms are accounted for.
 
