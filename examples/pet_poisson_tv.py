@@ -5,10 +5,10 @@
     pl.PDHG(1500, tolerance=pl.Tolerance(gap=1e-3)).solve(problem)
 
 The transaxial plane of the Siemens mMR (504 positions, gaps between its blocks, 252 x 344 lines), an FDG-like slice made from the ICBM 152 brain (PARALIFT_DATA/phantoms),
-attenuation at 511 keV, a resolution of 4.5 mm, and randoms, which are uniform on the live lines and 30 % of the trues; counts are Poisson. Background and attenuation
-are known here. The gap bounds the distance to the least objective, relative to the objective, so the image with total variation is proved to be near the minimiser. Directional total variation
-spares the edges of the T1 image of the same head. How many iterations of MLEM and OSEM, and which weights, is chosen by PSNR on another slice than the one that is shown.
-Without the data, and with --quick, a phantom takes their place; its activity without the hot spot serves as the other image.
+attenuation at 511 keV, a resolution of 4.5 mm, and randoms, which are uniform on the live lines and 30 % of the trues; counts are Poisson. Background and attenuation are known
+here. The gap bounds the distance to the least objective, relative to the objective, so the image with total variation is proved to be near the minimiser. Directional total
+variation spares the edges of the T1 image of the same head. How many iterations of MLEM and OSEM, and which weights, is chosen by PSNR on another slice than the one that is
+shown. Without the data, and with --quick, a phantom takes their place; its activity without the hot spot serves as the other image.
 """
 
 import argparse

@@ -75,7 +75,7 @@ def plot_reconstruction(result, reference=None, path=None, level=None):
     """`Result.show`: image, reference and error on their grey scales, PSNR and SSIM over the whole image, the profile along the middle row, the objective. Returns the figure."""
     from matplotlib.figure import Figure
 
-    from .minibatch_metrics import psnr, ssim
+    from .metrics import psnr, ssim
 
     image = result.solution.detach().cpu()
     if image.dim() < 2:
