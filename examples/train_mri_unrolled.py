@@ -150,7 +150,9 @@ for ax, below, (name, u) in zip(axes[0], axes[1], [("true image", images[test]),
             if points:
                 below.plot(*zip(*points), style, markersize=3, label=curve)
         below.set(xlabel="seconds of training", ylabel="mean PSNR of the test slices (dB)")
-        below.grid(alpha=0.3), below.legend(fontsize=7)
+        below.grid(alpha=0.3)
+        if curves["lifted"]:
+            below.legend(fontsize=7)
     else:
         shown = below.imshow((u[0].abs() - truth).abs(), cmap="gray", vmin=0, vmax=0.1)
     ax.axis("off")

@@ -2,7 +2,6 @@
 
 import torch
 
-from ..operators.module import batch_norms
 from ..problems.problem import Problem
 
 __all__ = ["Blocks"]
@@ -26,7 +25,7 @@ class Blocks(Problem):
             setattr(self, same, getattr(problem, same))
         self.own = cuts[mesh.layer_rank]
         self.leads, self.alone = mesh.rank == 0, mesh.size == 1
-        self.normalised = bool(batch_norms(problem.network))
+        self.normalised = problem.normalised
         size = min(SHARDS, problem.samples) if deterministic and mesh.data <= SHARDS and not self.normalised else mesh.data
         if size < mesh.data:
             raise ValueError(f"{mesh.data} workers along the samples were asked for, and there are {problem.samples} samples; use Workers({problem.samples}) at most.")
@@ -45,13 +44,13 @@ class Blocks(Problem):
                                  "so workers cannot share them; move that axis to the front in the module (batch_first=True in torch's attention and recurrent layers).")
         worker = lambda l: next(k for k, r in enumerate(cuts) if l in r)
         self.worker = {s.index: worker(s.index) for s in problem.stages}                 # of every stage
-        self.owner = {f"x{s.index}": self.worker[s.index] for s in problem.stages[:-1]}   # of every block
+        self.owner = {f"x{l}": self.worker[max(l, 1)] for l in range(problem.lowest, problem.depth)}   # of every block
         for s in problem.stages:
             for name in s.theta:
                 self.owner.setdefault(name, self.worker[s.index])
         for name in problem.initial:                                                     # of no stage: a parameter that the network does not use
             self.owner.setdefault(name, 0)
-        self.names = [*problem.initial, *(f"x{s.index}" for s in problem.stages[:-1])]
+        self.names = [*problem.initial, *(f"x{l}" for l in range(problem.lowest, problem.depth))]
         self.position = {name: k for k, name in enumerate(self.names)}
         self.empty = next(iter(problem.initial.values())).new_empty(0)
         self._traffic, self._buffers = {}, {}

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from ..operators.functional import Functional
 from ..operators.operator import Operator
 from ..problems.composite import Composite
+from ..problems.lifted_inversion import LiftedInversion
 from ..problems.lifted_training import LiftedTraining
 from .asynchronous import serve_gradients
 from .layout import place
@@ -31,6 +32,7 @@ from .terms import place_terms, shares_terms
 
 __all__ = ["share", "rank", "interrupted"]
 
+LIFTED = (LiftedTraining, LiftedInversion)
 BEAT = 1.0                       # seconds between two signs of life
 LOST = 3                         # exit code of a worker that another one has left
 
@@ -56,14 +58,14 @@ def share(run, problem, solver, workers, options):
         return run(problem)
     world = int(os.environ["WORLD_SIZE"]) if launched else 1
     wish, terms = Workers(world) if workers is None else Workers.of(workers), isinstance(problem, Composite) and not isinstance(workers, Simulated)
-    if workers is None and not isinstance(problem, LiftedTraining) and not (terms and shares_terms(problem, world)):         # nothing to share: every process solves it, one writes
+    if workers is None and not isinstance(problem, LIFTED) and not (terms and shares_terms(problem, world)):         # nothing to share: every process solves it, one writes
         problem.leads = rank() == 0
         return run(problem)
     if launched and wish.total != world:
         raise ValueError(f"workers={wish.total} was given under torchrun with {world} processes; leave workers= out, or start torchrun --nproc-per-node {wish.total}.")
-    if wish.total == 1 and (solver.shared is None or not isinstance(problem, LiftedTraining)):
+    if wish.total == 1 and (solver.shared is None or not isinstance(problem, LIFTED)):
         return run(problem)
-    if not isinstance(problem, LiftedTraining) and not terms:
+    if not isinstance(problem, LIFTED) and not terms:
         raise TypeError(f"workers={wish.total} was given for {type(problem).__name__}, which has no stages and samples to share; solve it without workers=.")
     if not terms and wish.total > problem.samples * problem.depth:
         raise ValueError(f"{wish.total} workers were asked for, and the problem has {problem.depth} stages and {problem.samples} samples; use fewer.")
@@ -124,7 +126,7 @@ def _plain(thing):
 
 
 def _device(problem):
-    return problem.inputs.device if isinstance(problem, LiftedTraining) else problem.start()["x"].device
+    return problem.inputs.device if isinstance(problem, LIFTED) else problem.start()["x"].device
 
 
 def _tensors(thing, depth=0):
@@ -137,8 +139,8 @@ def _tensors(thing, depth=0):
 
 def fingerprint(problem):
     """{what: a short text} that equal problems share."""
-    digest = lambda tensors: hashlib.sha256(b"".join(t.detach().double().sum().cpu().numpy().tobytes() + t.flatten()[:64].double().cpu().numpy().tobytes()
-                                                     for t in tensors)).hexdigest()[:12]
+    plain = lambda t: (torch.view_as_real(t) if t.is_complex() else t).detach().double()
+    digest = lambda tensors: hashlib.sha256(b"".join(plain(t).sum().cpu().numpy().tobytes() + plain(t.flatten()[:64]).cpu().numpy().tobytes() for t in tensors)).hexdigest()[:12]
     if isinstance(problem, Composite):
         parts = (problem.smooth_part, problem.nonsmooth_part, *problem.linear)
         return {"terms": _plain(parts), "start": digest(problem.start().values()), "data": digest(_tensors(parts))}

@@ -2,7 +2,6 @@
 
 import torch
 
-from ..operators.module import batch_norms
 from .costs import Link, counted_costs, layout_for, layout_table, measured_costs
 from .mesh import Mesh, Simulated
 from .minibatches import Placed, SimulatedRow
@@ -23,7 +22,9 @@ def place(problem, solver, wish, interrupted):
         shapes, why = [(d, l) for d, l in shapes if d == 1], "; simulated workers share layers"
     if solver.shared == "samples":
         shapes, why = [(d, l) for d, l in shapes if l == 1], f"; {name} shares samples only: use Workers(data={wish.total}, layers=1)"
-    if batch_norms(problem.network) and not minibatches:
+    if problem.lowest == 0:
+        shapes, why = [(d, l) for d, l in shapes if l == 1], f"; an unknown input is shared by samples: use Workers(data={wish.total}, layers=1)"
+    if problem.normalised and not minibatches:
         other = f"use Workers(data=1, layers={wish.total})" if solver.shared == "blocks" else "use ISGM"
         shapes, why = [(d, l) for d, l in shapes if d == 1], f"; BatchNorm couples the samples, which {name} would split: {other}"
     if not shapes:

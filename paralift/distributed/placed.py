@@ -22,12 +22,13 @@ class PlacedBlocks(Blocks):
 
     def start(self):
         """The forward pass of this worker's samples, of which it keeps its stages' x."""
-        theta, pieces = self.problem.start_theta(), {}
+        theta, lowest = self.problem.start_theta(), self.problem.lowest
+        pieces = {} if lowest else {"x0": [part.inputs for part in self.parts]}
         for part in self.parts:
-            values = {}
+            values = {} if lowest else {0: part.inputs}
             for s in self.problem.stages[:self.own.stop - 1]:
                 if s.index < self.problem.depth:
-                    point = {**theta, **{f"x{p}": values[p] for p in s.parents if p}}
+                    point = {**theta, **{f"x{p}": values[p] for p in s.parents if p >= lowest}}
                     values[s.index] = s.penalty.activation(s.forward(part._input(s, point), point, part.seed, update_buffers=True))
                     for p in [p for p in values if p not in self.own and all(c.index <= s.index for c in self._children(p))]:
                         del values[p]
@@ -213,7 +214,7 @@ class PlacedBlocks(Blocks):
             if self.is_x(name):
                 l = int(name[1:])
                 for i, rows in enumerate(self.local):
-                    values[self.position[name], self.first + i] = float(self.problem.rho[l] * self.problem.stages[l - 1].penalty.nonsmooth(point[name][rows]).sum() / self.samples)
+                    values[self.position[name], self.first + i] = float(self.problem.block_value(l, point[name][rows]) / self.samples)
             elif name in self.regularisers and self.mesh.data_rank == 0:
                 values[self.position[name], 0] = float(self.regularisers[name](point[name]))
         return self.mesh.total(values).sum()
@@ -309,7 +310,8 @@ class PlacedBlocks(Blocks):
 
     def finish(self, point):
         self.buffers()
-        return self.problem.finish(self._network_point(point))
+        inputs = {} if self.problem.lowest else {"x0": self._collect("x0", point["x0"])}
+        return self.problem.finish({**self._network_point(point), **inputs})
 
     def _network_point(self, point):
         """All parameters, and a sign whether the point holds x."""

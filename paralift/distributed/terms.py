@@ -63,7 +63,8 @@ def _rows(op):
     """The length of the first axis of the range, where its rows can be computed apart; 0 elsewhere."""
     inside = op
     while isinstance(inside, (_Composition, _ScaledOperator)):
-        inside = getattr(inside, "left", None) or inside.op
+        through = isinstance(inside, _Composition) and type(inside.left)._rows_after is not LinearOperator._rows_after
+        inside = inside.right if through else getattr(inside, "left", None) or inside.op
     return op.range.shape[0] if op.range.ndim and type(inside).rows is not LinearOperator.rows and not isinstance(inside, _Rows) else 0
 
 
@@ -128,6 +129,8 @@ class _RowOperator(LinearOperator):
 class _RowTerm(_Wrapper):
     """f on this worker's rows, whose value is that of all rows."""
 
+    transparent = True
+
     def __init__(self, f, A, whole):
         super().__init__(_part(f, A.inside, whole).on(A.range))
         self.A, begin, self.shards = A, A.inside.start, []
@@ -180,10 +183,9 @@ class _RowLeastSquares(LeastSquares):
 class _RowsOfTerms(_Shared):
     def _place(self, x, deterministic):
         self.layout = f"rows of the data terms on {self.mesh.size} workers"
-        self.smooth_part = self._share(self.smooth_part, deterministic)
+        whole, self.smooth_part = self.smooth_part, self._share(self.smooth_part, deterministic)
         self.linear = tuple((_RowTerm(H, A, K.range), A) if (A := self._row_operator(K, deterministic) if H.separable else None) is not None else (H, K) for H, K in self.linear)
-        if getattr(self, "subsets", None):
-            self.subsets = tuple(self._share(f, deterministic) for f in self.subsets)
+        self.subsets = tuple(self.smooth_part if f is whole else self._share(f, deterministic) for f in self.subsets)
 
     def _row_operator(self, op, deterministic):
         mesh, n = self.mesh, _rows(op)
@@ -206,7 +208,9 @@ class _RowsOfTerms(_Shared):
         if A is None:
             return f
         if isinstance(f, LeastSquares):
-            return _RowLeastSquares(A, f.data[(..., A.inside, *[slice(None)] * (A.range.ndim - 1))], f.weight, f.tolerance, f.max_iterations)
+            new = _RowLeastSquares(A, f.data[(..., A.inside, *[slice(None)] * (A.range.ndim - 1))], f.weight, f.tolerance, f.max_iterations)
+            new.f = _RowTerm(f.f, A, f.op.range)
+            return new
         return _RowTerm(f.f, A, f.op.range) @ A
 
     def _square(self, K, y):

@@ -6,7 +6,8 @@ from .casorati import Casorati
 from .coil_maps import *  # noqa: F403
 from .directional_total_variation import *  # noqa: F403
 from .dual_prox import DualProx
-from .entropies import *  # noqa: F403  # noqa: F403
+from .entropies import *  # noqa: F403  # noqa: F403  # noqa: F403
+from .filter_bank import FilterBank
 from .functional import Functional
 from .gaussian_blur import GaussianBlur
 from .geometry import ParallelBeam, Rays
@@ -24,6 +25,7 @@ from .norms import *  # noqa: F403
 from .nufft import *  # noqa: F403
 from .operator import LinearOperator, Operator
 from .penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
+from .penalty_term import PenaltyTerm
 from .pet import PET
 from .plug_and_play import PlugAndPlay
 from .potentials import *  # noqa: F403
@@ -38,4 +40,5 @@ from .subsets import subsets
 from .time_of_flight import TimeOfFlight
 from .total_generalised_variation import *  # noqa: F403
 from .total_variation import TotalVariation
+from .transforms import FourierTransform, HadamardTransform
 from .wavelet import Wavelet

@@ -12,6 +12,7 @@ class _Wrapper(Functional):
     """A functional made of others: binding reaches them."""
 
     parts = ("f",)
+    transparent = False        # f itself, evaluated in another place
 
     def __init__(self, f):
         self.f, self.space, self.ndim = f, f.space, f.ndim

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from ..operators.module import batch_norms
 from ..operators.operator import push_forward
 from .finite_sum import FiniteSum
 from .problem import Linearisation, Problem
@@ -21,6 +22,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
     """
 
     least_samples = 1            # that normalisations need at a time
+    lowest = 1                   # number of the first unknown x; 0 where the input is one too (`LiftedInversion`)
 
     def __init__(self, stages, loss, inputs, targets, rho, regularisers, extra, frozen=(), anchor=None, tau=math.inf, seed=0, initial=None):
         self.stages, self.loss, self.inputs, self.targets = stages, loss, inputs, targets
@@ -29,6 +31,11 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         self.samples = len(inputs)
         self.theta_names = list(dict.fromkeys(name for s in stages for name in s.theta if name not in frozen))        # trained; a shared one once
         self.depth, self._trained, self._kept = len(stages), set(self.theta_names), {}
+
+    @property
+    def normalised(self):
+        """Whether a normalisation couples the samples."""
+        return bool(batch_norms(self.network))
 
     # ---- subproblems
     def restrict(self, samples, anchor=None, tau=math.inf, seed=0):
@@ -74,8 +81,8 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
     def _input(self, stage, point):
         """What the stage acts on: its parent's x (or the data), a tuple for several parents."""
         if len(stage.parents) == 1:
-            return point[f"x{stage.parents[0]}"] if stage.parents[0] else self.inputs
-        return tuple(point[f"x{p}"] if p else self.inputs for p in stage.parents)
+            return point[f"x{stage.parents[0]}"] if stage.parents[0] >= self.lowest else self.inputs
+        return tuple(point[f"x{p}"] if p >= self.lowest else self.inputs for p in stage.parents)
 
     def _residual(self, stage, point, z):
         """rho_l dP_l/dz (the loss's gradient for the last stage), per sample."""
@@ -91,7 +98,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         for stage in self.stages:
             l, trained = stage.index, self._trained
             theta = [name for name in stage.theta if (name in trained if blocks is None else name in blocks)]
-            wanted = tuple(p > 0 and (blocks is None or f"x{p}" in blocks) for p in stage.parents)
+            wanted = tuple(p >= self.lowest and (blocks is None or f"x{p}" in blocks) for p in stage.parents)
             need_out = l < self.depth and (blocks is None or f"x{l}" in blocks)
             if theta or need_out or any(wanted):
                 yield stage, theta, wanted, need_out
@@ -153,12 +160,20 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
 
     def nonsmooth_value(self, point):
         value = torch.zeros((), dtype=self.inputs.dtype if self.inputs.is_floating_point() else torch.float32, device=self.inputs.device)
-        for stage in self.stages[:-1]:
-            x = point[f"x{stage.index}"]
-            value = value + self.rho[stage.index] * stage.penalty.nonsmooth(x).sum() / self.samples
+        for l in range(self.lowest, self.depth):
+            value = value + self.block_value(l, point[f"x{l}"]) / self.samples
         for name, R in self.regularisers.items():
             value = value + R(point[name])
         return value
+
+    def _potential(self, l):
+        """(weight, functional with a prox): what G holds of a sample's x_l."""
+        return self.rho[l], self.stages[l - 1].penalty.nonsmooth
+
+    def block_value(self, l, x):
+        """The sum over the samples of what G holds of x_l."""
+        weight, f = self._potential(l)
+        return weight * f(x).sum()
 
     def prox(self, point, steps):
         new = {}
@@ -166,13 +181,13 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
             if name in self.regularisers:
                 v = self.regularisers[name]._prox(v, steps[name])
             elif name[0] == "x" and name[1:].isdigit():
-                l = int(name[1:])
-                v = self.stages[l - 1].penalty.nonsmooth._prox(v, self.rho[l] * steps[name] / self.samples)
+                weight, f = self._potential(int(name[1:]))
+                v = f._prox(v, weight * steps[name] / self.samples)
             new[name] = v
         return new
 
     def sweep_order(self):
-        """Backwards through the network: x_l, then theta_l, as in a backward sweep."""
+        """Backwards through the network: x_l, then theta_l, as in a backward sweep; an unknown input last."""
         order = []
         for stage in reversed(self.stages):
             if stage.index < self.depth:
@@ -180,11 +195,11 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
             theta = tuple(name for name in stage.theta if name in self._trained)
             if theta:
                 order.append(theta)
-        return order
+        return order if self.lowest else [*order, ("x0",)]
 
     def colours(self):
         """All parameters (given x, the stages are apart), then the x in as few colours as a greedy choice needs: two for a chain, odd and even layers."""
-        theta, coupled = [], {l: set() for l in range(1, self.depth)}
+        theta, coupled = [], {l: set() for l in range(self.lowest, self.depth)}
         for stage in self.stages:
             own = tuple(name for name in stage.theta if name in self._trained and not any(name in group for group in theta))
             theta += [own] if own else []
@@ -252,7 +267,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         if need_out:
             bounds[f"x{l}"] = self.rho[l] * stage.penalty.curvature / n
         if any(wanted):
-            norm = float(stage.input_norm_squared(self._input(stage, point), point, self.seed))
+            norm = float(stage.input_norm_squared(self._input(stage, point), point, self.seed, lowest=self.lowest))
             bounds.update({f"x{p}": weight * norm / n for p, want in zip(stage.parents, wanted) if want})
         if theta:
             bounds.update(dict.fromkeys(theta, weight * self._theta_norm(stage, point) / n))

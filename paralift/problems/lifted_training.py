@@ -16,7 +16,7 @@ from ..operators.space import all_finite
 from .lift import lift
 from .lifted import LiftedProblem
 from .losses import loss_from
-from .stages import Stage
+from .stages import Stage, bind_spaces
 
 __all__ = ["LiftedTraining"]
 
@@ -126,23 +126,7 @@ class LiftedTraining(LiftedProblem):
             if ends_in_activation:
                 stages.append(Stage(len(stages) + 1, nn.Identity(), {}, None))
         theta = dict(self.network.named_parameters())
-        # one small forward pass finds the spaces and every shape error
-        with torch.no_grad():
-            values, point = {0: few}, {name: p.detach() for name, p in theta.items()}
-            for stage in stages:
-                x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
-                try:
-                    z = stage.forward(x, point, seed=0)
-                    if not torch.is_tensor(z):
-                        raise RuntimeError(f"it returns a {type(z).__name__}, and a stage needs one tensor: wrap the layer in a module that picks it.")
-                except (RuntimeError, IndexError, ValueError) as error:
-                    shapes = ", ".join(str(tuple(v.shape)) for v in (x if isinstance(x, tuple) else (x,)))
-                    raise ValueError(f"stage {stage.index} ({stage.operator}) refused an input of shape {shapes}, dtype {few.dtype}: {str(error).splitlines()[0]} "
-                                     "Make the layer's size and dtype fit the data or the layer before.") from None
-                stage.space = tuple(z.shape[1:])
-                if stage.penalty is not None:
-                    stage.penalty = stage.penalty.on(stage.space)
-                    values[stage.index] = stage.penalty.activation(z)
+        z = bind_spaces(stages, few, {name: p.detach() for name, p in theta.items()})
         if self._last_penalty is not None:
             self._last_penalty = self._last_penalty.on(stages[-1].space)
         loss = loss_from(loss, self._last_penalty)
@@ -241,11 +225,11 @@ class LiftedTraining(LiftedProblem):
         self._check_size(len(inputs))
 
     @staticmethod
-    def _rho(rho, depth):
+    def _rho(rho, depth, default=2.0):
         rho = rho(depth) if callable(rho) else rho
         if not isinstance(rho, (int, float, dict)) or isinstance(rho, dict) and not all(l in range(1, depth) for l in rho):
             raise ValueError(f"rho={rho!r} was given; it needs a positive number, or {{layer: number}} for the layers 1 to {depth - 1}.")
-        table = {l: float(rho.get(l, 2.0) if isinstance(rho, dict) else rho) for l in range(1, depth)}
+        table = {l: float(rho.get(l, default) if isinstance(rho, dict) else rho) for l in range(1, depth)}
         for l, value in table.items():
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"rho = {value} was given for layer {l}; a penalty weight needs a positive finite number.")

@@ -235,8 +235,7 @@ class Reconstruction(Composite):
         if not count:
             if not hasattr(F, "op"):
                 return super().gap(point, dual)
-            f = self._f.on(F.op.range)
-            pairs, count = [(f, F.op, f._gradient(F.op._call(point["x"]))), *pairs], 1
+            pairs, count = [(F.f, F.op, F.f._gradient(F.op._call(point["x"]))), *pairs], 1
         poisson = self.fidelity == "poisson"
         if poisson:                                      # y <= 1 holds up to rounding
             pairs = [(H, K, y.clamp(max=1)) for H, K, y in pairs[:count]] + pairs[count:]

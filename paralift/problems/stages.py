@@ -17,7 +17,7 @@ from ..operators.operator import push_forward
 from ..operators.penalties import Penalty
 from .loans import lending, lent_input
 
-__all__ = ["Stage", "chain", "affine"]
+__all__ = ["Stage", "chain", "affine", "bind_spaces"]
 
 
 def affine(inputs, outputs, bias=True):
@@ -119,8 +119,8 @@ class Stage:
         return {inside: name for name, inside in self.theta.items()}
 
     def pairs(self, values):
-        """(parent, its part of `values`), the data and absent parts left out."""
-        return [(p, v) for p, v in zip(self.parents, values if isinstance(values, tuple) else (values,)) if p and v is not None]
+        """(parent, its part of `values`), absent parts left out."""
+        return [(p, v) for p, v in zip(self.parents, values if isinstance(values, tuple) else (values,)) if v is not None]
 
     def _local(self, point):
         return {inside: point[name] for name, inside in self.theta.items()}
@@ -207,8 +207,9 @@ class Stage:
         pull.fresh = fresh
         return values, pull
 
-    def input_norm_squared(self, x, point, seed=None, iterations=12):
-        """|A'(x)|^2 in all lifted parents at once, by power iteration on at most 8 samples (for affine layers the operator is the same for each), with 10 % on top."""
+    def input_norm_squared(self, x, point, seed=None, iterations=12, lowest=1):
+        """|A'(x)|^2 in all parents from number `lowest` on at once, by power iteration on at most 8 samples (for affine layers the operator is the same for each),
+        with 10 % on top."""
         if self.is_linear_layer:
             W = point[next(name for name, inside in self.theta.items() if inside == "weight")]
             v = torch.ones(W.shape[1], dtype=W.dtype, device=W.device)
@@ -216,7 +217,7 @@ class Stage:
                 v = W.T @ (W @ (v / torch.linalg.vector_norm(v).clamp(min=1e-30)))
             return 1.1 * torch.linalg.vector_norm(v)
         xs = [v[:8] for v in (x if isinstance(x, tuple) else (x,))]
-        moving = [i for i, v in enumerate(xs) if v.is_floating_point() and (self.parents[i] or len(xs) == 1)]
+        moving = [i for i, v in enumerate(xs) if v.is_floating_point() and (self.parents[i] >= lowest or len(xs) == 1)]
         local = self._local(point)
 
         def f(*us):
@@ -232,3 +233,24 @@ class Stage:
             size = length(vs)
             vs = torch.func.vjp(f, *at)[1](push_forward(f, at, tuple(v / size for v in vs)))
         return 1.1 * length(vs)
+
+
+def bind_spaces(stages, x, theta):
+    """Bind every stage and its penalty to the space of its output, by one forward pass of a few inputs x; returns the last stage's z. ValueError where a stage refuses."""
+    values = {0: x}
+    with torch.no_grad():
+        for stage in stages:
+            given = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
+            try:
+                z = stage.forward(given, theta, seed=0)
+                if not torch.is_tensor(z):
+                    raise RuntimeError(f"it returns a {type(z).__name__}, and a stage needs one tensor: wrap the layer in a module that picks it.")
+            except (RuntimeError, IndexError, ValueError) as error:
+                shapes = ", ".join(str(tuple(v.shape)) for v in (given if isinstance(given, tuple) else (given,)))
+                raise ValueError(f"stage {stage.index} ({stage.operator}) refused an input of shape {shapes}, dtype {x.dtype}: {str(error).splitlines()[0]} "
+                                 "Make the layer's size and dtype fit the data or the layer before.") from None
+            stage.space = tuple(z.shape[1:])
+            if stage.penalty is not None:
+                stage.penalty = stage.penalty.on(stage.space)
+                values[stage.index] = stage.penalty.activation(z)
+    return z

@@ -19,7 +19,8 @@ class ADMM(Solver):
     ----------
     rho : of the augmented Lagrangian to begin with.
     balancing : in the first 1000 iterations, after ever longer waits, rho grows by sqrt(p/d), at most 5, at least 1/5, where one of p and d is more than 1.5 times the
-        other: p the primal residual over max(|K x|, |z|), d the dual one over |K* y|.
+        other: p the primal residual over max(|K x|, |z|), d the dual one over |(K_1* y_1, ..)|
+        (the sum of the K_j* y_j is 0 at a solution where F and G are).
     relaxation : r in [1, 2), 1 by default.
     exact : solve the x-step by conjugate gradients where F is quadratic and G absent; otherwise the step is the linearised one above.
 
@@ -110,7 +111,8 @@ class ADMM(Solver):
         if self.balancing and state["next"] <= later["k"] <= 1000:
             found = residuals()
             p = max(float(found[0]), 1e-30) / max(float(norms(images)), float(norms(new_z)), 1e-30)
-            d = max(float(found[1]), 1e-30) / max(rho * float(problem.norm({"x": sum(k._adjoint(u) for k, u in zip(K, new_u))})), 1e-30)
+            pulls = sum(float(problem.norm({"x": k._adjoint(u)})) ** 2 for k, u in zip(K, new_u)) ** 0.5
+            d = max(float(found[1]), 1e-30) / max(rho * pulls, 1e-30)
             factor = 1.0 if 1 / 1.5 <= p / d <= 1.5 else min(max((p / d) ** 0.5, 0.2), 5.0)
             later.update(rho=rho * factor, u=[u / factor for u in new_u], next=int(1.2 * later["k"]) + 10)
         later["dual"] = [rho * u for u in new_u]

@@ -5,6 +5,7 @@ from math import inf, isfinite
 
 import torch
 
+from ..problems.problem import Linearisation
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
 from .storage import Storage
@@ -111,7 +112,7 @@ class BCD(Solver):
         before = state["point"]
         point, residual = self._sweep(problem, before, state["sweep"], state["previous"])
         new = {"point": point, "previous": before if self.inertia else {}, "sweep": state["sweep"] + 1}
-        return new, {"objective": float(problem.value(point)), "residual": residual, **problem.metrics(point)}
+        return new, lambda: {"objective": float(problem.value(point)), "residual": residual, **problem.metrics(point)}
 
     # ---- one sweep over the blocks
     def _sweep(self, problem, point, sweep, previous=None):
@@ -143,7 +144,7 @@ class BCD(Solver):
         bounds = problem.lipschitz(at, names)
         tau = {k: self.factor / max(float(bounds[k]), 1e-12) if isfinite(bounds[k]) else 1.0 for k in names}
         for inner in range(self.inner_steps):
-            lin, active = problem.linearise(at, names), groups
+            lin, active = problem.linearise(at, names) if self.search else Linearisation(None, problem.gradient(at, names)), groups
             values = None if not self.search else [float(lin.value)] if len(groups) == 1 else problem.group_values(at, groups)
             for _ in range(40):
                 own = [k for group in active for k in group]

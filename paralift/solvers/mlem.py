@@ -100,6 +100,6 @@ def _poisson(term):
     if not isinstance(term, _Composed) or not term.op.is_linear:
         return None
     f = term.f
-    while isinstance(f, _Scaled):
+    while isinstance(f, _Scaled) or getattr(f, "transparent", False):
         f = f.f
     return (f.data, term.op, f.background) if isinstance(f, KullbackLeibler) else None

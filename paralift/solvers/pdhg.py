@@ -16,18 +16,16 @@ class PDHG(Solver):
 
     Parameters
     ----------
-    step : "auto", or a pair (tau, sigma).
+    step : "auto", or a pair (tau, sigma). "auto" gives every term its own sigma_j, so that all sigma_j |K_j|^2 are equal.
     variant : "adaptive" (tau/sigma follows the distances that x and y go, some 20 times until k = 2048; then it is fixed, and the theorem holds),
         "accelerated" (theta < 1; E strongly convex), "constant" (theta = 1).
     ratio : sigma/tau = ratio^2 to begin with.
     relaxation : in [1, 2): (x, y) moves by this multiple of the step. By default 1.9; 1 with "accelerated" or with a gradient step on F.
 
-    With step="auto" every term has a sigma_j of its own, sigma times (max_i |K_i| / |K_j|)^2, so that a data term of large norm (counts) and a gradient move alike; |K|^2 below is
-    the sum of (sigma_j / sigma) |K_j|^2, |y|^2/sigma the sum of |y_j|^2/sigma_j.
     An F of constant curvature c (c/2 |x - m|^2) joins the prox, and gives the strong convexity that "accelerated" needs.
     residual: norm of the primal and dual optimality residuals at (x+, y+). The dual is kept in `result.state["dual"]`, `Tolerance(gap=...)` uses it.
-    Converges for 1/tau - sigma |K|^2 >= L/2, L the Lipschitz constant of an explicit grad F. "constant" without one is the proximal point method in the metric
-    |z|_M^2 = |x|^2/tau - 2 <K x, y> + |y|^2/sigma: the means of k steps have a gap of at most |z_0 - z*|_M^2 / (2 r k), r the relaxation; where G and H* are gamma- and
+    Converges for 1/tau - sum_j sigma_j |K_j|^2 >= L/2, L the Lipschitz constant of an explicit grad F. "constant" without one is the proximal point method in the metric
+    |z|_M^2 = |x|^2/tau - 2 <K x, y> + sum_j |y_j|^2/sigma_j: the means of k steps have a gap of at most |z_0 - z*|_M^2 / (2 r k), r the relaxation; where G and H* are gamma- and
     delta-strongly convex |z_k - z*|_M falls by 1/(1 + m), m = min(gamma tau, delta sigma)/(1 + sqrt(tau sigma) |K|), at r = 1. "accelerated":
     |x_k - x*|^2 <= tau_k^2 (|x_0 - x*|^2/tau_0^2 + |y_0 - y*|^2/(tau_0 sigma_0)), tau_k = O(1/(gamma k)), y_0 the dual before the first half step.
     Sources: Chambolle & Pock, J. Math. Imaging Vis. 40, 2011; Condat, J. Optim. Theory Appl. 158, 2013; Vu, Adv. Comput. Math. 38, 2013; metric: He & Yuan, SIAM J.
@@ -78,9 +76,9 @@ class PDHG(Solver):
 
     def start(self, problem):
         x = problem.start()["x"]
-        (L, c), squares = self._curvature(problem), [(1.01 * K.norm()) ** 2 for _, K in problem.linear]
-        weights = [max(squares) / s if self.step_size == "auto" and s > 0 else 1.0 for s in squares]
-        norm2 = sum(w * s for w, s in zip(weights, squares))
+        (L, c), norms2 = self._curvature(problem), [(1.01 * K.norm()) ** 2 for _, K in problem.linear]
+        norm2 = sum(norms2)
+        weights = [norm2 / (len(norms2) * max(n, 1e-30)) if self.step_size == "auto" else 1.0 for n in norms2]              # sigma_j = weights[j] sigma
         sigma = self.ratio / max(norm2, 1e-30) ** 0.5
         tau = 0.99 / (0.5 * L + sigma * norm2) if norm2 or L else 1.0
         if self.step_size != "auto":
@@ -108,7 +106,7 @@ class PDHG(Solver):
             later = {**state, "tau": theta * tau, "sigma": sigma}
         ahead = torch.lerp(x, new, 1 + theta)
         new_duals = []
-        sigmas = [w * sigma for w in state["weights"]]
+        sigmas = [sigma * w for w in state["weights"]]
         for (H, K), y, s in zip(problem.linear, duals, sigmas):
             z = K._call(ahead)
             z = torch.add(y, z, alpha=s) if z is ahead else torch.add(y, z, alpha=s, out=z)
@@ -136,7 +134,7 @@ class PDHG(Solver):
 
     @staticmethod
     def _balanced(problem, state, x, dual):
-        """tau becomes the geometric mean of itself and of the minimiser of |x - x'|^2/tau + sum |y_j - y_j'|^2/sigma_j at the same tau sigma, (x', y') being the point
+        """tau becomes the geometric mean of itself and of the minimiser of |x - x'|^2/tau + |y - y'|^2/sigma at the same tau sigma, (x', y') being the point
         at the last change, k / sqrt(2); a change by a factor of at most 10. 1/tau - sigma |K|^2 >= L/2 stays."""
         tau, sigma, L, mark = state["tau"], state["sigma"], state["L"], state["mark"]
         p, d = float(problem.norm({"x": x - mark["x"]})), float(problem.dual_norm([(y - z) / w**0.5 for y, z, w in zip(dual, mark["dual"], state["weights"])]))

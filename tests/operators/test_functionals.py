@@ -73,6 +73,7 @@ CASES = {
     "MoreauEnvelope": (pl.MoreauEnvelope(pl.L1Norm(), 0.5), None, (v(3, 0.5), 2.75 + 0.25)),
     "BregmanDistance": (pl.BregmanDistance(pl.L2NormSquared(), v(1, 2, 0, 0, 0)), 2 * torch.randn(6, 5, dtype=torch.float64), (v(2, 4, 0, 0, 0), 5)),
     "JointProx": (pl.JointProx(pl.ReLU(), 0.5 * pl.L1Norm()), None, (v(2, 3), 2.5)),
+    "PenaltyTerm": (pl.PenaltyTerm(pl.LiftedBregman(pl.ReLU()), POSITIVE[0], MATRIX[0]), None, (POSITIVE[0] - MATRIX[0], 0)),
     "Sparsemax": (pl.Sparsemax(), None, (v(0.5, 0.5), 0)),
 }
 MODULES = [importlib.import_module(f"paralift.operators.{m.name}") for m in pkgutil.iter_modules(operators.__path__)]

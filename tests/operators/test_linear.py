@@ -12,6 +12,7 @@ import paralift as pl
 
 S = pl.Space((5, 6), torch.float64)
 M = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+MASK = torch.rand(5, 6, generator=torch.Generator().manual_seed(1)) < 0.6
 CASES = {
     "IdentityOperator": pl.IdentityOperator(S),
     "MatrixOperator": pl.MatrixOperator(M),
@@ -31,6 +32,9 @@ CASES = {
     "RayTransform": pl.RayTransform((5, 6), torch.arange(4) * 0.7, dtype=torch.float64),
     "GaussianBlur": pl.GaussianBlur(S, (2.0, 3.0), 1.5),
     "PET": pl.PET(pl.CylindricalScanner(18, 9.0, 7, block=9), (5, 6), 1.5, attenuation=0.01 * torch.ones(5, 6), resolution=2.0, dtype=torch.float64),
+    "FourierTransform": pl.FourierTransform(pl.Space((5, 6), torch.complex128), MASK),
+    "HadamardTransform": pl.HadamardTransform(pl.Space((4, 5, 32), torch.float64), axes=(0, -1)),
+    "FilterBank": pl.FilterBank(M[:, :6].reshape(4, 2, 3), S),
     "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
     "MRI": pl.MRI(M[:, :5].abs(), torch.stack([M[:, :5], M[:, 2:]]).to(torch.complex128)),
     "NUFFT": pl.NUFFT(M[:, :2], (5, 4), dtype=torch.complex128),
@@ -57,6 +61,41 @@ def test_complex_adjoints():
     C = torch.randn(4, 7, dtype=torch.complex128)
     for op in (pl.MatrixOperator(C), pl.DiagonalOperator(C), pl.Gradient(pl.Space((5, 6), torch.complex128)), 1j * pl.MatrixOperator(C)):
         pl.testing.check_operator(op)
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 6), (4, 3, 6)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_fourier_transform(shape, dtype):
+    """Against numpy's, real and complex images, masks that are symmetric and masks that are not; A*A in one go, and |A| over the images there are."""
+    import numpy as np
+
+    g, space = torch.Generator().manual_seed(0), pl.Space(shape, dtype)
+    mask = torch.rand(shape, generator=g) < 0.5
+    for op in (pl.FourierTransform(space), pl.FourierTransform(space, mask)):
+        pl.testing.check_operator(op)
+        x = torch.randn(2, *shape, dtype=dtype, generator=g)
+        axes = tuple(range(1, 1 + len(shape)))
+        plain = np.fft.fftshift(np.fft.fftn(x.numpy(), axes=axes, norm="ortho"), axes=axes) * (1 if op.mask is None else mask.numpy())
+        assert np.allclose(op(x).numpy(), plain) and torch.allclose(op.normal(x), op.adjoint(op(x)))
+        if op.real:
+            half, expand = op.compact()
+            pl.testing.check_operator(half)
+            assert torch.allclose(expand(half(x)), op(x)) and torch.allclose(half.adjoint(half(x)), op.normal(x))
+        assert op.unitary == (dtype.is_complex and op.mask is None)
+        assert op.norm() == pytest.approx(pl.LinearOperator.norm(op), rel=1e-4)
+
+
+@pytest.mark.parametrize("axes,orthonormal", [(None, True), ((0,), True), ((0, 1), False)])
+def test_hadamard_transform(axes, orthonormal):
+    """Against Sylvester's matrix of scipy, along the axes apart; its own inverse where orthonormal."""
+    from scipy.linalg import hadamard
+
+    x = torch.randn(3, 64, 2, dtype=torch.float64)
+    op = pl.HadamardTransform(pl.Space((64, 2), torch.float64), axes, orthonormal)
+    H, h = (torch.tensor(hadamard(n), dtype=torch.float64) for n in (64, 2))
+    plain = H @ x if axes == (0,) else H @ x @ h
+    assert torch.allclose(op(x), plain / ((64 if axes == (0,) else 128) ** 0.5 if orthonormal else 1))
+    assert op.unitary == orthonormal and (not orthonormal or torch.allclose(op(op(x)), x))
 
 
 def test_convolution_known_value():
@@ -121,6 +160,12 @@ BAD = [
     (lambda: pl.Convolution(M[0], S), "as many axes"),
     (lambda: pl.Convolution(M[:3, :3], S, padding="same"), "'circular' or 'zero'"),
     (lambda: pl.Convolution(M[:3, :3] + 0j, S), "a real one"),
+    (lambda: pl.FourierTransform(S, MASK[:3]), "mask of shape"),
+    (lambda: pl.FourierTransform(()), "without axes"),
+    (lambda: pl.HadamardTransform(S), "power of two"),
+    (lambda: pl.HadamardTransform((4, 4), axes=(2,)), "axes 0 to 1"),
+    (lambda: pl.FilterBank(M, S), "it needs .m, a, b."),
+    (lambda: pl.FilterBank(M[None].float()[:, :2, :2], S), "convert one"),
     (lambda: pl.HorizontalStack(), "at least one"),
     (lambda: pl.HorizontalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:3])), "ranges .* equal"),
     (lambda: pl.VerticalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:, :3])), "domains .* equal"),

@@ -100,13 +100,15 @@ def tomography(parts, n=12, views=24):
 
 
 def test_needs_fewer_passes_than_pdhg():
-    """A quarter of PDHG's passes, PDHG with the ratio that was the best of 0.001, 0.003, ..., 30 on this instance, and with the ratio that it finds, which is as good."""
+    """Fewer than PDHG with a sigma for each term, and a quarter of those of PDHG with one sigma for all terms, at the ratio that was the best of 0.001, 0.003, ..., 30 here."""
     whole, split = tomography(1), tomography(8)
     p = [0.5 / 8] * 8 + [0.5]                                                     # the regulariser, cheap, at every other draw
-    runs = [pl.PDHG(300, variant="constant", ratio=3.0).solve(whole), pl.PDHG(300).solve(whole), *(pl.SPDHG(60, probabilities=p, seed=seed).solve(split) for seed in range(3))]
+    norm2 = sum((1.01 * K.norm()) ** 2 for _, K in whole.linear)
+    one = pl.PDHG(300, variant="constant", step=(0.99 / (3 * norm2**0.5), 3 / norm2**0.5))
+    runs = [one.solve(whole), pl.PDHG(300).solve(whole), *(pl.SPDHG(60, probabilities=p, seed=seed).solve(split) for seed in range(3))]
     best = pl.SPDHG(400, probabilities=p).solve(split, record_every=100).objective
     first = [next((i for i, v in enumerate(r.history["objective"]) if v - best < 1e-2 * best), 10**6) for r in runs]
-    assert max(first[:2]) < 300 and max(first[2:]) <= 0.25 * min(first[:2]) and first[1] <= 1.1 * first[0], first
+    assert first[0] < 300 and max(first[2:]) <= 0.25 * first[0] and max(first[2:]) < first[1] <= 0.4 * first[0], first
 
 
 def test_resume_is_exact_and_seeds_repeat(tmp_path):

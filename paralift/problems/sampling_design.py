@@ -1,0 +1,273 @@
+"""`SamplingDesign`: where to sample a transform, by sparse source elements of training images."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..operators.transforms import FourierTransform, mirrored
+from .problem import Linearisation, Problem
+from .source_condition import check_image, penalty, pull
+
+__all__ = ["SamplingDesign", "Sampling", "line_groups", "spoke_groups"]
+
+
+def line_groups(shape, axis=-1):
+    """Labels of k-space samples (shape): those with one coordinate along `axis`, the phase-encoding axis, form a Cartesian line."""
+    axis %= len(shape)
+    return torch.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape).clone()
+
+
+def spoke_groups(shape, spokes):
+    """Labels of k-space samples (h, w), zero frequency at (h // 2, w // 2): each belongs to the nearest of `spokes` lines through the centre, at angles k pi / spokes (rad)."""
+    if len(shape) != 2 or spokes < 1:
+        raise ValueError(f"spoke_groups got shape={tuple(shape)}, spokes={spokes}; it needs two axes and at least one spoke.")
+    y, x = torch.meshgrid(*((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape), indexing="ij")
+    return (torch.atan2(y, x).remainder(math.pi) * spokes / math.pi).round().long() % spokes
+
+
+@dataclass
+class Sampling:
+    """`mask` (bool, the shape of k-space) with `samples` samples, in percent `percent`; the `weight` and source elements (their norms, image by image) it came from."""
+
+    mask: torch.Tensor
+    weight: float
+    norm: torch.Tensor
+    samples: int
+    scores: torch.Tensor              # |transform coefficient of A* q|, group by group over the root of its size: what is sampled has the largest
+
+    @property
+    def percent(self):
+        return 100 * self.samples / self.mask.numel()
+
+    def __repr__(self):
+        return f"Sampling({self.samples} of {self.mask.numel()} samples, {self.percent:.2f} %; weight {self.weight:.4g}, |v| {float(self.norm.mean()):.6g} on average)"
+
+
+class SamplingDesign(Problem):
+    """min over v_i, q_i of sum_i |T* v_i - A* q_i|^2 / 2 + B_H(A u_i, A u_i + q_i) + weight sum_g c_g |(v_i)_g over all i|_2: samples where v is not 0 make the mask.
+
+    Parameters
+    ----------
+    transform : T, a linear isometry (T*T = 1) from images to coefficients: FourierTransform(space), HadamardTransform(space), Fourier with coil maps of sum of squares 1
+        (range (coils, *k-space); coils share their samples).
+    regulariser : J = H(A .) as `split` gives it, such as TotalVariation() or L1Norm() @ Wavelet(...); a sum of several is taken too.
+    images : (*space.shape), or (n, *space.shape): n images share one mask (group sparsity).
+    weight : of the l1 (group) norm; or instead
+    budget : how many samples the mask may have, a number of samples, or a share of all where it is below 1: then `design(solver)` looks for the weight.
+    groups : None (samples apart), or integer labels of k-space samples that are taken together: `line_groups(shape)`, `spoke_groups(shape, spokes)`.
+    forced : bool over k-space, samples that are taken at no cost: the zero frequency (total variation does not see it, so it is never chosen), a calibration region.
+
+    c_g is sqrt(n |g|), so that the weight means the same for one image and for many. v is eliminated: v_g = max(1 - weight c_g / |w_g|, 0) w_g, w = T A* q, so the blocks are
+    "q" ("q1", ...), the problem is smooth and convex, and PGD(step=1/9) takes the steps of the authors' PALM (TV in two dimensions); FISTA is faster.
+    `result.solution` is a `Sampling`. Raises ValueError / TypeError where T is no isometry, a budget cannot be met, labels or forced samples have another shape.
+    Source: Benning, Bubba, Ratti & Riccio, IMA J. Appl. Math., 2024 (arXiv 2303.00696) for one image and samples apart.
+    """
+
+    convex = True
+
+    def __init__(self, transform, regulariser, images, weight=None, budget=None, groups=None, forced=None):
+        images, terms = check_image("SamplingDesign", transform, regulariser, images)
+        space, shape = transform.domain, transform.range.shape
+        self.shape = shape[len(shape) - space.ndim:]                                   # of k-space; what is in front are coils
+        probe = space.randn(generator=torch.Generator(space.device).manual_seed(0))
+        if not torch.linalg.vector_norm(transform._adjoint(transform._call(probe)) - probe) <= 1e3 * torch.finfo(space.dtype).eps * torch.linalg.vector_norm(probe):
+            raise ValueError(f"SamplingDesign got {transform!r}, which is no isometry (T*T = 1); it needs one without a mask, such as FourierTransform(space).")
+        self.transform, self.images, self.count = transform, images, images.numel() // space.size
+        self.potentials, self.analysis = [t.f for t in terms], [t.op for t in terms]
+        self.points = [A._call(images) for A in self.analysis]
+        self.names = ["q"] if len(terms) == 1 else [f"q{j + 1}" for j in range(len(terms))]
+        self.labels = torch.arange(math.prod(self.shape)).reshape(self.shape) if groups is None else self._labels(groups)
+        self.apart = groups is None
+        self.forced = torch.zeros(self.shape, dtype=torch.bool) if forced is None else forced
+        if not torch.is_tensor(self.forced) or self.forced.dtype != torch.bool or tuple(self.forced.shape) != self.shape:
+            raise ValueError(f"SamplingDesign got forced={type(forced).__name__}; it needs a bool tensor of k-space's shape {self.shape}.")
+        self.sizes = torch.bincount(self.labels[~self.forced].flatten(), minlength=int(self.labels.max()) + 1)
+        self._check_budget(weight, budget)
+        self._prepare()
+
+    def _labels(self, groups):
+        if not torch.is_tensor(groups) or groups.dtype != torch.int64 or tuple(groups.shape) != self.shape or groups.min() < 0:
+            given = groups if not torch.is_tensor(groups) else f"{groups.dtype} of shape {tuple(groups.shape)}"
+            raise ValueError(f"SamplingDesign got groups={given}; it needs int64 labels >= 0 of k-space's shape {self.shape}.")
+        return groups
+
+    def _check_budget(self, weight, budget):
+        if (weight is None) == (budget is None):
+            raise ValueError("SamplingDesign got both a weight and a budget, or neither; give one of them.")
+        if weight is not None and not weight > 0:
+            raise ValueError(f"SamplingDesign got weight={weight}; it needs a positive number.")
+        self.weight, self.budget, free = weight, None, int(self.forced.sum())
+        if budget is not None:
+            total = self.forced.numel()
+            self.budget = round(budget * total) if isinstance(budget, float) and 0 < budget < 1 else budget
+            if not isinstance(self.budget, int) or not free < self.budget < total:
+                raise ValueError(f"SamplingDesign got budget={budget}: an impossible one; it needs more samples than the {free} forced ones and fewer than all {total}.")
+
+    def _prepare(self):
+        """Over the entries of the spectrum at hand (half of it where image and transform are real): the group of each, that of its mirror image, how often it counts."""
+        T, device = self.transform, self.images.device
+        self.half = type(T) is FourierTransform and T.real and T.mask is None
+        labels = torch.where(self.forced, -1, self.labels).to(device)
+        if self.half:
+            natural = torch.fft.ifftshift(labels)
+            mirror = T.half(mirrored(natural, T.axes))
+            self.here, self.there = T.half(natural), mirror
+            column = torch.arange(self.here.shape[-1], device=device)
+            self.copies = torch.where((column == 0) | (2 * column == self.shape[-1]), 1, 2).to(self.images.real.dtype).expand(self.here.shape)
+        else:
+            self.here = self.there = labels
+            self.copies = torch.ones(self.here.shape, dtype=self.images.real.dtype, device=device)
+        self.free = (self.here < 0) if bool(self.forced.any()) else None
+        self.costs = (self.count * self.sizes.to(device)).to(self.images.real.dtype).sqrt()
+        self._norms = None
+
+    # ---- the spectrum of s = sum_j A_j* q_j
+    def _coefficients(self, s):
+        return torch.fft.rfftn(s, dim=self.transform.axes, norm="ortho") if self.half else self.transform._call(s)
+
+    def _back(self, w):
+        return torch.fft.irfftn(w, s=self.shape, dim=self.transform.axes, norm="ortho") if self.half else self.transform._adjoint(w)
+
+    def _sizes(self, w):
+        """|w| over images and coils, entry by entry (samples apart) or group by group."""
+        if self.apart and w.dim() == self.here.dim():
+            return w.abs()
+        square = w.real.square().addcmul_(w.imag, w.imag) if w.is_complex() else w.square()
+        square = square.reshape(-1, *self.here.shape).sum(0)
+        if self.apart:
+            return square.sqrt_()
+        into = square.new_zeros(len(self.costs) + 1)                                          # the last place takes the forced samples
+        halves = (0.5 * square * self.copies).flatten()
+        return into.index_add_(0, self.here.flatten() % len(into), halves).index_add_(0, self.there.flatten() % len(into), halves)[:-1].sqrt()
+
+    def _factors(self, sizes, weight):
+        """max(1 - weight c_g / |w_g|, 0) for each entry; overwrites `sizes`."""
+        cost = weight * (math.sqrt(self.count) if self.apart else self.costs.clamp(min=1e-30))
+        f = sizes.reciprocal_().mul_(-cost).add_(1).clamp_(min=0)
+        if not self.apart:
+            f = torch.cat([f, f.new_ones(1)])
+            f = f[self.here] if not self.half else 0.5 * (f[self.here] + f[self.there])
+        return f if self.free is None else f.masked_fill_(self.free, 1.0)
+
+    # ---- the contract
+    def start(self):
+        if self.weight is None:
+            raise ValueError("SamplingDesign has a budget and no weight yet; call design(solver), which looks for the weight, or pass weight=... to solve it as it is.")
+        return {name: torch.zeros_like(x) for name, x in zip(self.names, self.points)}
+
+    def _synthesis(self, point):
+        return sum(A._adjoint(point[name]) for name, A in zip(self.names, self.analysis))
+
+    def linearise(self, point, blocks=None):
+        s = self._synthesis(point)
+        w = self._coefficients(s)
+        sizes = self._sizes(w)
+        value = self._envelope(sizes)
+        r = s - self._back(w * self._factors(sizes, self.weight))
+        gradient = {}
+        for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points):
+            value = value + penalty(f, x, point[name])
+            gradient[name] = pull(A._call(r), f, x, point[name])
+        return Linearisation(value, gradient)
+
+    def gradient(self, point, blocks=None):
+        s = self._synthesis(point)
+        w = self._coefficients(s)
+        r = s.sub_(self._back(w.mul_(self._factors(self._sizes(w), self.weight))))
+        return {name: pull(A._call(r), f, x, point[name]) for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points)}
+
+    def _envelope(self, size):
+        """min over v of |T* v - s|^2 / 2 + weight sum_g c_g |v_g|: Huber's function of |w_g|; 0 for forced samples."""
+        cost = torch.full_like(size, self.weight * math.sqrt(self.count)) if self.apart else self.weight * self.costs
+        h = torch.where(size <= cost, 0.5 * size * size, cost * (size - 0.5 * cost))
+        if self.apart:
+            h = h * self.copies if self.free is None else torch.where(self.free, 0.0, h * self.copies)
+        return h.sum()
+
+    def nonsmooth_value(self, point):
+        return self.images.real.new_zeros(())
+
+    def prox(self, point, steps):
+        return point
+
+    def lipschitz(self, point, blocks=None):
+        if self._norms is None:
+            self._norms = {name: len(self.names) * A.norm() ** 2 + 1 for name, A in zip(self.names, self.analysis)}
+        return {k: self._norms[k] for k in point if blocks is None or k in blocks}
+
+    # ---- the mask
+    def finish(self, point):
+        return self.sampling(point)
+
+    def sampling(self, point, budget=None):
+        """The `Sampling` of a point: the support of v, or the groups of largest score up to `budget` samples."""
+        w = self._coefficients(self._synthesis(point))
+        scores = self._scores(self._sizes(w))
+        factor = self._factors(self._sizes(w), self.weight)
+        norms = ((w * factor).abs().square() * self.copies).reshape(self.count, -1).sum(1).sqrt()
+        if budget is None:
+            chosen = scores > self.weight
+        else:
+            order = scores.argsort(descending=True, stable=True)
+            fits = self.sizes[order].cumsum(0) <= budget - int(self.forced.sum())
+            chosen = torch.zeros_like(scores, dtype=torch.bool)
+            chosen[order[fits]] = True
+        mask = self.forced | chosen[self.labels]
+        return Sampling(mask, self.weight, norms.reshape(self.images.shape[:self.images.dim() - self.transform.domain.ndim]), int(mask.sum()), scores)
+
+    def _scores(self, size):
+        """|w_g| / c_g for each group, on the CPU; -1 for groups whose samples are all forced."""
+        if self.apart:
+            size = size / math.sqrt(self.count)
+            if self.half:
+                full = size.new_empty(self.shape)
+                full[..., :size.shape[-1]] = size
+                full[..., size.shape[-1]:] = mirrored(full, self.transform.axes)[..., size.shape[-1]:]
+                size = torch.fft.fftshift(full)
+            size = size.flatten()
+        else:
+            size = size / self.costs.clamp(min=1e-30)
+        return torch.where(self.sizes > 0, size.cpu(), -1.0)
+
+    def design(self, solver, trials=12, tolerance=0.01):
+        """The `Sampling` with at most `budget` samples: `solver` (FISTA(200), say) is run at most `trials` times, each from where the last one ended, the weight becoming the
+        score that would give the budget, until the support of v is within `tolerance` * budget of it. Then the groups of largest score are kept."""
+        if self.budget is None:
+            raise ValueError("SamplingDesign.design needs a budget; with a weight, solver.solve(problem).solution is the sampling.")
+        if self.weight is not None:
+            return self.sampling(self._best, self.budget)
+        low, high, point, start = 0.0, math.inf, None, self.start
+        try:
+            self.weight = 1.0
+            zero = self.start()
+            self.weight = self._weight(self._steepest(zero))
+            for _ in range(trials):
+                self.start = lambda: dict(zero if point is None else point)
+                point = solver.solve(self, progress=False).x
+                found = self.sampling(point).samples
+                if abs(found - self.budget) <= tolerance * self.budget:
+                    break
+                low, high = (max(low, self.weight), high) if found > self.budget else (low, min(high, self.weight))
+                wanted = self._weight(point)
+                inside = low < wanted < high
+                self.weight = wanted if inside else math.sqrt(low * high) if low > 0 and high < math.inf else 0.7 * high if low == 0 else 1.4 * low
+            self._best = point
+            return self.sampling(point, self.budget)
+        finally:
+            self.start = start
+
+    def _steepest(self, zero):
+        """A first q: x over its size, the subgradient that is certain, by way of prox residuals."""
+        return {name: x - f._prox(x, 1.0) for name, f, x in zip(self.names, self.potentials, self.points)}
+
+    def _weight(self, point):
+        """The score of the last group that fits the budget."""
+        scores = self._scores(self._sizes(self._coefficients(self._synthesis(point))))
+        order = scores.argsort(descending=True, stable=True)
+        last = int((self.sizes[order].cumsum(0) <= self.budget - int(self.forced.sum())).sum())
+        return max(float(scores[order[min(max(last, 1), len(order) - 1)]]), 1e-12)
+
+    def __repr__(self):
+        what = f"weight {self.weight:g}" if self.budget is None else f"budget {self.budget} of {self.forced.numel()} samples"
+        return f"SamplingDesign({self.transform!r}, {len(self.potentials)} terms, images {tuple(self.images.shape)}, {what})"
