@@ -7,9 +7,8 @@ take Gaussian noise off patches of MR slices. It knows nothing of coils and mask
     pl.FISTA(30, step="lipschitz").solve(pl.Reconstruction(A, kspace, regulariser=prior))
 
 and so in PDHG and ADMM, which ask for a convex prior and take `convex=True` as the user's word; ADMM takes the prior as a linear term, prior @ IdentityOperator, PDHG the data
-term, f @ A, with steps that stay, as the denoiser does not follow them. The network is trained at several noise levels, and the one that suits the problem (the best of two, on a
-training slice) is used in all three methods, beside total variation with the best of four weights on the same training slice. Denoising real and imaginary parts apart costs
-nothing in training: `complex_as="images"` is the default.
+term, f @ A, with steps that stay, as the denoiser does not follow them. It is trained at two noise levels, and each method takes the one that suits it on a training slice,
+beside total variation with the best of four weights on the same slice. Real and imaginary parts are denoised as two images.
 
 Slices come from PARALIFT_DATA/mri_images (chest: 60 to train, 3 others to test), measured with four simulated coils, a smooth phase, complex noise and a variable-density
 mask; without them, and with --quick, phantoms take their place. PSNR (peak 1) and SSIM of the magnitude.
