@@ -4,9 +4,9 @@
     w = pl.density_compensation(trajectory, shape)
     gridded = A.adjoint(w * kspace)
 
-A real slice is measured by eight coils along a scanner's real trajectory (PARALIFT_DATA/mri_kspace, 96 diameters of 512 samples for 256 x 256 pixels, a quarter of what Nyquist asks
-at the rim) or, with --spokes, along golden angles; the k-space is simulated, with complex noise. The maps are ESPIRiT's, from the gridded coil images: radial data have
-their calibration in their middle. Then
+A real slice is measured by eight coils along a scanner's real trajectory (PARALIFT_DATA/mri_kspace, 96 diameters of 512 samples for 256 x 256 pixels, a quarter of what
+Nyquist asks at the rim) or, with --spokes, along golden angles; the k-space is simulated, with complex noise. The maps are ESPIRiT's, from the gridded coil images:
+radial data have their calibration in their middle. Then
 
 * gridding: A* W y, W the density compensation: one product, streaks;
 * conjugate gradients on A*A x = A*y, by the Toeplitz operator (FFTs of the image's size) and, for its time, by A and A*; with the weights W they need fewer iterations;
