@@ -65,7 +65,7 @@ def share(run, problem, solver, workers, options):
         raise ValueError(f"workers={wish.total} was given under torchrun with {world} processes; leave workers= out, or start torchrun --nproc-per-node {wish.total}.")
     if wish.total == 1 and (solver.shared is None or not isinstance(problem, LIFTED)):
         return run(problem)
-    if not isinstance(problem, LIFTED) and not terms:
+    if not isinstance(problem, LIFTED) and (not terms or solver.shared == "gradients"):
         raise TypeError(f"workers={wish.total} was given for {type(problem).__name__}, which has no stages and samples to share; solve it without workers=.")
     if not terms and wish.total > problem.samples * problem.depth:
         raise ValueError(f"{wish.total} workers were asked for, and the problem has {problem.depth} stages and {problem.samples} samples; use fewer.")
