@@ -71,7 +71,7 @@ for name, solver in (("MLEM", pl.MLEM(20 if arguments.quick else 80)), ("OSEM", 
 stop = {name: 1 + max(range(len(curve)), key=curve.__getitem__) for name, curve in curves.items()}
 for name in names:
     image, tried = None, {}
-    for weight in (0.8, 0.4) if arguments.quick else (3.2, 1.6, 0.8, 0.4, 0.2):
+    for weight in (0.8, 0.4) if arguments.quick else (3.2, 1.6, 0.8, 0.4, 0.2, 0.1):
         problem = pl.Reconstruction(B, b, "poisson", regulariser=weight * variation(name, tuned), start=image)
         image = pl.PDHG(60 if arguments.quick else 300).solve(problem, progress=False, record_every=300).solution
         tried[weight] = psnr(image, tuned)
