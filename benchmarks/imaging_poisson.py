@@ -38,7 +38,8 @@ def main():
     weight, subsets = 0.03 * float(A.adjoint(torch.ones_like(counts)).mean()), 7
     make = lambda: pl.Reconstruction(A, counts, fidelity="poisson", regulariser=weight * pl.TotalVariation())
     print("| method | iterations to a gap of 1e-3, 1e-4 | seconds to 1e-4, median | PSNR (dB) |\n|---|---|---|---|")
-    methods = {"PDHG": lambda: pl.PDHG(20000, tolerance=pl.Tolerance(gap=1e-4)), f"SPDHG, {subsets} subsets": lambda: pl.SPDHG(5000, subsets=subsets, tolerance=pl.Tolerance(gap=1e-4))}
+    stop = pl.Tolerance(gap=1e-4)
+    methods = {"PDHG": lambda: pl.PDHG(20000, tolerance=stop), f"SPDHG, {subsets} subsets": lambda: pl.SPDHG(5000, subsets=subsets, tolerance=stop)}
     runs = {name: [] for name in methods}
     for k in range(1 if arguments.quick else 3):
         for name in list(methods) if k % 2 else list(reversed(methods)):
@@ -46,7 +47,8 @@ def main():
     for name, found in runs.items():
         result = found[0][1]
         first = next((i for i, g in zip(result.history["iteration"], result.history["gap"]) if g <= 1e-3), "-")
-        print(f"| {name} | {first}, {result.iterations}{'' if result.success else ' (not reached)'} | {statistics.median(t for t, _ in found):.2f} | {psnr(result.solution):.2f} |", flush=True)
+        print(f"| {name} | {first}, {result.iterations}{'' if result.success else ' (not reached)'} | {statistics.median(t for t, _ in found):.2f} "
+              f"| {psnr(result.solution):.2f} |", flush=True)
     for name, solver in (("MLEM", pl.MLEM(60)), (f"OSEM, {subsets} subsets", pl.OSEM(20, subsets=subsets))):
         seen = []
         spent, _ = seconds(lambda: solver.solve(pl.Reconstruction(A, counts, fidelity="poisson"), progress=False, callback=lambda r: seen.append(psnr(r.x["x"]))))
