@@ -3,7 +3,6 @@
 import warnings
 
 import numpy as np
-import scipy.sparse
 import torch
 
 from .geometry import Geometry, ParallelBeam
@@ -91,6 +90,8 @@ class JosephProjector(LinearOperator):
         """The matrices (as _Pair) for the dtype and the device of `like`: [A], or [sampling, time bins]."""
         key = (like.dtype, like.device)
         if key not in self._matrices:
+            import scipy.sparse  # slow to load, and needed only where taps are stored
+
             real, pixels = np.dtype(str(like.dtype).removeprefix("torch.")), self.domain.size
             taps, spread = [], []
             for lines, c in self._slabs():
@@ -230,6 +231,8 @@ class RayTransform(JosephProjector):
 
 
 def _csr(row, column, weight, shape, dtype):
+    import scipy.sparse
+
     return scipy.sparse.csr_matrix((weight.numpy().astype(dtype), (row.numpy(), column.numpy())), shape)
 
 
