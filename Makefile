@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: install demo test bench docs lint
+.PHONY: install demo test coverage bench docs lint dist wheel-test
 
 install: $(VENV)/.installed
 
@@ -17,6 +17,9 @@ demo: install
 test: install
 	$(RUN) -m pytest -n auto --dist loadfile
 
+coverage: install
+	$(RUN) -m pytest -n auto --dist loadfile --cov --cov-report term-missing:skip-covered --cov-fail-under 92
+
 bench: install
 	for b in benchmarks/*.py; do $(RUN) $$b --quick || exit 1; done
 
@@ -25,3 +28,18 @@ docs: install
 
 lint: install
 	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+dist: install
+	rm -rf dist
+	$(RUN) -m build --no-isolation
+
+# the wheel alone in an environment of its own, without network: the packages it needs are those of .venv, by a path file
+WHEEL := build/wheel-test
+wheel-test: dist
+	rm -rf $(WHEEL)
+	$(RUN) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip install --quiet --no-index --no-deps dist/*.whl
+	$(RUN) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$(echo $(WHEEL)/lib/python*/site-packages)/packages.pth
+	cd $(WHEEL) && bin/python -c "import paralift, sys; assert paralift.__file__.startswith(sys.prefix), paralift.__file__"
+	cd $(WHEEL) && bin/paralift info && bin/paralift demo --quick

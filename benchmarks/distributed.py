@@ -18,23 +18,10 @@ import torch.distributed as dist
 from torch import nn
 
 import paralift as pl
+from paralift.bench import LAYERS, lifted
+from paralift.bench import layered as network
 
-LAYERS = 8
 CASES = ("1024/128", "1024/1024", "256/256", "256/4096")
-
-
-def network(width):
-    torch.manual_seed(0)
-    return nn.Sequential(*[m for _ in range(LAYERS - 1) for m in (nn.Linear(width, width), nn.ReLU())], nn.Linear(width, width))
-
-
-def lifted(width, batch, iterations, workers):
-    """Seconds an iteration of PGD, after as many that are not counted."""
-    torch.manual_seed(1)
-    problem = pl.LiftedTraining(network(width), torch.randn(batch, width), torch.randn(batch, width), loss="squared_error")
-    times = []
-    result = pl.PGD(2 * iterations, step=1e-3).solve(problem, progress=False, workers=workers, record_every=iterations, callback=lambda r: times.append(time.perf_counter()))
-    return (times[1] - times[0]) / iterations, result
 
 
 def crowd(work, processes=2):

@@ -3,16 +3,15 @@
 python benchmarks/imaging_mri.py [--quick]. finufft and sigpy are compared with where they are installed.
 """
 
-import statistics
 import subprocess
 import sys
-import time
 
 import numpy as np
 import torch
 from peers import options
 
 import paralift as pl
+from paralift.bench import alternating
 
 MEMORY = """
 import resource, sys, torch, paralift as pl
@@ -25,18 +24,6 @@ built = rss()
 y = A(x); A.adjoint(y); A.normal(x)
 print(f"{start:.2f} {built:.2f} {rss():.2f}")
 """
-
-
-def alternating(calls, repeats, warm=2):
-    """{name: (median, minimum) in seconds}."""
-    times = {name: [] for name in calls}
-    for k in range(repeats + warm):
-        for name in calls if k % 2 else reversed(calls):
-            began = time.perf_counter()
-            calls[name]()
-            if k >= warm:
-                times[name].append(time.perf_counter() - began)
-    return {name: (statistics.median(t), min(t)) for name, t in times.items()}
 
 
 def table(title, times, errors=None):

@@ -13,6 +13,8 @@ from .files import places, replacing
 
 __all__ = ["digits", "mnist", "fashion_mnist", "tinyshakespeare", "characters", "brain", "mri_slices", "fdg_slices", "phantom", "emission_phantom"]
 
+_Pair = tuple[torch.Tensor, torch.Tensor]
+
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _SOURCES = {          # address; md5 of the four unpacked files, for archives of the same data differ in their time stamps
     "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/", (
@@ -24,7 +26,7 @@ _SOURCES = {          # address; md5 of the four unpacked files, for archives of
 _TEXT = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt", "6fb458f1232090904fb40fe944165e91")
 
 
-def digits(test=0.25, seed=0):
+def digits(test: float = 0.25, seed: int = 0) -> tuple[_Pair, _Pair]:
     """scikit-learn's 1797 digits: ((x, y), (x_test, y_test)), x (n, 64) in [0, 1], labels 0 to 9."""
     try:
         from sklearn.datasets import load_digits
@@ -37,17 +39,17 @@ def digits(test=0.25, seed=0):
     return (x[:n], y[:n]), (x[n:], y[n:])
 
 
-def mnist(flatten=True):
+def mnist(flatten: bool = True) -> tuple[_Pair, _Pair]:
     """MNIST: ((x, y), (x_test, y_test)), x (60000, 784) or (60000, 28, 28) in [0, 1], y int64."""
     return _idx_set("mnist", flatten)
 
 
-def fashion_mnist(flatten=True):
+def fashion_mnist(flatten: bool = True) -> tuple[_Pair, _Pair]:
     """Fashion-MNIST, as `mnist`."""
     return _idx_set("fashion_mnist", flatten)
 
 
-def tinyshakespeare():
+def tinyshakespeare() -> str:
     """About 40,000 lines of Shakespeare, 1.1 million characters, as one str."""
     name, file = "text", "tinyshakespeare.txt"
     found = next((place / file for place in places(name) if (place / file).exists()), None)
@@ -61,7 +63,7 @@ def tinyshakespeare():
     return found.read_text(encoding="utf-8")
 
 
-def characters(text):
+def characters(text: str) -> tuple[torch.Tensor, str]:
     """(tokens, alphabet): the characters of `text` as int64 numbers, in the order of the alphabet, a str."""
     if not isinstance(text, str) or not text:
         raise TypeError(f"characters got {type(text).__name__} of length {len(text) if hasattr(text, '__len__') else '?'}; it needs a str that is not empty.")

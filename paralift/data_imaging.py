@@ -7,6 +7,7 @@ import torch
 
 from .files import hdf5, located
 from .io.bart import read_cfl
+from collections.abc import Sequence
 
 __all__ = ["brain", "mri_slices", "fdg_slices", "phantom", "emission_phantom"]
 
@@ -21,7 +22,7 @@ _UPTAKE = ((4.0, (0.6, 0.78, 0.7), (0.0, 0.0, 0.0), 0.0), (-3.0, (0.48, 0.66, 0.
            (-1.0, (0.09, 0.25, 0.2), (-0.16, 0.0, 0.0), 18.0), (3.0, (0.08, 0.08, 0.1), (0.2, 0.4, 0.0), 0.0))
 
 
-def brain():
+def brain() -> torch.Tensor:
     """K-space of a real head, fully sampled: complex64 (8 coils, 230, 180), centred, arbitrary unit. From the examples of ESPIRiT (Uecker et al., 2014).
 
     FileNotFoundError where absent.
@@ -35,23 +36,23 @@ class mri_slices:
     part : "chest", "brain", or None for both in this order. From Deep ADMM-Net (Yang et al., 2017). FileNotFoundError where absent; needs h5py.
     """
 
-    def __init__(self, part=None):
+    def __init__(self, part: str | None = None):
         if part not in ("chest", "brain", None):
             raise ValueError(f"mri_slices got part={part!r}; choose 'chest', 'brain' or None.")
         folders = [located("mri_images", f"DeepADMM_{name}", "pl.data.phantom") for name in ("chest", "brain") if part in (name, None)]
         self.files = [file for folder in folders for file in sorted(folder.glob("*.mat"))]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> torch.Tensor:
         with hdf5(self.files[i], "mri_slices") as file:
             if "im_ori" not in file or file["im_ori"].shape != (256, 256):
                 raise ValueError(f"{self.files[i]} holds {sorted(file)}; it needs 'im_ori' of 256 x 256 values.")
             return torch.from_numpy(file["im_ori"][()].T.astype(np.float32))
 
 
-def fdg_slices():
+def fdg_slices() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(activity, mu, t1) of eight axial slices of the ICBM 152 brain, float32.
 
     activity : (8, 128, 128), 4 in grey and 1 in white matter, pixels of 2 mm.   mu : (8, 128, 128), the attenuation at 511 keV in 1/mm, pixels of 2 mm.
@@ -61,7 +62,8 @@ def fdg_slices():
         return tuple(torch.from_numpy(file[name]) for name in ("activity_128", "mu_per_mm_128", "t1_256"))
 
 
-def phantom(shape=(256, 256), coils=8, noise=0.0, seed=0, dtype=torch.complex64):
+def phantom(shape: Sequence[int] = (256, 256), coils: int = 8, noise: float = 0.0, seed: int = 0,
+            dtype: torch.dtype = torch.complex64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(image, maps, kspace): the head of Shepp and Logan with a smooth phase, in two or three dimensions, seen by coils around it.
 
     image : complex `shape`, magnitude in [0, 1].   maps : (coils, *shape), the fields B_x - i B_y of small loops on a cylinder around the head, sum |S|^2 = 1 at every pixel.
@@ -89,7 +91,7 @@ def phantom(shape=(256, 256), coils=8, noise=0.0, seed=0, dtype=torch.complex64)
     return image.to(dtype), maps.to(dtype), kspace.to(dtype)
 
 
-def emission_phantom(shape=(128, 128), dtype=torch.float32):
+def emission_phantom(shape: Sequence[int] = (128, 128), dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
     """(activity, mu): a head for PET in two or three dimensions.
 
     activity : 4 in grey and 1 in white matter, 0 in the cavities, 4 in a hot spot.   mu : the attenuation at 511 keV, 0.0096 per mm inside of the head.

@@ -6,7 +6,8 @@ import torch
 from .operators.functional import Functional
 from .operators.module import ModuleOperator
 from .operators.operator import LinearOperator, Operator
-from .operators.space import Space, inner
+from .operators.space import Space, SpaceLike, inner
+from typing import Any
 
 __all__ = ["from_odl", "to_odl", "from_pyproximal", "to_pylops", "from_module"]
 
@@ -80,7 +81,7 @@ class _FromODLOperator(_Batched, LinearOperator):
         return self._each(y, self.range.ndim, lambda t: torch.as_tensor(np.asarray(self.odl.adjoint(self.odl.range.element(_numpy(t))).data), dtype=self.domain.dtype) * self.scale)
 
 
-def from_odl(obj):
+def from_odl(obj: Any) -> Functional | LinearOperator:
     """An ODL functional or linear operator (constant weighting) as ours, on torch tensors."""
     import odl
 
@@ -91,7 +92,7 @@ def from_odl(obj):
     raise TypeError(f"from_odl got {type(obj).__name__}; it needs an ODL Functional or a linear ODL Operator.")
 
 
-def to_odl(obj):
+def to_odl(obj: Functional | LinearOperator) -> Any:
     """Our functional (bound to a space) or linear operator as an ODL object on an unweighted numpy space."""
     import odl
 
@@ -160,12 +161,12 @@ class _FromPyproximal(_Batched, Functional):
         return self._each(x, self.ndim, lambda t: torch.as_tensor(self.operator.prox(_numpy(t).ravel(), float(sigma)), dtype=x.dtype).reshape(t.shape))
 
 
-def from_pyproximal(operator, space):
+def from_pyproximal(operator: Any, space: SpaceLike) -> Functional:
     """A pyproximal operator as our functional on `space` (a numpy round trip a call; batch axes by a Python loop)."""
     return _FromPyproximal(operator, space)
 
 
-def to_pylops(op):
+def to_pylops(op: LinearOperator) -> Any:
     """Our linear operator as a pylops one, on flat numpy vectors."""
     import pylops
 
@@ -182,6 +183,6 @@ def to_pylops(op):
     return Wrapped()
 
 
-def from_module(module, input_shape):
+def from_module(module: torch.nn.Module, input_shape: SpaceLike) -> ModuleOperator:
     """A torch module as an operator with parameters, `ModuleOperator`."""
     return ModuleOperator(module, input_shape)

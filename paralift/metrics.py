@@ -7,7 +7,7 @@ import torch
 __all__ = ["psnr", "ssim", "nrmse"]
 
 
-def psnr(x, reference, peak=None, ndim=2):
+def psnr(x: torch.Tensor, reference: torch.Tensor, peak: float | torch.Tensor | None = None, ndim: int = 2) -> torch.Tensor:
     """20 log10(peak / sqrt(mean |x - reference|^2)) in dB, over the last `ndim` axes; infinite where both are equal.
 
     x, reference : (..., *image), one shape, real or complex: complex images are compared as they are, phase included; pass x.abs() for magnitudes.
@@ -18,13 +18,13 @@ def psnr(x, reference, peak=None, ndim=2):
     return 10 * torch.log10(peak ** 2 / _square(x - reference).mean(axes))
 
 
-def nrmse(x, reference, ndim=2):
+def nrmse(x: torch.Tensor, reference: torch.Tensor, ndim: int = 2) -> torch.Tensor:
     """|x - reference| / |reference|, Euclidean norms over the last `ndim` axes; shapes and complex images as in `psnr`."""
     axes = _axes(x, reference, ndim, "nrmse")
     return (_square(x - reference).sum(axes) / _square(reference).sum(axes)).sqrt()
 
 
-def ssim(x, reference, peak=None, ndim=2):
+def ssim(x: torch.Tensor, reference: torch.Tensor, peak: float | torch.Tensor | None = None, ndim: int = 2) -> torch.Tensor:
     """Mean structural similarity over the last `ndim` axes, at most 1: (2 m n + c1)(2 s + c2) / ((m^2 + n^2 + c1)(v + w + c2)), local means m, n, variances v, w, covariance s.
 
     The window is a Gaussian of 11 pixels an axis, deviation 1.5; c1 = (0.01 peak)^2, c2 = (0.03 peak)^2; the mean is over the pixels whose window lies inside the image.

@@ -1,9 +1,20 @@
 """Figures, legible in grey. matplotlib loads on first use."""
 
+from __future__ import annotations
+
+import os
+from typing import Any, TYPE_CHECKING
+from collections.abc import Sequence
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from .solvers.result import Result
+    import torch
+
 __all__ = ["plot_history", "plot_images", "plot_predictions", "plot_reconstruction"]
 
 
-def plot_history(result, path=None):
+def plot_history(result: Result, path: str | os.PathLike | None = None) -> Figure:
     """The history's columns over data passes, a panel a column, each with its last value; returns the figure."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator
@@ -30,7 +41,7 @@ def plot_history(result, path=None):
     return _saved(fig, path)
 
 
-def plot_images(rows, path=None, titles=(), limits=(0, 1), title=None):
+def plot_images(rows: dict[str, Any], path: str | os.PathLike | None = None, titles: Sequence[str] = (), limits: tuple[float, float] = (0, 1), title: str | None = None) -> Figure:
     """Images in rows, {label of the row: (n, h, w)}, dark ink on white, the same grey scale `limits` for all. Returns the figure."""
     from matplotlib.figure import Figure
 
@@ -51,7 +62,8 @@ def plot_images(rows, path=None, titles=(), limits=(0, 1), title=None):
     return _saved(fig, path)
 
 
-def plot_predictions(images, predicted, labels, path=None, columns=10, rows=3, title=None):
+def plot_predictions(images: torch.Tensor, predicted: torch.Tensor, labels: torch.Tensor, path: str | os.PathLike | None = None, columns: int = 10, rows: int = 3,
+                     title: str | None = None) -> Figure:
     """Images (n, h, w) with the predicted class above each; wrong ones have a thick frame and the true class. Returns the figure."""
     from matplotlib.figure import Figure
 
@@ -71,7 +83,7 @@ def plot_predictions(images, predicted, labels, path=None, columns=10, rows=3, t
     return _saved(fig, path)
 
 
-def plot_reconstruction(result, reference=None, path=None, level=None):
+def plot_reconstruction(result: Result, reference: torch.Tensor | None = None, path: str | os.PathLike | None = None, level: float | None = None) -> Figure:
     """`Result.show`: image, reference and error on their grey scales, PSNR and SSIM over the whole image, the profile along the middle row, the objective. Returns the figure."""
     from matplotlib.figure import Figure
 

@@ -5,6 +5,10 @@ import copy
 import torch
 
 from .operators.space import inner
+from .operators.functional import Functional
+from .operators.operator import Operator
+from .operators.penalties import Penalty
+from .problems.problem import Problem
 
 __all__ = ["CheckFailed", "check_operator", "check_functional", "check_penalty", "check_problem"]
 
@@ -37,7 +41,7 @@ def _points(f, points, seed):
     return 2 * torch.randn(6, *shape, dtype=torch.float64, generator=g)
 
 
-def check_operator(op, tolerance=1e-8, seed=0):
+def check_operator(op: Operator, tolerance: float = 1e-8, seed: int = 0) -> None:
     """<Ax, y> = <x, A*y> for linear operators; the derivative against finite differences, and its adjoint, for all."""
     table = _Table(repr(op))
     g = torch.Generator(op.domain.device).manual_seed(seed)
@@ -54,7 +58,7 @@ def check_operator(op, tolerance=1e-8, seed=0):
     table.close()
 
 
-def check_functional(f, points=None, tolerance=1e-6, seed=0):
+def check_functional(f: Functional, points: torch.Tensor | None = None, tolerance: float = 1e-6, seed: int = 0) -> None:
     """Prox optimality, Moreau, firm non-expansiveness, gradient, Fenchel-Young, batch = loop.
 
     `points` (batch, ...) float64 where the functional needs special ones (positive, complex).
@@ -109,7 +113,7 @@ def check_functional(f, points=None, tolerance=1e-6, seed=0):
     table.close()
 
 
-def check_penalty(penalty, points=None, tolerance=1e-6, seed=0):
+def check_penalty(penalty: Penalty, points: torch.Tensor | None = None, tolerance: float = 1e-6, seed: int = 0) -> None:
     """Value at consistency, P >= 0 and the lower bound of B, dP/dz against finite differences and its slope, dP/dx, prox_x optimality, a backward sweep."""
     from .operators.penalties import LiftedBregman
 
@@ -159,7 +163,7 @@ def check_penalty(penalty, points=None, tolerance=1e-6, seed=0):
     table.close()
 
 
-def check_problem(problem, point=None, tolerance=1e-6, seed=0, perturb=0.3):
+def check_problem(problem: Problem, point: dict[str, torch.Tensor] | None = None, tolerance: float = 1e-6, seed: int = 0, perturb: float = 0.3) -> None:
     """The gradient of F against finite differences, every block apart, at a point off consistency; float64 problems only."""
     g = torch.Generator().manual_seed(seed)
     table = _Table(type(problem).__name__)

@@ -7,6 +7,8 @@ import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..problems.partition import best_groups, time_stages
+from ..problems.lifted_training import LiftedTraining
+from collections.abc import Sequence
 
 __all__ = ["Layout", "Link", "StageCosts", "counted_costs", "layout_for", "layout_table", "layouts", "measured_costs", "microbatch_counts"]
 
@@ -25,11 +27,11 @@ class Link:
         if not self.latency >= 0 or not self.bandwidth > 0 or not 0 <= self.overlap <= 1:
             raise ValueError(f"{self} was given; it needs latency >= 0 (s), bandwidth > 0 (bytes/s, math.inf for none) and overlap from 0 to 1.")
 
-    def transfer(self, size):
+    def transfer(self, size: float) -> float:
         """Seconds of one message of `size` bytes: latency + size / bandwidth."""
         return self.latency + size / self.bandwidth
 
-    def all_reduce(self, size, workers):
+    def all_reduce(self, size: float, workers: int) -> float:
         """Seconds of a ring all-reduce of `size` bytes over d workers: 2 (d - 1) latency + 2 (d - 1)/d size / bandwidth."""
         return 2 * (workers - 1) * (self.latency + size / workers / self.bandwidth)
 
@@ -59,32 +61,32 @@ class StageCosts:
                 raise ValueError(f"StageCosts got {stage} with parents {self.parents[l - 1]} for stage {l}; costs are numbers >= 0, parents earlier stages or 0.")
 
     @classmethod
-    def uniform(cls, stages, forward, backward, parameter_bytes=0, boundary_bytes=0, fixed=0.0):
+    def uniform(cls, stages: int, forward: float, backward: float, parameter_bytes: float = 0, boundary_bytes: float = 0, fixed: float = 0.0) -> "StageCosts":
         """A chain of equal stages: forward and backward in seconds a row, `fixed` seconds a call of each, bytes of a stage's parameters and of a row of its output."""
         return cls(((fixed, forward),) * stages, ((fixed, backward),) * stages, (parameter_bytes,) * stages, (boundary_bytes,) * stages)
 
     @property
-    def stages(self):
+    def stages(self) -> int:
         return len(self.forward)
 
-    def forward_seconds(self, rows):
+    def forward_seconds(self, rows: float) -> list[float]:
         return [fixed + row * rows for fixed, row in self.forward]
 
-    def backward_seconds(self, rows):
+    def backward_seconds(self, rows: float) -> list[float]:
         return [fixed + row * rows for fixed, row in self.backward]
 
-    def seconds(self, rows):
+    def seconds(self, rows: float) -> list[float]:
         """[seconds, ..] of each stage's forward and backward on so many rows."""
         return [f + b for f, b in zip(self.forward_seconds(rows), self.backward_seconds(rows))]
 
-    def cut_bytes(self):
+    def cut_bytes(self) -> list[float]:
         """[bytes, ..]: what a row sends over the cut after stage l = 1 .. L - 1 in one direction, the x_p with p <= l and a child > l."""
         last = {}                                               # {p: its last child}
         for l, parents in enumerate(self.parents, 1):
             last.update(dict.fromkeys(parents, l))
         return [sum(self.output_bytes[p - 1] for p, child in last.items() if 0 < p <= l < child) for l in range(1, self.stages)]
 
-    def messages(self, groups):
+    def messages(self, groups: Sequence[range]) -> dict[tuple[int, int], float]:
         """{(a, b): bytes a row} of the x that group a sends to group b straight, and whose pulls come back, for groups of stage positions (from 0)."""
         owner = {l: k for k, group in enumerate(groups) for l in group}
         needed = {(p - 1, owner[l]) for l, parents in enumerate(self.parents) for p in parents if p and owner[p - 1] != owner[l]}
@@ -94,7 +96,7 @@ class StageCosts:
         return sizes
 
 
-def measured_costs(problem, rows, repeats=3):
+def measured_costs(problem: LiftedTraining, rows: int, repeats: int = 3) -> StageCosts:
     """StageCosts of a LiftedTraining problem, timed here on `rows` of its samples and on a quarter of them (the least of `repeats` tries).
 
     Raises ValueError where rows or repeats is no integer >= 1.
@@ -116,7 +118,7 @@ def measured_costs(problem, rows, repeats=3):
     return StageCosts(*zip(*pairs), tuple(parameter_bytes), tuple(x.nbytes / len(part.inputs) for x in outputs), tuple(s.parents for s in problem.stages))
 
 
-def counted_costs(problem, rows, flops=5e10, bandwidth=8e9):
+def counted_costs(problem: LiftedTraining, rows: int, flops: float = 5e10, bandwidth: float = 8e9) -> StageCosts:
     """`measured_costs` without a clock, from the products' operations at `flops` a second and ten passes over z at `bandwidth` bytes/s: the same each time."""
     rows = min(rows, problem.samples)
     part, pairs = problem.restrict(slice(0, rows)), []
@@ -154,12 +156,12 @@ class Layout:
     sent: float                 # bytes an iteration
 
     @property
-    def cuts(self):
+    def cuts(self) -> tuple[int, ...]:
         """The stages (from 1) after which the next worker begins."""
         return tuple(group.stop for group in self.groups[:-1])
 
 
-def microbatch_counts(kind, layers, rows, microbatches=None):
+def microbatch_counts(kind: str, layers: int, rows: int, microbatches: int | None = None) -> list[int]:
     """Numbers of microbatches to try for one column of `rows` rows: 1 for "jacobi"; for pipelines what is given, else 1, 2, 4, .. 64 for "flush" (the best one counts)
     and the number of layers for "stream" (an update is then at most two late)."""
     if kind == "jacobi":
@@ -169,7 +171,7 @@ def microbatch_counts(kind, layers, rows, microbatches=None):
     return [min(layers if microbatches is None else microbatches, rows)]
 
 
-def layouts(costs, workers, rows, kind="jacobi", link=Link(), memory=None, microbatches=None):
+def layouts(costs: StageCosts, workers: int, rows: int, kind: str = "jacobi", link: Link = Link(), memory: float | None = None, microbatches: int | None = None) -> list[Layout]:
     """[Layout, ..], the fastest first: all meshes of data * layers = workers with layers <= stages and data <= rows, each with the cuts that are best under the model.
 
     kind : "jacobi", all blocks at once on all rows, a worker takes computing + (1 - overlap) (boundary x there and pulls back + one all-reduce of its gradients);
@@ -194,7 +196,8 @@ def layouts(costs, workers, rows, kind="jacobi", link=Link(), memory=None, micro
     return sorted((layout for layout in found if layout), key=lambda layout: layout.seconds)
 
 
-def layout_for(costs, data, layers, rows, kind="jacobi", link=Link(), memory=None, microbatches=None):
+def layout_for(costs: StageCosts, data: int, layers: int, rows: int, kind: str = "jacobi", link: Link = Link(), memory: float | None = None,
+               microbatches: int | None = None) -> "Layout | None":
     """The best Layout of one mesh under the model of `layouts`; None where no cuts fit into the memory."""
     counts = microbatch_counts(kind, layers, math.ceil(rows / data), microbatches)
     found = [_layout(costs, data, layers, rows, kind, link, memory, m) for m in counts]
@@ -235,7 +238,7 @@ def _memory(costs, data, layers, rows, kind, microbatches):
     return 2 * _between(costs.parameter_bytes) + COPIES[kind] * in_flight * _between(costs.output_bytes)
 
 
-def layout_table(found):
+def layout_table(found: Sequence[Layout]) -> str:
     """Layouts as text, a line each."""
     lines = [f"{'data x layers':>13}  {'ms':>10}  {'efficiency':>10}  {'MiB a worker':>12}  {'MiB sent':>9}  {'microbatches':>12}  cuts after stage"]
     for a in found:

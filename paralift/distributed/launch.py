@@ -29,6 +29,9 @@ from .asynchronous import serve_gradients
 from .layout import place
 from .mesh import Simulated, Workers
 from .terms import place_terms, shares_terms
+from typing import Any
+from collections.abc import Callable
+from ..problems.problem import Problem
 
 __all__ = ["share", "rank", "interrupted"]
 
@@ -41,7 +44,7 @@ _rank = None
 _interrupted = False
 
 
-def rank():
+def rank() -> int:
     """This worker's number: among the processes that torchrun has started, or within `solve(workers=N)`; 0 elsewhere."""
     return _rank if _rank is not None else int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
@@ -50,7 +53,7 @@ def interrupted():
     return _interrupted
 
 
-def share(run, problem, solver, workers, options):
+def share(run: Callable[..., Any], problem: Problem, solver: Any, workers: int | Workers | None, options: dict[str, str]) -> Any:
     """run(placed problem) on all workers: this process and `workers - 1` children, or the processes that torchrun has started. Returns worker 0's result."""
     global _active
     launched = "TORCHELASTIC_RUN_ID" in os.environ

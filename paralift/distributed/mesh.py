@@ -61,7 +61,7 @@ class Workers:
         return f"{type(self).__name__}({shown})"
 
     @classmethod
-    def of(cls, given):
+    def of(cls, given: "int | Workers") -> "Workers":
         """From what `solve(workers=...)` takes: a number or Workers."""
         if isinstance(given, cls):
             return given
@@ -69,7 +69,7 @@ class Workers:
             return cls(given)
         raise ValueError(f"workers={given!r} was given; it needs an integer >= 1 or Workers(data=..., layers=...).")
 
-    def shapes(self):
+    def shapes(self) -> list[tuple[int, int]]:
         """[(data, layers)] that fit the numbers."""
         pairs = [(d, self.total // d) for d in range(1, self.total + 1) if self.total % d == 0]
         return [(d, l) for d, l in pairs if self.data in (None, d) and self.layers in (None, l)]

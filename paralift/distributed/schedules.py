@@ -17,7 +17,7 @@ class Schedule:
     microbatches : parts of a minibatch, over all workers along `data`; None: a default.
     """
 
-    def __init__(self, microbatches=None):
+    def __init__(self, microbatches: int | None = None):
         if microbatches is not None and (not isinstance(microbatches, int) or isinstance(microbatches, bool) or microbatches < 1):
             raise ValueError(f"{type(self).__name__} got microbatches={microbatches!r}; it needs an integer >= 1.")
         self.microbatches = microbatches
@@ -31,7 +31,7 @@ class Flushed(Schedule):
 
     flush = True
 
-    def parts(self, data, layers, deterministic):
+    def parts(self, data: int, layers: int, deterministic: bool) -> int:
         return self.microbatches or max(data, 8 if deterministic or layers > 1 else 1)
 
 
@@ -47,13 +47,13 @@ class Streamed(Schedule):
 
     flush = False
 
-    def __init__(self, microbatches=None, feedback=0.3):
+    def __init__(self, microbatches: int | None = None, feedback: float = 0.3):
         super().__init__(microbatches)
         if not isinstance(feedback, (int, float)) or not 0 <= feedback <= 1:
             raise ValueError(f"Streamed got feedback={feedback!r}; it needs a number from 0 (none) to 1.")
         self.feedback = feedback
 
-    def parts(self, data, layers, deterministic):
+    def parts(self, data: int, layers: int, deterministic: bool) -> int:
         return self.microbatches or data * layers
 
 

@@ -4,9 +4,12 @@ import csv
 import heapq
 import itertools
 import math
+import os
 from collections import Counter, deque
 from dataclasses import astuple, dataclass, fields
+from typing import Any
 
+from ..problems.lifted_training import LiftedTraining
 from .costs import Link, StageCosts, layout_for, measured_costs, microbatch_counts
 
 __all__ = ["SCHEDULES", "Simulation", "simulate"]
@@ -279,7 +282,8 @@ class Run:
     in_flight: int
 
 
-def simulate(problem, workers=(1, 2, 4, 8, 16, 32, 64), batch_size=None, bandwidth=10e9, latency=20e-6, schedules=tuple(SCHEDULES), microbatches=None, slow=None):
+def simulate(problem: LiftedTraining | StageCosts, workers: int | list | tuple = (1, 2, 4, 8, 16, 32, 64), batch_size: int | None = None, bandwidth: float = 10e9,
+             latency: float = 20e-6, schedules: str | list | tuple = tuple(SCHEDULES), microbatches: int | None = None, slow: dict | None = None) -> "Simulation":
     """Simulate schedules on numbers of workers: a Simulation, which prints as a table.
 
     problem : LiftedTraining, whose stages are timed here first, or StageCosts. batch_size : samples an iteration; all of the problem's if not given.
@@ -352,7 +356,7 @@ class Simulation:
 
     columns = tuple(field.name for field in fields(Run))
 
-    def __init__(self, runs, costs, link, batch_size):
+    def __init__(self, runs: list[Run], costs: StageCosts, link: Link, batch_size: int):
         self.runs, self.costs, self.link, self.batch_size = runs, costs, link, batch_size
 
     def __repr__(self):
@@ -366,14 +370,14 @@ class Simulation:
                          f" {run.efficiency:>10.1%} {run.idle:>7.1%} {run.in_flight:>9}")
         return "\n".join(lines)
 
-    def csv(self, path):
+    def csv(self, path: str | os.PathLike) -> None:
         """Write all runs to `path`."""
         with open(path, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             writer.writerows(map(astuple, self.runs))
 
-    def plot(self, path=None):
+    def plot(self, path: str | os.PathLike | None = None) -> Any:
         """Seconds an iteration and efficiency over the number of workers, both axes logarithmic; returns the figure, and saves it where a path is given."""
         from matplotlib.figure import Figure
 
@@ -392,6 +396,5 @@ class Simulation:
             ax.minorticks_off()
             ax.set_xlabel("workers"), ax.set_title(text), ax.grid(alpha=0.3)
         axes[1].legend(fontsize=8, loc="lower left")
-        if path is not None:
-            fig.savefig(path, dpi=120)
+        fig.savefig(path, dpi=120) if path is not None else None
         return fig

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 from ..files import replacing
+import os
 
 __all__ = ["read_cfl", "write_cfl"]
 
 
-def read_cfl(path):
+def read_cfl(path: str | os.PathLike) -> torch.Tensor:
     """The array of NAME.cfl and NAME.hdr as a complex64 tensor, BART's axes in reverse: (..., maps, coils, z, y, x).
 
     BART's own Python reader gives (x, y, z, coils, maps, ...); the reverse is our order and the order in memory, so nothing is moved. BART's trailing axes of length 1
@@ -34,7 +35,7 @@ def read_cfl(path):
     return torch.from_numpy(np.fromfile(data, "<c8").astype(np.complex64, copy=False)).view(*reversed(sizes))
 
 
-def write_cfl(path, x):
+def write_cfl(path: str | os.PathLike, x: torch.Tensor) -> None:
     """Write the complex64 tensor `x` (..., maps, coils, z, y, x) as NAME.cfl and NAME.hdr, for BART (x, y, z, coils, maps, ...); `read_cfl` gives it back.
 
     K-space of one slice (coils, ny, nx) is kspace[:, None]: BART counts coils on its fourth axis. Each file is written atomically, the values first. Raises TypeError for another

@@ -6,6 +6,7 @@ import torch
 
 from ..files import hdf5
 from .ismrmrd import parse_header
+import os
 
 __all__ = ["FastMRI", "read_fastmri"]
 
@@ -27,7 +28,7 @@ class FastMRI:
     attributes: dict
 
 
-def read_fastmri(path, slices=None):
+def read_fastmri(path: str | os.PathLike, slices: int | slice | None = None) -> FastMRI:
     """Read `path` into a `FastMRI`; `slices`, a number or a slice, reads these alone, so that training streams from disk (a number drops the axis).
 
     Values are as stored, in the scanner's unit. Raises ValueError for a file that is no HDF5, is cut short or holds no k-space, IndexError for slices it lacks.

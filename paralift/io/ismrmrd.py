@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from ..files import hdf5, package, replacing
+import os
+from collections.abc import Sequence
 
 __all__ = ["Measurement", "read_ismrmrd", "write_ismrmrd"]
 
@@ -57,7 +59,7 @@ def parse_header(header, path, encoding=0):
                          "of the encoded and of the image space.") from None
 
 
-def read_ismrmrd(path, dataset="dataset", encoding=0):
+def read_ismrmrd(path: str | os.PathLike, dataset: str = "dataset", encoding: int = 0) -> Measurement:
     """Read the readouts of one encoding into a `Measurement`.
 
     A Cartesian readout goes to the row idx - centre + n // 2 of its two phase encodings and its centre sample to n // 2, so that partial Fourier data stay in place; samples to be
@@ -141,7 +143,8 @@ def _samples(data, heads, chosen, lines, path):
     return torch.from_numpy(kspace), torch.from_numpy(trajectory)
 
 
-def write_ismrmrd(path, kspace, field_of_view, noise=None, axis=0, resonance_frequency=0):
+def write_ismrmrd(path: str | os.PathLike, kspace: torch.Tensor, field_of_view: Sequence[float], noise: torch.Tensor | None = None, axis: int = 0,
+                  resonance_frequency: float = 0) -> None:
     """Write Cartesian k-space as ISMRMRD, one acquisition a row (ky, kz) that is not all 0; `read_ismrmrd` gives it back. Atomic.
 
     kspace : complex64 (coils, [kz,] ky, kx), centred; one axis before the coils (`axis=1`) is slices. field_of_view : mm, one an axis of space, (z, y, x) or (y, x): in two

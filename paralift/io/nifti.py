@@ -4,11 +4,13 @@ import numpy as np
 import torch
 
 from ..files import package, replacing
+import os
+from collections.abc import Sequence
 
 __all__ = ["read_nifti", "write_nifti"]
 
 
-def read_nifti(path):
+def read_nifti(path: str | os.PathLike) -> tuple[torch.Tensor, torch.Tensor]:
     """(x, affine): the volume of a .nii or .nii.gz, axes (z, y, x) or (t, z, y, x), the reverse of the file's, which is their order in memory.
 
     affine : float64 (4, 4), maps the indices (x, y, z, 1), in the file's order, to mm, +x to the right, +y to the front, +z to the head of the patient; its columns are as long as
@@ -32,7 +34,7 @@ def read_nifti(path):
     return torch.from_numpy(np.array(values, values.dtype.newbyteorder("="), order="C")), torch.from_numpy(np.asarray(image.affine, np.float64))
 
 
-def write_nifti(path, x, affine=None, voxel_size=None):
+def write_nifti(path: str | os.PathLike, x: torch.Tensor, affine: torch.Tensor | None = None, voxel_size: float | Sequence[float] | None = None) -> None:
     """Write the tensor `x` (y, x), (z, y, x) or (t, z, y, x) as .nii or .nii.gz, dtype kept; atomic.
 
     affine : (4, 4) as `read_nifti`'s; or voxel_size : mm, a number or one per spatial axis of `x` in its order: the middle of the volume is then at 0. Exactly one of them.

@@ -10,6 +10,7 @@ import torch
 from ..operators.geometry import Geometry, ParallelBeam
 from ..operators.list_mode import Events
 from ..operators.scanner import CylindricalScanner
+import os
 
 __all__ = ["read_listmode", "read_interfile", "ListMode", "Interfile"]
 
@@ -31,7 +32,7 @@ class Interfile(typing.NamedTuple):
     voxel_size: tuple
 
 
-def read_listmode(path, scanner=None):
+def read_listmode(path: str | os.PathLike, scanner: CylindricalScanner | None = None) -> ListMode:
     """Siemens 32-bit list mode (Biograph mMR) -> ListMode. `path` is the file of words, or its text header; `scanner` a CylindricalScanner of several rings, by default the mMR's.
 
     A word with bit 31 clear is a coincidence: bit 30 tells prompts (1) from delayeds (0), bits 0-29 are (plane * views + view) * bins + bin. With bit 31 set it is a tag;
@@ -70,7 +71,7 @@ def read_listmode(path, scanner=None):
     return ListMode(events[prompt], events[~prompt], int(times[-1] - times[0]))
 
 
-def read_interfile(path):
+def read_interfile(path: str | os.PathLike) -> Interfile:
     """An Interfile header and its data -> Interfile: sinograms (.hs) as (views, planes, bins), images (.hv) as (z, y, x), float32 times the header's scaling factor.
 
     A sinogram's planes run through its segments in the order of the file; `geometry` is a ParallelBeam for arc-corrected data (its planes are slices:

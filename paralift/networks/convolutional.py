@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 import torch
 from torch import nn
+from collections.abc import Sequence
 
 __all__ = ["CNN", "ResNet", "UNet"]
 
@@ -17,7 +18,7 @@ def _convolution(inputs, outputs, kernel=3, stride=1, activation=nn.ReLU):
 class CNN(nn.Sequential):
     """Blocks of convolution, batch normalisation, ReLU and pooling by 2, then a linear layer: images (n, channels, side, side) -> (n, classes)."""
 
-    def __init__(self, channels=1, side=28, classes=10, widths=(16, 32)):
+    def __init__(self, channels: int = 1, side: int = 28, classes: int = 10, widths: Sequence[int] = (16, 32)):
         if side // 2 ** len(widths) < 1:
             raise ValueError(f"CNN got images of side {side} for {len(widths)} blocks that halve it; use fewer widths.")
         blocks, c = [], channels
@@ -31,7 +32,7 @@ class CNN(nn.Sequential):
         return nn.Sequential(OrderedDict(self._modules))[index]
 
     @classmethod
-    def example(cls):
+    def example(cls) -> tuple["CNN", torch.Tensor]:
         return cls(1, 8, 3, (3, 4)), torch.randn(4, 1, 8, 8)
 
 
@@ -56,7 +57,7 @@ class ResNet(nn.Module):
     Images (n, channels, height, width) -> (n, classes); group k has `blocks[k]` blocks of width `width` 2^k and starts with stride 2 from the second group on.
     """
 
-    def __init__(self, channels=1, classes=10, blocks=(3, 3, 3), width=16, bottleneck=False):
+    def __init__(self, channels: int = 1, classes: int = 10, blocks: Sequence[int] = (3, 3, 3), width: int = 16, bottleneck: bool = False):
         super().__init__()
         self.stem, layers, c = _convolution(channels, width), [], width
         for group, count in enumerate(blocks):
@@ -65,11 +66,11 @@ class ResNet(nn.Module):
                 c = width * 2**group * (4 if bottleneck else 1)
         self.blocks, self.head = nn.Sequential(*layers), nn.Linear(c, classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.blocks(self.stem(x)).mean((2, 3)))
 
     @classmethod
-    def example(cls):
+    def example(cls) -> tuple["ResNet", torch.Tensor]:
         return cls(1, 3, (1, 1), 2, bottleneck=True), torch.randn(4, 1, 6, 6)
 
 
@@ -79,7 +80,7 @@ class UNet(nn.Module):
     With `residual` (inputs == outputs) the image is added to the output, as for denoising. Source: Ronneberger, Fischer & Brox, MICCAI 2015.
     """
 
-    def __init__(self, channels=1, outputs=1, width=16, depth=2, residual=False):
+    def __init__(self, channels: int = 1, outputs: int = 1, width: int = 16, depth: int = 2, residual: bool = False):
         super().__init__()
         if residual and channels != outputs:
             raise ValueError(f"UNet got residual=True with {channels} channels and {outputs} outputs; they need to be equal.")
@@ -90,7 +91,7 @@ class UNet(nn.Module):
         self.join = nn.ModuleList([two(2 * a, a) for a in widths[:-1]])
         self.pool, self.out, self.residual = nn.MaxPool2d(2), nn.Conv2d(width, outputs, 1), residual
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         h, skips = x, []
         for k, block in enumerate(self.down):
             h = block(h if k == 0 else self.pool(h))
@@ -100,5 +101,5 @@ class UNet(nn.Module):
         return self.out(h) + x if self.residual else self.out(h)
 
     @classmethod
-    def example(cls):
+    def example(cls) -> tuple["UNet", torch.Tensor]:
         return cls(1, 1, 2, 1, residual=True), torch.randn(4, 1, 4, 4)

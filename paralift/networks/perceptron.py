@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 import torch
 from torch import nn
+from collections.abc import Callable
 
 __all__ = ["MLP", "rescale"]
 
@@ -17,7 +18,7 @@ class MLP(nn.Sequential):
     activation : a class or function that makes the activation module.
     """
 
-    def __init__(self, *sizes, activation=nn.ReLU):
+    def __init__(self, *sizes: int, activation: Callable[[], nn.Module] = nn.ReLU):
         if len(sizes) < 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
             raise ValueError(f"MLP got the sizes {sizes}; it needs at least an input and an output width, positive integers.")
         layers = [module for a, b in zip(sizes, sizes[1:]) for module in (nn.Linear(a, b), activation())]
@@ -28,12 +29,12 @@ class MLP(nn.Sequential):
         return nn.Sequential(OrderedDict(self._modules))[index]
 
     @classmethod
-    def example(cls):
+    def example(cls) -> tuple["MLP", torch.Tensor]:
         return cls(6, 5, 4, 3), torch.randn(4, 6)
 
 
 @torch.no_grad()
-def rescale(network, inputs):
+def rescale(network: nn.Module, inputs: torch.Tensor) -> nn.Module:
     """Scale every weight layer of `network`, in place and in the order of its forward pass, so that its outputs on `inputs` have mean square 1; biases become 0.
 
     Without it the signal of a deep plain ReLU network shrinks by about 0.4 a layer from torch's default start, and all samples look alike after twenty.

@@ -24,7 +24,7 @@ class ProximalNetwork(nn.Module):
     Wang, Benning & Repetti, MLSP 2024; Le, Repetti & Pustelnik, arXiv 2308.03139.
     """
 
-    def __init__(self, channels=1, filters=32, steps=10, kernel=3, threshold=0.05, variant="dual_forward_backward"):
+    def __init__(self, channels: int = 1, filters: int = 32, steps: int = 10, kernel: int = 3, threshold: float = 0.05, variant: str = "dual_forward_backward"):
         super().__init__()
         if variant not in ("dual_forward_backward", "chambolle_pock"):
             raise ValueError(f"ProximalNetwork got variant={variant!r}; choose 'dual_forward_backward' or 'chambolle_pock'.")
@@ -32,20 +32,20 @@ class ProximalNetwork(nn.Module):
         self.inertia = nn.Parameter(torch.zeros(steps)) if variant == "chambolle_pock" else None
         self.clip = nn.ModuleList([Activation(Clip(-threshold, threshold)) for _ in range(steps)])
 
-    def analysis(self, k, x):
+    def analysis(self, k: int, x: torch.Tensor) -> torch.Tensor:
         """L_k x."""
         return nn.functional.conv2d(x, self.filters[k], padding="same")
 
-    def synthesis(self, k, u):
+    def synthesis(self, k: int, u: torch.Tensor) -> torch.Tensor:
         """L_k* u."""
         return nn.functional.conv_transpose2d(u, self.filters[k], padding=self.filters[k].shape[-1] // 2)
 
-    def step_size(self, k):
+    def step_size(self, k: int) -> torch.Tensor:
         """1.8 / |L_k|^2, from the filters' transfer functions on a grid of 32 x 32 frequencies (a bound for images with zeros around, 5 % added)."""
         F = torch.fft.rfft2(self.filters[k], s=(32, 32)).permute(2, 3, 0, 1)
         return 1.8 / (1.05 * torch.linalg.matrix_norm(F, 2).square().amax())
 
-    def forward(self, z):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
         u = before = None
         for k, clip in enumerate(self.clip):
             tau = self.step_size(k)
@@ -58,5 +58,5 @@ class ProximalNetwork(nn.Module):
         return z - self.synthesis(len(self.clip) - 1, u)
 
     @classmethod
-    def example(cls):
+    def example(cls) -> tuple["ProximalNetwork", torch.Tensor]:
         return cls(1, 3, 3), torch.randn(4, 1, 6, 6)

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import nn
+from collections.abc import Callable
 
 __all__ = ["CausalTransformer", "VisionTransformer"]
 
@@ -43,7 +44,8 @@ def _check(name, width, heads, attention):
 class CausalTransformer(nn.Module):
     """Language model: tokens (n, t), t <= context -> logits (n, t, vocabulary); the embedding is also the output layer. Start as in GPT-2."""
 
-    def __init__(self, vocabulary, width=128, blocks=4, heads=4, context=128, activation=nn.ReLU, attention="softmax", dropout=0.0):
+    def __init__(self, vocabulary: int, width: int = 128, blocks: int = 4, heads: int = 4, context: int = 128, activation: Callable[[], nn.Module] = nn.ReLU,
+                 attention: str = "softmax", dropout: float = 0.0):
         super().__init__()
         _check("CausalTransformer", width, heads, attention)
         self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Parameter(0.02 * torch.randn(context, width))
@@ -55,7 +57,7 @@ class CausalTransformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
-    def forward(self, tokens):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         t = tokens.shape[1]
         h = self.tokens(tokens) + self.positions[:t]
         for block in self.blocks:
@@ -63,14 +65,15 @@ class CausalTransformer(nn.Module):
         return nn.functional.linear(self.norm(h), self.tokens.weight)
 
     @classmethod
-    def example(cls):
+    def example(cls) -> tuple["CausalTransformer", torch.Tensor]:
         return cls(7, 8, 2, 2, 5), torch.randint(7, (4, 5))
 
 
 class VisionTransformer(nn.Module):
     """Images (n, channels, side, side), cut into patches -> (n, classes), by the mean over the patches. Source: Dosovitskiy et al., ICLR 2021."""
 
-    def __init__(self, channels=1, side=28, classes=10, patch=7, width=64, blocks=4, heads=4, activation=nn.ReLU, attention="softmax", dropout=0.0):
+    def __init__(self, channels: int = 1, side: int = 28, classes: int = 10, patch: int = 7, width: int = 64, blocks: int = 4, heads: int = 4,
+                 activation: Callable[[], nn.Module] = nn.ReLU, attention: str = "softmax", dropout: float = 0.0):
         super().__init__()
         _check("VisionTransformer", width, heads, attention)
         if side % patch:
@@ -79,12 +82,12 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList([_Block(width, heads, activation, attention, dropout) for _ in range(blocks)])
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.patches(x).flatten(2).transpose(1, 2) + self.positions
         for block in self.blocks:
             h = block(h, None)
         return self.head(self.norm(h).mean(1))
 
     @classmethod
-    def example(cls):
+    def example(cls) -> tuple["VisionTransformer", torch.Tensor]:
         return cls(1, 4, 3, 2, 8, 1, 2, attention="relu"), torch.randn(4, 1, 4, 4)

@@ -27,7 +27,7 @@ class UnrolledNetwork(nn.Module):
     Steps: Condat, J. Optim. Theory Appl. 158, 2013; unrolled with learned filters: Adler & Oktem, IEEE Trans. Med. Imaging 37(6), 2018.
     """
 
-    def __init__(self, operator, steps=6, filters=24, kernel=5, threshold=0.05):
+    def __init__(self, operator: LinearOperator, steps: int = 6, filters: int = 24, kernel: int = 5, threshold: float = 0.05):
         super().__init__()
         if not isinstance(operator, LinearOperator):
             raise TypeError(f"UnrolledNetwork got {operator!r} as its operator; it needs a LinearOperator, such as MRI(mask).")
@@ -40,20 +40,20 @@ class UnrolledNetwork(nn.Module):
         self.clip = nn.ModuleList([Activation(Clip(-threshold, threshold)) for _ in range(steps)])
         self._conv, self._transposed = (getattr(nn.functional, f"conv{extra}{self.d}d") for extra in ("", "_transpose"))
 
-    def channels(self, x):
+    def channels(self, x: torch.Tensor) -> torch.Tensor:
         """(n, *shape) -> (n, 1 or 2, *shape), real."""
         return torch.view_as_real(x).movedim(-1, 1) if self.complex else x.unsqueeze(1)
 
-    def image(self, x):
+    def image(self, x: torch.Tensor) -> torch.Tensor:
         """The inverse of `channels`."""
         return torch.view_as_complex(x.movedim(1, -1).contiguous()) if self.complex else x.squeeze(1)
 
-    def norm_squared(self, k):
+    def norm_squared(self, k: int) -> torch.Tensor:
         """|L_k|^2, from the filters' transfer functions on a grid of 16 frequencies an axis (a bound for images with zeros around, 5 % added)."""
         F = torch.fft.rfftn(self.filters[k], s=(16,) * self.d, dim=tuple(range(2, 2 + self.d)))
         return 1.05 * torch.linalg.matrix_norm(F.movedim((0, 1), (-2, -1)), 2).square().amax()
 
-    def forward(self, z):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
         x, u = z, 0.0
         for k, clip in enumerate(self.clip):
             L = self.filters[k]
@@ -63,5 +63,5 @@ class UnrolledNetwork(nn.Module):
         return x
 
     @classmethod
-    def example(cls):
+    def example(cls) -> tuple["UnrolledNetwork", torch.Tensor]:
         return cls(IdentityOperator(Space((6, 6), torch.complex64)), 2, 3, 3), torch.randn(4, 6, 6, dtype=torch.complex64)

@@ -8,7 +8,7 @@ __all__ = ["hounsfield_to_attenuation"]
 _CARNEY = {80: (3.64, 6.26, 1050), 100: (4.43, 5.44, 1052), 110: (4.92, 4.88, 1043), 120: (5.10, 4.71, 1047), 130: (5.51, 4.24, 1037), 140: (5.64, 4.08, 1030)}
 
 
-def hounsfield_to_attenuation(ct, kvp=120):
+def hounsfield_to_attenuation(ct: torch.Tensor, kvp: int = 120) -> torch.Tensor:
     """The linear attenuation of 511 keV photons in 1/mm, from CT numbers in HU at a tube voltage of `kvp`.
 
     Two lines: 9.6e-6 (HU + 1000) per mm below a break near soft tissue (mixtures of air and water), and a flatter one above it (of water and bone); never below 0.

@@ -2,6 +2,7 @@
 
 from .functional import Functional, _Wrapper
 from .space import inner
+import torch
 
 __all__ = ["BregmanDistance", "MoreauEnvelope"]
 
@@ -12,7 +13,7 @@ class BregmanDistance(Functional):
     prox(x, s) = prox_{s f}(x + s q). Source: Bregman, USSR Comput. Math. Math. Phys. 7(3), 1967.
     """
 
-    def __init__(self, functional, point, subgrad=None):
+    def __init__(self, functional: Functional, point: torch.Tensor, subgrad: torch.Tensor | None = None):
         super().__init__(functional.space)
         self.ndim = functional.ndim
         self.functional, self.point = functional, point.clone()
@@ -52,7 +53,7 @@ class MoreauEnvelope(_Wrapper):
     prox(x, s) = x + s/(s + t) (prox_{(s + t) f}(x) - x). Raises ValueError unless t > 0. Source: Moreau, Bull. Soc. Math. France 93, 1965.
     """
 
-    def __init__(self, f, t=1.0):
+    def __init__(self, f: Functional, t: float = 1.0):
         if not t > 0:
             raise ValueError(f"MoreauEnvelope got t = {t}; it needs t > 0.")
         super().__init__(f)

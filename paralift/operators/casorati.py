@@ -3,7 +3,7 @@
 import math
 
 from .operator import LinearOperator
-from .space import Space
+from .space import Space, SpaceLike
 
 __all__ = ["Casorati"]
 
@@ -16,7 +16,7 @@ class Casorati(LinearOperator):
 
     unitary = True
 
-    def __init__(self, space):
+    def __init__(self, space: SpaceLike):
         space = space if isinstance(space, Space) else Space(space)
         if space.ndim < 2:
             raise ValueError(f"Casorati got the space {space.shape}; it needs a first axis of frames and at least one of pixels.")

@@ -5,11 +5,13 @@ import math
 import torch
 
 from .space import finite
+from collections.abc import Sequence
 
 __all__ = ["espirit", "low_resolution_maps", "prewhiten", "compress_coils", "mix_coils", "root_sum_of_squares"]
 
 
-def espirit(kspace, calibration=24, kernel=6, threshold=0.02, crop=0.9, sets=1, axis=0):
+def espirit(kspace: torch.Tensor, calibration: int | Sequence[int] = 24, kernel: int | Sequence[int] = 6, threshold: float = 0.02, crop: float = 0.9, sets: int = 1,
+            axis: int = 0) -> torch.Tensor:
     """Coil sensitivity maps S from the fully sampled centre of k-space: at every pixel r the top eigenvectors of G(r), G(r) S(r) = S(r) where one set explains the data.
 
     Every window of `kernel` samples of the centre lies, up to noise, in the span of few vectors v_k (coils, *kernel); the average over the windows of the projection on this span
@@ -124,7 +126,7 @@ def _top_vectors(G, sets):
     return values[:, -sets:].flip(1).T, vectors[..., -sets:].flip(2).permute(2, 1, 0)
 
 
-def low_resolution_maps(kspace, calibration=24, axis=0):
+def low_resolution_maps(kspace: torch.Tensor, calibration: int | Sequence[int] = 24, axis: int = 0) -> torch.Tensor:
     """S_c = m_c / sqrt(sum |m_c|^2), m_c the images of the centre of k-space under a Hann window: quick maps that need no signal model.
 
     kspace, calibration, axis : as `espirit`'s. Returns maps of the shape of `kspace`, without unit, sum |S|^2 = 1 wherever there is signal; they also carry the smooth phase of the
@@ -145,7 +147,7 @@ def low_resolution_maps(kspace, calibration=24, axis=0):
     return torch.where(total > 0, images / total, 0)
 
 
-def prewhiten(kspace, noise, axis=0):
+def prewhiten(kspace: torch.Tensor, noise: torch.Tensor, axis: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """L^-1 y on the coils, L L* = N N* / samples the noise covariance: the noise of every coil gets variance 1 (E |n|^2, both parts together) and none is correlated.
 
     kspace : (coils, ...) in any unit, images alike; `axis` its coil axis. noise : complex (coils, samples), of a scan without excitation, in the same unit and receiver bandwidth.
@@ -165,7 +167,7 @@ def prewhiten(kspace, noise, axis=0):
     return mix_coils(kspace, matrix, axis), matrix
 
 
-def compress_coils(kspace, coils, axis=0):
+def compress_coils(kspace: torch.Tensor, coils: int, axis: int = 0) -> tuple[torch.Tensor, torch.Tensor, float]:
     """U* y on the coils, U the first `coils` left singular vectors of y as (coils, samples): the virtual coils that keep most energy.
 
     kspace : complex (coils, ...), `axis` its coil axis; axes before it share one matrix. Prewhiten first, for the noise of the virtual coils is then white too.
@@ -180,14 +182,14 @@ def compress_coils(kspace, coils, axis=0):
     return mix_coils(kspace, matrix, axis), matrix, float(squares[-coils:].sum() / squares.sum())
 
 
-def mix_coils(x, matrix, axis=0):
+def mix_coils(x: torch.Tensor, matrix: torch.Tensor, axis: int = 0) -> torch.Tensor:
     """M x on the coil axis `axis` of k-space, images or maps: coils -> rows of `matrix`. Raises ValueError where the numbers of coils differ."""
     if matrix.dim() != 2 or x.shape[axis] != matrix.shape[1]:
         raise ValueError(f"mix_coils got {x.shape[axis]} coils on axis {axis} and a matrix of shape {tuple(matrix.shape)}; its columns need to be the coils.")
     return torch.tensordot(matrix, x, ([1], [axis])).movedim(0, axis)
 
 
-def root_sum_of_squares(images, axis=0):
+def root_sum_of_squares(images: torch.Tensor, axis: int = 0) -> torch.Tensor:
     """sqrt(sum_c |m_c|^2) over the coils, axis `axis`: a real image, in the unit of `images`."""
     if not images.is_complex():
         return torch.linalg.vector_norm(images, dim=axis)

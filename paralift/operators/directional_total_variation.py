@@ -5,8 +5,9 @@ import torch
 from .linear import Gradient
 from .linear_function import linear_function
 from .operator import LinearOperator
-from .space import Space, finite
+from .space import Space, SpaceLike, finite
 from .variation import _Variation
+from collections.abc import Sequence
 
 __all__ = ["DirectionalGradient", "DirectionalTotalVariation"]
 
@@ -22,7 +23,8 @@ class DirectionalGradient(LinearOperator):
     """(I - xi xi^T) grad x: `space.shape` -> (d, *space.shape), xi = grad v / sqrt(|grad v|^2 + eta^2) for a real reference v of the shape of the space;
     the other parameters are those of DirectionalTotalVariation."""
 
-    def __init__(self, space, reference, eta=None, axes=None, spacing=1.0, channel_axis=None):
+    def __init__(self, space: SpaceLike, reference: torch.Tensor, eta: float | None = None, axes: Sequence[int] | int | None = None, spacing: float | Sequence[float] = 1.0,
+                 channel_axis: int | None = None):
         space = space if isinstance(space, Space) else Space(space)
         self.gradient = Gradient(space, axes, spacing)
         v = finite(reference, "DirectionalGradient", "reference").to(space.device, space.dtype.to_real())
@@ -59,7 +61,8 @@ class DirectionalTotalVariation(_Variation):
 
     positive_homogeneous = True
 
-    def __init__(self, reference, eta=None, space=None, channel_axis=None, axes=None, spacing=1.0, tolerance=1e-6, max_iterations=2000):
+    def __init__(self, reference: torch.Tensor, eta: float | None = None, space: SpaceLike | None = None, channel_axis: int | None = None, axes: Sequence[int] | int | None = None,
+                 spacing: float | Sequence[float] = 1.0, tolerance: float = 1e-6, max_iterations: int = 2000):
         reference = finite(reference, "DirectionalTotalVariation", "reference")
         if reference.is_complex():
             raise TypeError("DirectionalTotalVariation got a complex reference; pass its modulus, reference.abs().")

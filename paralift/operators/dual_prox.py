@@ -3,8 +3,9 @@
 import torch
 
 from .functional_algebra import _Composed, _Wrapper
-from .space import inner
+from .space import SpaceLike, inner
 from .variation import _Variation
+from .functional import Functional
 
 __all__ = ["DualProx"]
 
@@ -26,7 +27,7 @@ class DualProx(_Wrapper):
     Raises TypeError where f has no split into terms on `space` (TGV, which has unknowns of its own) or g has no prox.
     """
 
-    def __init__(self, f, g=None, space=None, tolerance=None, max_iterations=None):
+    def __init__(self, f: Functional, g: Functional | None = None, space: SpaceLike | None = None, tolerance: float | None = None, max_iterations: int | None = None):
         space = space or f.space
         if space is None:
             raise ValueError(f"DualProx got {f!r} without a space; pass space=, the space of the elements.")

@@ -5,7 +5,7 @@ import math
 import torch
 
 from .functional import Functional
-from .space import Space
+from .space import Space, SpaceLike
 
 __all__ = ["NegativeEntropy", "KullbackLeibler", "LogisticLoss"]
 
@@ -42,7 +42,7 @@ class KullbackLeibler(Functional):
 
     separable = True
 
-    def __init__(self, data, space=None, background=None):
+    def __init__(self, data: torch.Tensor, space: SpaceLike | None = None, background: torch.Tensor | None = None):
         if not (torch.isfinite(data).all() and (data >= 0).all()):
             raise ValueError("KullbackLeibler got data below 0, or NaN or inf; counts need to be finite numbers >= 0.")
         if background is not None:
@@ -86,7 +86,7 @@ class LogisticLoss(Functional):
     separable = True
     grad_lipschitz = 0.25
 
-    def __init__(self, labels, space=None):
+    def __init__(self, labels: torch.Tensor, space: SpaceLike | None = None):
         if not (labels.abs() == 1).all():
             raise ValueError("LogisticLoss got labels other than -1 and 1; map the classes to them.")
         super().__init__(Space.of(labels) if space is None else space)

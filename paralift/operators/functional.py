@@ -8,7 +8,9 @@ from math import inf
 
 import torch
 
-from .space import Space, sum_trailing
+from .space import Space, SpaceLike, sum_trailing
+from collections.abc import Callable
+from .operator import Operator
 
 __all__ = ["Functional"]
 
@@ -35,7 +37,7 @@ class Functional:
     ndim = 1
     space = None
 
-    def __init__(self, space=None):
+    def __init__(self, space: SpaceLike | None = None):
         if space is not None:
             self._bind(space)
 
@@ -65,15 +67,15 @@ class Functional:
 
     # ---- attributes a solver may assume
     @property
-    def smooth(self):
+    def smooth(self) -> bool:
         return self.grad_lipschitz < inf
 
     @property
-    def differentiable(self):
+    def differentiable(self) -> bool:
         return type(self)._gradient is not Functional._gradient
 
     @property
-    def has_prox(self):
+    def has_prox(self) -> bool:
         return type(self)._prox is not Functional._prox
 
     # ---- spaces
@@ -81,17 +83,17 @@ class Functional:
         self.space = space if isinstance(space, Space) else Space(space)
         self.ndim = self.space.ndim
 
-    def on(self, space):
+    def on(self, space: SpaceLike) -> "Functional":
         """A copy bound to `space`: its value reduces all of the space's axes."""
         new = copy.copy(self)
         new._bind(space)
         return new
 
-    def auxiliary(self, space):
+    def auxiliary(self, space: SpaceLike) -> tuple:
         """The spaces of the unknowns that the value minimises over by itself (TGV: a vector field), for elements of `space`; () for most."""
         return ()
 
-    def split(self, space):
+    def split(self, space: SpaceLike) -> list["Functional"]:
         """Terms f @ K, f of known prox and K linear, whose sum is this functional: what `Composite(linear=...)`, PDHG and ADMM take. Total variation gives
         [GroupL1Norm() @ Gradient(space)], a functional with no form but its prox [self @ IdentityOperator(space)]; a * f and f + g scale and join the terms.
 
@@ -119,40 +121,40 @@ class Functional:
                              "or a tensor of such.")
 
     # ---- public calls
-    def __call__(self, x):
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The value, of the batch's shape."""
         self._fit(x)
         value = self._value(x)
         left = value.dim() - (x.dim() - self.ndim)
         return sum_trailing(value, left) if left > 0 else value
 
-    def gradient(self, x):
+    def gradient(self, x: torch.Tensor) -> torch.Tensor:
         self._fit(x)
         return self._gradient(x)
 
-    def prox(self, x, sigma=1.0):
+    def prox(self, x: torch.Tensor, sigma: float | torch.Tensor = 1.0) -> torch.Tensor:
         self._fit(x)
         self._step(sigma)
         return self._prox(x, sigma)
 
-    def proximal(self, sigma):
+    def proximal(self, sigma: float | torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """ODL's name: the map x -> prox(x, sigma)."""
         self._step(sigma)
         return lambda x: self.prox(x, sigma)
 
     @property
-    def convex_conj(self):
+    def convex_conj(self) -> "Functional":
         return _Conjugate(self)
 
-    def bregman(self, point, subgrad=None):
+    def bregman(self, point: torch.Tensor, subgrad: torch.Tensor | None = None) -> "Functional":
         from .bregman import BregmanDistance
 
         return BregmanDistance(self, point, subgrad)
 
-    def translated(self, shift):
+    def translated(self, shift: torch.Tensor | complex) -> "Functional":
         return _Translated(self, shift)
 
-    def __rmul__(self, a):
+    def __rmul__(self, a: float | torch.Tensor) -> "Functional":
         if not isinstance(a, (int, float)) and not (torch.is_tensor(a) and a.dim() == 0):
             return NotImplemented
         return _Scaled(self, a)
@@ -160,10 +162,10 @@ class Functional:
     def __mul__(self, other):
         raise TypeError(f"{type(self).__name__} * {type(other).__name__}: write the scalar on the left, a * f (in ODL f * a is x -> f(a x), which is easy to confuse).")
 
-    def __add__(self, other):
+    def __add__(self, other: "Functional") -> "Functional":
         return _Sum(self, other) if isinstance(other, Functional) else NotImplemented
 
-    def __matmul__(self, op):
+    def __matmul__(self, op: Operator) -> "Functional":
         return _Composed(self, op)
 
     def __repr__(self):

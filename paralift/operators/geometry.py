@@ -21,19 +21,19 @@ class Geometry:
     live = None                # which lines exist, broadcasting against the shape; None: all
     multiplicity = None        # how many lines of the scanner add up in one, broadcasting against the shape; None: one
 
-    def ends(self, *index):
+    def ends(self, *index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         raise NotImplementedError(f"{type(self).__name__} defines no ends(*index); add it to the class.")
 
-    def rows(self, index):
+    def rows(self, index: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
         """The ends of all lines whose first index is in `index`."""
         grid = torch.meshgrid(index, *(torch.arange(n) for n in self.shape[1:]), indexing="ij")
         return self.ends(*grid)
 
-    def subset(self, index):
+    def subset(self, index: torch.Tensor | slice) -> "Geometry":
         """The geometry of some rows (views, events) alone."""
         return _Subset(self, torch.arange(self.shape[0])[index.cpu() if torch.is_tensor(index) else index])
 
-    def covering(self, radius):
+    def covering(self, radius: float) -> "Geometry":
         """The geometry with its lines long enough to leave a ball of `radius` mm about the origin; detectors have a place, so most return themselves."""
         return self
 
@@ -57,7 +57,7 @@ class _Subset(Geometry):
 class Rays(Geometry):
     """Lines by their end points: `start`, `end` (..., 2) or (..., 3) in mm, in the order (y, x) or (z, y, x). Raises ValueError where shapes differ or a number is NaN."""
 
-    def __init__(self, start, end):
+    def __init__(self, start: torch.Tensor, end: torch.Tensor):
         start, end = (finite(v, "Rays", "tensor of end points").double().cpu() for v in (start, end))
         if start.shape != end.shape or start.dim() < 2 or start.shape[-1] not in (2, 3):
             raise ValueError(f"Rays got end points of shapes {tuple(start.shape)} and {tuple(end.shape)}; both need (..., 2) or (..., 3), of one shape.")
@@ -89,7 +89,7 @@ class ParallelBeam(Geometry):
     bins: int
     bin_width: float = 1.0
     offset: float = 0.0
-    length: float = None
+    length: float | None = None
     ndim = 2
 
     def __post_init__(self):

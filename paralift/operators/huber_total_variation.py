@@ -2,6 +2,8 @@
 
 from .norms import GroupHuber, Huber
 from .variation import _Variation
+from collections.abc import Sequence
+from .space import SpaceLike
 
 __all__ = ["HuberTotalVariation"]
 
@@ -14,7 +16,8 @@ class HuberTotalVariation(_Variation):
     Raises ValueError unless delta > 0. Source: Huber, Robust Statistics, 1981, as in Chambolle & Pock, J. Math. Imaging Vis. 40, 2011 (section 6.2.3).
     """
 
-    def __init__(self, delta, space=None, isotropic=True, channel_axis=None, axes=None, spacing=1.0, tolerance=1e-6, max_iterations=2000):
+    def __init__(self, delta: float, space: SpaceLike | None = None, isotropic: bool = True, channel_axis: int | None = None, axes: Sequence[int] | int | None = None,
+                 spacing: float | Sequence[float] = 1.0, tolerance: float = 1e-6, max_iterations: int = 2000):
         if not delta > 0:
             raise ValueError(f"HuberTotalVariation got delta = {delta}; it needs delta > 0 (delta -> 0 is TotalVariation).")
         self.delta = float(delta)

@@ -3,6 +3,7 @@
 import torch
 
 from .indicators import _Set, _slack
+from .space import SpaceLike
 
 __all__ = ["IndicatorReal"]
 
@@ -12,7 +13,7 @@ class IndicatorReal(_Set):
 
     separable = True
 
-    def __init__(self, nonnegative=False, space=None):
+    def __init__(self, nonnegative: bool = False, space: SpaceLike | None = None):
         super().__init__(space)
         self.nonnegative = bool(nonnegative)
 

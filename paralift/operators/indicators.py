@@ -6,7 +6,7 @@ Sources: Parikh & Boyd, Found. Trends Optim. 1(3), 2014; simplex and l1 ball: Du
 import torch
 
 from .functional import Functional
-from .space import Space, finite, inner
+from .space import Space, SpaceLike, finite, inner
 
 __all__ = ["IndicatorBox", "IndicatorNonnegative", "IndicatorSimplex", "IndicatorL1Ball", "IndicatorL2Ball", "IndicatorLinfBall", "IndicatorAffine"]
 
@@ -51,7 +51,7 @@ class IndicatorBox(_Set):
 
     separable = True
 
-    def __init__(self, lower=0.0, upper=1.0, space=None):
+    def __init__(self, lower: float | torch.Tensor = 0.0, upper: float | torch.Tensor = 1.0, space: SpaceLike | None = None):
         if not torch.all(torch.as_tensor(lower) <= torch.as_tensor(upper)):
             raise ValueError(f"IndicatorBox got lower = {lower} and upper = {upper}; it needs lower <= upper.")
         super().__init__(space)
@@ -88,7 +88,7 @@ class IndicatorNonnegative(_Set):
 class IndicatorSimplex(_Set):
     """x >= 0 and sum x = radius on the last axis; projection by sorting. Raises ValueError unless radius > 0."""
 
-    def __init__(self, radius=1.0, space=None):
+    def __init__(self, radius: float = 1.0, space: SpaceLike | None = None):
         if not radius > 0:
             raise ValueError(f"IndicatorSimplex got radius = {radius}; it needs a number > 0.")
         super().__init__(space)
@@ -107,7 +107,7 @@ class IndicatorSimplex(_Set):
 
 
 class _Ball(_Set):
-    def __init__(self, radius=1.0, space=None):
+    def __init__(self, radius: float = 1.0, space: SpaceLike | None = None):
         if not radius >= 0:
             raise ValueError(f"{type(self).__name__} got radius = {radius}; it needs a number >= 0.")
         super().__init__(space)
@@ -162,7 +162,7 @@ class IndicatorLinfBall(_Ball):
 class IndicatorAffine(_Set):
     """{x : A x = b}, A (m, n), b (m,); projection x - A^+ (A x - b). Raises ValueError where shapes do not fit or there is no such x."""
 
-    def __init__(self, matrix, rhs):
+    def __init__(self, matrix: torch.Tensor, rhs: torch.Tensor):
         matrix, rhs = finite(matrix, "IndicatorAffine", "matrix"), finite(rhs, "IndicatorAffine", "right side")
         if matrix.dim() != 2 or tuple(rhs.shape) != (matrix.shape[0],):
             raise ValueError(f"IndicatorAffine got a matrix {tuple(matrix.shape)} and a right side {tuple(rhs.shape)}; it needs (m, n) and (m,).")

@@ -19,7 +19,7 @@ class JointProx(_Wrapper):
 
     parts = ("f", "g")
 
-    def __init__(self, f, g):
+    def __init__(self, f: Functional, g: Functional):
         super().__init__(f)
         self.g, self.convex, self.separable = g, f.convex and g.convex, f.separable and g.separable
         self.g_first = self._order()

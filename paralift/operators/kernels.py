@@ -17,14 +17,14 @@ def _split(G):
 class Kernel(Functional):
     """h with `bregman_step(x, g, tau, G)` = argmin_u <g, u> + G(u) + D_h(u, x) / tau and `can_step(G)`; D_h is `h.bregman(x)(u)`."""
 
-    def can_step(self, G):
+    def can_step(self, G: Functional | None) -> bool:
         return G is None
 
-    def distance(self, u, x):
+    def distance(self, u: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """D_h(u, x), summed over everything."""
         return (self._value(u) - self._value(x)).sum() - torch.sum((u - x) * self._gradient(x))
 
-    def bregman_step(self, x, g, tau, G=None):
+    def bregman_step(self, x: torch.Tensor, g: torch.Tensor, tau: float, G: Functional | None = None) -> torch.Tensor:
         raise NotImplementedError(f"{type(self).__name__} defines no bregman_step(x, g, tau, G).")
 
 

@@ -6,6 +6,7 @@ from .functional import _Composed
 from .linear import MatrixOperator
 from .norms import L2NormSquared
 from .space import inner
+from .operator import Operator
 
 __all__ = ["LeastSquares"]
 
@@ -23,7 +24,7 @@ class LeastSquares(_Composed):
     is A*A x - A*b, with A*b kept: its rounding error is relative to |A*b|. The value never uses it, as <x, A*A x> - 2 <x, A*b> + |b|^2 would lose the digits of a small residual.
     """
 
-    def __init__(self, op, data, weight=1.0, tolerance=1e-12, max_iterations=500):
+    def __init__(self, op: Operator | torch.Tensor, data: torch.Tensor, weight: float = 1.0, tolerance: float = 1e-12, max_iterations: int = 500):
         op = MatrixOperator(op) if torch.is_tensor(op) else op
         if not op.is_linear:
             raise TypeError(f"LeastSquares got {op!r}, which is not linear; write 0.5 * L2NormSquared().translated(b) @ op.")
@@ -37,7 +38,7 @@ class LeastSquares(_Composed):
         r = self.op._call(x)
         return r - self.data if r.requires_grad or r.is_inference() or r.data_ptr() == x.data_ptr() else r.sub_(self.data)
 
-    def excess(self, new, x):
+    def excess(self, new: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """D(new, x) = weight/2 |A (new - x)|^2, without cancellation."""
         return self._half_square(self._image(new) - self._image(x))
 

@@ -6,7 +6,8 @@ import torch
 
 from .linear_function import linear_function
 from .operator import LinearOperator
-from .space import Space, finite
+from .space import Space, SpaceLike, finite
+from collections.abc import Sequence
 
 __all__ = ["IdentityOperator", "MatrixOperator", "DiagonalOperator", "Convolution", "Gradient"]
 
@@ -16,7 +17,7 @@ class IdentityOperator(LinearOperator):
 
     unitary = True
 
-    def __init__(self, space):
+    def __init__(self, space: Space):
         super().__init__(space, space)
 
     def _call(self, x):
@@ -32,7 +33,7 @@ class IdentityOperator(LinearOperator):
 class MatrixOperator(LinearOperator):
     """x -> M x on the last axis: (..., n) -> (..., m) for M (m, n). Raises ValueError unless M has two axes and finite entries."""
 
-    def __init__(self, matrix):
+    def __init__(self, matrix: torch.Tensor):
         matrix = finite(matrix, "MatrixOperator", "matrix")
         if matrix.dim() != 2:
             raise ValueError(f"MatrixOperator got a tensor of shape {tuple(matrix.shape)}; it needs two axes.")
@@ -53,7 +54,7 @@ class MatrixOperator(LinearOperator):
 class DiagonalOperator(LinearOperator):
     """x -> w * x, coordinatewise, with weights w of the element's shape."""
 
-    def __init__(self, weights):
+    def __init__(self, weights: torch.Tensor):
         self.weights = weights = finite(weights, "DiagonalOperator", "tensor of weights")
         space = Space(tuple(weights.shape), weights.dtype, weights.device)
         super().__init__(space, space)
@@ -75,7 +76,7 @@ class Convolution(LinearOperator):
     space or longer ones, or is complex on a real space.
     """
 
-    def __init__(self, kernel, space, padding="circular"):
+    def __init__(self, kernel: torch.Tensor, space: Space, padding: str = "circular"):
         kernel = finite(kernel, "Convolution", "kernel")
         if kernel.dim() != space.ndim or not space.ndim or any(k > n for k, n in zip(kernel.shape, space.shape)):
             raise ValueError(f"Convolution got a kernel of shape {tuple(kernel.shape)}; the space {space.shape} needs as many axes and no longer ones.")
@@ -109,7 +110,7 @@ class Gradient(LinearOperator):
     Raises ValueError where an axis is not there or named twice, or a spacing is not positive.
     """
 
-    def __init__(self, space, axes=None, spacing=1.0):
+    def __init__(self, space: SpaceLike, axes: Sequence[int] | int | None = None, spacing: float | Sequence[float] = 1.0):
         space = space if isinstance(space, Space) else Space(space)
         self.axes, self.spacing = grid(space.ndim, axes, spacing, "Gradient")
         self.d, self.n = len(self.axes), space.ndim

@@ -1,6 +1,7 @@
 """A linear map given by two callables as one differentiable operation."""
 
 import torch
+from collections.abc import Callable
 
 __all__ = ["linear_function"]
 
@@ -27,7 +28,7 @@ class _LinearFunction(torch.autograd.Function):
         return _LinearFunction.apply(x.movedim(dims[0], 0), forward, adjoint), 0
 
 
-def linear_function(x, forward, adjoint):
+def linear_function(x: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor], adjoint: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """forward(x), whose derivatives of every order (backward, jvp, vmap) are the two callables: for linear maps that torch cannot differentiate, such as
     products with stored sparse matrices and calls of other libraries. Both callables take leading batch axes and plain tensors."""
     return _LinearFunction.apply(x, forward, adjoint)

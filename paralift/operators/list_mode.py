@@ -3,6 +3,8 @@
 import dataclasses
 
 import torch
+from .scanner import CylindricalScanner
+from .geometry import Geometry
 
 __all__ = ["Events", "histogram"]
 
@@ -14,9 +16,9 @@ class Events:
 
     view: torch.Tensor
     bin: torch.Tensor
-    plane: torch.Tensor = None
-    tof: torch.Tensor = None
-    time: torch.Tensor = None
+    plane: torch.Tensor | None = None
+    tof: torch.Tensor | None = None
+    time: torch.Tensor | None = None
 
     def __post_init__(self):
         if any(value.dtype != torch.int64 for value in vars(self).values() if value is not None):
@@ -25,13 +27,13 @@ class Events:
         if len(set(shapes.values())) != 1 or len(shapes["view"]) != 1:
             raise ValueError(f"Events got tensors of shapes {shapes}; all need one axis of the same length.")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.view)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: torch.Tensor | slice) -> "Events":
         return Events(*(None if value is None else value[index] for value in vars(self).values()))
 
-    def index(self, geometry):
+    def index(self, geometry: Geometry) -> list[torch.Tensor]:
         """The events' indices into sinograms of `geometry`, one tensor an axis; planes are left out for a scanner of one ring. Raises ValueError where one lies outside."""
         index = (self.view, self.bin) if len(geometry.shape) == 2 else (self.view, self.plane, self.bin)
         for name, value, n in zip(("view", "bin") if len(index) == 2 else ("view", "plane", "bin"), index, geometry.shape):
@@ -44,7 +46,7 @@ class Events:
         return f"Events({len(self)})"
 
 
-def histogram(events, scanner, axial="all", dtype=torch.float32):
+def histogram(events: Events, scanner: CylindricalScanner, axial: str = "all", dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """The counts of `events` on the lines of `scanner`, a tensor of `dtype`.
 
     axial : "all": every plane for itself, (views, planes, bins), or (views, bins) of a scanner with one ring; "ssrb": single-slice rebinning, a plane counts half-way between its

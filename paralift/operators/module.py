@@ -6,7 +6,7 @@ from torch.func import functional_call, vjp
 from torch.fx import GraphModule
 
 from .operator import Operator, push_forward
-from .space import Space
+from .space import Space, SpaceLike
 
 __all__ = ["ModuleOperator", "batch_norms", "call_module", "is_random"]
 
@@ -58,7 +58,7 @@ class ModuleOperator(Operator):
     Any number of batch axes, in front; batch normalisation in training mode couples them. Raises ValueError where the module refuses the shape.
     """
 
-    def __init__(self, module, input_shape):
+    def __init__(self, module: nn.Module, input_shape: SpaceLike):
         if not isinstance(module, nn.Module):
             raise TypeError(f"ModuleOperator got {type(module).__name__}; it needs a torch.nn.Module.")
         self.module, self.random = module, is_random(module)
@@ -73,7 +73,7 @@ class ModuleOperator(Operator):
         super().__init__(domain, Space(tuple(z.shape[1:]), z.dtype, z.device))
 
     @property
-    def parameters(self):
+    def parameters(self) -> dict[str, torch.Tensor]:
         """{name: tensor}, without a graph."""
         return {name: p.detach() for name, p in self.module.named_parameters()}
 
@@ -90,7 +90,7 @@ class ModuleOperator(Operator):
             raise TypeError(f"the derivative of {self!r} at an input of dtype {x.dtype} was asked for; integer inputs have none: use parameter_derivative(x).")
         return super().derivative(x)
 
-    def parameter_derivative(self, x):
+    def parameter_derivative(self, x: torch.Tensor) -> "_ParameterDerivative":
         """J = d module(x; theta) / d theta: `J({name: dtheta})` -> tensor (names left out count as zero), `J.adjoint(r)` -> {name: tensor}, summed over the batch."""
         return _ParameterDerivative(self, x)
 

@@ -9,6 +9,7 @@ from .nufft import NUFFT
 from .off_resonance import time_segments
 from .operator import LinearOperator
 from .space import Space, all_finite, finite
+from collections.abc import Sequence
 
 __all__ = ["MRI"]
 
@@ -35,8 +36,9 @@ class MRI(LinearOperator):
     Raises TypeError / ValueError where shapes, ranges or dtypes do not fit, for NaN, and for a negative mask. Sources: Pruessmann et al., Magn. Reson. Med. 42, 1999; 46, 2001.
     """
 
-    def __init__(self, mask=None, coil_maps=None, trajectory=None, shape=None, field_of_view=None, field_map=None, readout_times=None, tolerance=None,
-                 field_tolerance=1e-4, dtype=None):
+    def __init__(self, mask: torch.Tensor | None = None, coil_maps: torch.Tensor | None = None, trajectory: torch.Tensor | None = None, shape: Sequence[int] | None = None,
+                 field_of_view: float | Sequence[float] | None = None, field_map: torch.Tensor | None = None, readout_times: torch.Tensor | None = None,
+                 tolerance: float | None = None, field_tolerance: float = 1e-4, dtype: torch.dtype | None = None):
         maps = None if coil_maps is None else finite(coil_maps, "MRI", "tensor of coil_maps")
         mask = None if mask is None else _mask(mask)
         shape = self._shape(mask, maps, trajectory, shape)

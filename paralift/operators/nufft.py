@@ -9,6 +9,7 @@ import torch
 from .linear_function import linear_function
 from .operator import LinearOperator
 from .space import Space, finite, per_axis
+from collections.abc import Sequence
 
 __all__ = ["NUFFT", "ToeplitzOperator", "density_compensation"]
 
@@ -60,7 +61,8 @@ class NUFFT(LinearOperator):
 
     fast_normal = True
 
-    def __init__(self, trajectory, shape, field_of_view=None, tolerance=None, dtype=torch.complex64):
+    def __init__(self, trajectory: torch.Tensor, shape: int | Sequence[int], field_of_view: float | Sequence[float] | None = None, tolerance: float | None = None,
+                 dtype: torch.dtype = torch.complex64):
         shape = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
         if not 1 <= len(shape) <= 3 or min(shape) < 1:
             raise ValueError(f"NUFFT got the image shape {shape}; it needs one to three axes of at least one pixel.")
@@ -114,7 +116,7 @@ class NUFFT(LinearOperator):
     def _normal(self, x):
         return self.gram()._call(x)
 
-    def gram(self, weights=None):
+    def gram(self, weights: torch.Tensor | None = None) -> "ToeplitzOperator":
         """x -> A* W A x as a `ToeplitzOperator`, W = diag(weights), real and of the trajectory's shape (ones by default); it is kept where no weights are given."""
         if weights is not None:
             return ToeplitzOperator(self, weights)
@@ -145,7 +147,7 @@ class ToeplitzOperator(LinearOperator):
     Source: Fessler et al., IEEE Trans. Signal Process. 53(9), 2005.
     """
 
-    def __init__(self, nufft, weights=None):
+    def __init__(self, nufft: NUFFT, weights: torch.Tensor | None = None):
         super().__init__(nufft.domain, nufft.domain)
         samples = nufft.range
         if weights is not None and (weights.is_complex() or tuple(weights.shape) != samples.shape):
@@ -192,7 +194,7 @@ class ToeplitzOperator(LinearOperator):
         return {**vars(self), "_parts": {}}
 
 
-def density_compensation(trajectory, shape, iterations=30, field_of_view=None):
+def density_compensation(trajectory: torch.Tensor, shape: int | Sequence[int], iterations: int = 30, field_of_view: float | Sequence[float] | None = None) -> torch.Tensor:
     """Weights w >= 0 of the trajectory's shape for which A* diag(w) A is closest to the identity, A = NUFFT(trajectory, shape): `A.adjoint(w * y)` is the gridded image.
 
     |A* diag(w) A - I|_F^2 = N sum_m t(m) |p(m) - delta(m)|^2 with t the product of the triangles 1 - |m_i|/n_i and p as in `ToeplitzOperator`. Its normal matrix

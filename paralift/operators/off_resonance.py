@@ -9,7 +9,7 @@ from .space import finite
 __all__ = ["time_segments"]
 
 
-def time_segments(field_map, readout_times, tolerance=1e-4, bins=1000):
+def time_segments(field_map: torch.Tensor, readout_times: torch.Tensor, tolerance: float = 1e-4, bins: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
     """(phases (L, *field_map.shape), weights (L, *readout_times.shape)), complex128, with exp(-2 pi i f(x) t_k) = sum_l weights_l(k) phases_l(x).
 
     phases_l(x) = exp(-2 pi i f(x) tau_l), tau_l equally spaced over the readout; for every t the weights are the least-squares ones over the histogram of f (`bins` bins).

@@ -8,11 +8,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .space import Space, inner
+from collections.abc import Callable
 
 __all__ = ["Operator", "LinearOperator", "push_forward"]
 
 
-def push_forward(f, x, dx):
+def push_forward(f: Callable[..., torch.Tensor], x: torch.Tensor | tuple, dx: torch.Tensor | tuple) -> torch.Tensor:
     """f'(x) dx (tuples for several arguments); attention by its plain formula, as its fused kernels know no forward derivative."""
     with sdpa_kernel(SDPBackend.MATH):
         return torch.func.jvp(f, *((x, dx) if isinstance(x, tuple) else ((x,), (dx,))))[1]
@@ -34,7 +35,7 @@ class Operator:
 
     is_linear = False
 
-    def __init__(self, domain, range):
+    def __init__(self, domain: Space, range: Space):
         for name, space in (("domain", domain), ("range", range)):
             if not isinstance(space, Space):
                 raise TypeError(f"{type(self).__name__} got {space!r} as {name}; it needs a Space.")
@@ -49,31 +50,31 @@ class Operator:
     def _derivative_adjoint(self, x, y):
         return torch.func.vjp(self._call, x)[1](y)[0]
 
-    def __call__(self, x):
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if not self.domain.fits(x):
             raise ValueError(f"{type(self).__name__} got an input of shape {tuple(x.shape)}; its domain needs trailing axes {self.domain.shape}.")
         return self._call(x)
 
-    def derivative(self, x):
+    def derivative(self, x: torch.Tensor) -> "LinearOperator":
         """The derivative at `x`, a LinearOperator (the operator itself where it is linear)."""
         return self if self.is_linear else _Derivative(self, x)
 
-    def __matmul__(self, other):
+    def __matmul__(self, other: "Operator") -> "Operator":
         return _made(_Composition, self, other) if isinstance(other, Operator) else NotImplemented
 
-    def __rmul__(self, a):
+    def __rmul__(self, a: complex | torch.Tensor) -> "Operator":
         return _made(_Scaled, self, a) if _number(a) else NotImplemented
 
     def __mul__(self, other):
         raise TypeError(f"{type(self).__name__} * {type(other).__name__} is ambiguous; write the scalar on the left (a * op), or op1 @ op2 to compose.")
 
-    def __add__(self, other):
+    def __add__(self, other: "Operator") -> "Operator":
         return _made(_Sum, self, other) if isinstance(other, Operator) else NotImplemented
 
-    def __neg__(self):
+    def __neg__(self) -> "Operator":
         return -1 * self
 
-    def __sub__(self, other):
+    def __sub__(self, other: "Operator") -> "Operator":
         return self + (-1 * other)
 
     def __repr__(self):
@@ -95,7 +96,7 @@ class LinearOperator(Operator):
         return self._adjoint(y)
 
     @property
-    def adjoint(self):
+    def adjoint(self) -> "LinearOperator":
         return _Adjoint(self)
 
     fast_normal = False        # _normal is cheaper than the adjoint: `LeastSquares` takes its gradient from it
@@ -104,11 +105,11 @@ class LinearOperator(Operator):
         return self._adjoint(self._call(x))
 
     @property
-    def normal(self):
+    def normal(self) -> "LinearOperator":
         """x -> A*A x, as a LinearOperator; a class that knows a cheaper way overrides `_normal`."""
         return _Normal(self)
 
-    def rows(self, index):
+    def rows(self, index: torch.Tensor | slice) -> "LinearOperator":
         """x -> (A x)[index], `index` (a tensor or a slice) on the first axis of the range. A class that can compute these rows alone overrides this."""
         return _Rows(self, index)
 
@@ -116,7 +117,7 @@ class LinearOperator(Operator):
         """Rows of self @ right; a class whose rows need the same rows of `right` only overrides this."""
         return self.rows(index) @ right
 
-    def norm(self, iterations=100, tolerance=1e-6, seed=0):
+    def norm(self, iterations: int = 100, tolerance: float = 1e-6, seed: int = 0) -> float:
         """The operator norm, by the Lanczos process on A*A (a lower bound that grows to the norm).
 
         Stops once an iteration changes it by less than `tolerance` and the residual of A*A's top vector is below a thousandth, relatively. Returns a float.

@@ -12,7 +12,8 @@ from .functional import Functional
 from .joint_prox import JointProx
 from .norms import ZeroFunctional
 from .potentials import activation, activation_
-from .space import inner, sum_trailing
+from .space import SpaceLike, inner, sum_trailing
+from collections.abc import Callable
 
 __all__ = ["Penalty", "LiftedBregman", "MAC", "Lifted", "Fenchel"]
 
@@ -31,29 +32,29 @@ class Penalty:
     curvature = 1.0                # of x -> gradient_x(x, z)
     passes = False                 # the sweep passes the pull on as it is, and needs neither z nor sigma(z)
 
-    def __init__(self, potential):
+    def __init__(self, potential: Functional):
         if not isinstance(potential, Functional):
             raise TypeError(f"{type(self).__name__} got {potential!r}; it needs a potential (a Functional), for instance {type(self).__name__}(ReLU()).")
         self.potential = potential
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         return self.potential.ndim
 
     @property
-    def nonsmooth(self):
+    def nonsmooth(self) -> Functional:
         if not hasattr(self, "_finite"):
             z = 3 * torch.randn(2, *(self.potential.space.shape if self.potential.space else (4,) * self.ndim), generator=torch.Generator().manual_seed(0))
             self._finite = bool(torch.isfinite(self(-z, z)).all())
         return ZeroFunctional(self.potential.space) if self._finite else self.potential
 
-    def on(self, space):
+    def on(self, space: SpaceLike) -> "Penalty":
         """A copy whose potential is bound to `space`."""
         new = copy.copy(self)
         new.potential = self.potential.on(space)
         return new
 
-    def activation(self, z):
+    def activation(self, z: torch.Tensor) -> torch.Tensor:
         return activation(self.potential, z)
 
     # ---- what a subclass defines
@@ -95,23 +96,23 @@ class Penalty:
         """(r, w) with w r = rho dP/dz(x, z) at the x that a backward sweep reaches under the pull weight * g; `fresh`: z's memory may be used."""
         return self._gradient_z_at(self._sweep_x(z, p, g, weight / rho), z, p), rho
 
-    def plus(self, S):
+    def plus(self, S: Functional) -> "Penalty":
         """P(x, z) + S(x) as a penalty; ValueError where its prox in x is not known."""
         raise ValueError(f"the prox of {self!r} + {S!r} is not known; use LiftedBregman, MAC or Lifted, or put the term into the penalty's own _value and _prox_x.")
 
     # ---- public calls
-    def __call__(self, x, z):
+    def __call__(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         value = self._value(x, z)
         left = value.dim() - (z.dim() - self.ndim)
         return sum_trailing(value, left) if left > 0 else value
 
-    def gradient_z(self, x, z):
+    def gradient_z(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         return self._gradient_z(x, z)
 
-    def gradient_x(self, x, z):
+    def gradient_x(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         return self._gradient_x(x, z)
 
-    def prox_x(self, v, z, tau=1.0):
+    def prox_x(self, v: torch.Tensor, z: torch.Tensor, tau: float | torch.Tensor = 1.0) -> torch.Tensor:
         return self._prox_x(v, z, tau)
 
     def __repr__(self):
@@ -211,7 +212,7 @@ class MAC(_Quadratic):
 
     majorised = False              # the slope 1 is Gauss and Newton's
 
-    def __init__(self, potential=None, activation=None):
+    def __init__(self, potential: Functional | None = None, activation: Callable[[torch.Tensor], torch.Tensor] | None = None):
         super().__init__(ZeroFunctional() if potential is None else potential)
         self._map, self.free = activation, potential is None and activation is None
 
@@ -266,7 +267,7 @@ class Fenchel(_Quadratic):
     Source: Gu, Askari, El Ghaoui, AISTATS 2020.
     """
 
-    def __init__(self, potential, activation=None, slope=1.0):
+    def __init__(self, potential: Functional, activation: Callable[[torch.Tensor], torch.Tensor] | None = None, slope: float = 1.0):
         super().__init__(potential)
         self._map, self.lipschitz_z = activation, float(slope)
         self.curvature = 1.0 if activation is None else 0.0

@@ -4,7 +4,8 @@ import math
 
 from .functional import Functional
 from .penalties import MAC, LiftedBregman, Penalty
-from .space import inner, sum_trailing
+from .space import SpaceLike, inner, sum_trailing
+import torch
 
 __all__ = ["PenaltyTerm"]
 
@@ -18,7 +19,7 @@ class PenaltyTerm(Functional):
 
     differentiable = True
 
-    def __init__(self, penalty, target, shift=0.0, space=None):
+    def __init__(self, penalty: Penalty, target: torch.Tensor, shift: float | torch.Tensor = 0.0, space: SpaceLike | None = None):
         if not isinstance(penalty, Penalty):
             raise TypeError(f"PenaltyTerm got {penalty!r}; it needs a Penalty bound to its potential, for instance LiftedBregman(ReLU()).")
         super().__init__(space if space is not None else penalty.potential.space)

@@ -5,10 +5,13 @@ import copy
 import torch
 
 from .gaussian_blur import GaussianBlur
-from .geometry import Rays
+from .geometry import Geometry, Rays
 from .operator import LinearOperator
 from .ray_transform import JosephProjector
 from .space import Space, finite
+from .list_mode import Events
+from collections.abc import Sequence
+from .time_of_flight import TimeOfFlight
 
 __all__ = ["PET"]
 
@@ -33,8 +36,10 @@ class PET(LinearOperator):
 
     events = False                 # one line per event: the likelihood then needs the sensitivity image of the whole scan
 
-    def __init__(self, geometry, shape, voxel_size=1.0, attenuation=None, sensitivity=None, background=None, tof=None, resolution=None, origin=None, storage="auto",
-                 dtype=torch.float32, device="cpu"):
+    def __init__(self, geometry: Geometry, shape: Sequence[int], voxel_size: float | Sequence[float] = 1.0, attenuation: torch.Tensor | None = None,
+                 sensitivity: torch.Tensor | None = None, background: torch.Tensor | None = None, tof: TimeOfFlight | None = None,
+                 resolution: float | Sequence[float] | None = None, origin: Sequence[float] | None = None, storage: str = "auto", dtype: torch.dtype = torch.float32,
+                 device: torch.device | str = "cpu"):
         project = JosephProjector(geometry, shape, voxel_size, origin, tof, storage=storage, dtype=dtype, device=device)
         super().__init__(project.domain, project.range)
         self.projector, self.tof = project, tof
@@ -93,7 +98,7 @@ class PET(LinearOperator):
         """The views `index` (a tensor or a slice) alone."""
         return self._part(self.projector.rows(index), index)
 
-    def list_mode(self, events):
+    def list_mode(self, events: Events) -> "PET":
         """The same scan with one line per event: (..., *shape) -> (..., events), the expected counts per bin at the bins of these `Events`, and their `background`.
 
         List-mode MLEM, with A = op.list_mode(events) and s = op.adjoint(ones): x <- x / s * A.adjoint(1 / (A(x) + A.background)). With one line per count it is the iteration on

@@ -3,6 +3,8 @@
 import torch
 
 from .functional import Functional
+from collections.abc import Callable
+from .space import SpaceLike
 
 __all__ = ["PlugAndPlay"]
 
@@ -26,7 +28,7 @@ class PlugAndPlay(Functional):
     ndim = 2
     has_value = False
 
-    def __init__(self, denoiser, space=None, takes_level=False, complex_as="images", convex=False):
+    def __init__(self, denoiser: Callable[..., torch.Tensor], space: SpaceLike | None = None, takes_level: bool = False, complex_as: str = "images", convex: bool = False):
         if not callable(denoiser):
             raise TypeError(f"PlugAndPlay got {type(denoiser).__name__} as its denoiser; it needs a torch module or a function of an image.")
         if isinstance(denoiser, torch.nn.Module) and denoiser.training:

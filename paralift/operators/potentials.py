@@ -11,17 +11,18 @@ import torch
 from .functional import Functional
 from .indicators import IndicatorBox, IndicatorNonnegative, IndicatorSimplex
 from .norms import L1Norm, ZeroFunctional
+from .space import SpaceLike
 
 __all__ = ["Identity", "ReLU", "LeakyReLU", "Clip", "HardTanh", "ReLU6", "HardSigmoid", "SoftThreshold", "Sparsemax", "activation", "activation_"]
 
 
-def activation(potential, z):
+def activation(potential: Functional, z: torch.Tensor) -> torch.Tensor:
     """sigma(z) = prox_Psi(z), elementwise closed form where the potential has one."""
     special = getattr(potential, "_activation", None)
     return potential._prox(z, 1.0) if special is None else special(z)
 
 
-def activation_(potential, z):
+def activation_(potential: Functional, z: torch.Tensor) -> torch.Tensor:
     """sigma(z), which may overwrite z."""
     special = getattr(potential, "_activation_", None)
     return activation(potential, z) if special is None else special(z)
@@ -55,7 +56,7 @@ class LeakyReLU(Functional):
 
     separable = True
 
-    def __init__(self, slope=0.01, space=None):
+    def __init__(self, slope: float = 0.01, space: SpaceLike | None = None):
         if not 0 < slope <= 1:
             raise ValueError(f"LeakyReLU got the slope {slope}; a proximal map needs 0 < slope <= 1 (ReLU is the case 0).")
         super().__init__(space)
@@ -94,14 +95,14 @@ class Clip(IndicatorBox):
 class HardTanh(Clip):
     """Clip to [-1, 1]."""
 
-    def __init__(self, space=None):
+    def __init__(self, space: SpaceLike | None = None):
         super().__init__(-1.0, 1.0, space=space)
 
 
 class ReLU6(Clip):
     """Clip to [0, 6]."""
 
-    def __init__(self, space=None):
+    def __init__(self, space: SpaceLike | None = None):
         super().__init__(0.0, 6.0, space=space)
 
 
@@ -127,7 +128,7 @@ class HardSigmoid(Functional):
 class SoftThreshold(L1Norm):
     """Psi = a |x|_1, a >= 0, ValueError otherwise: sigma(z) = sign(z) max(|z| - a, 0), phi*(z) = max(|z| - a, 0)^2 / 2."""
 
-    def __init__(self, threshold=1.0, space=None):
+    def __init__(self, threshold: float = 1.0, space: SpaceLike | None = None):
         if not threshold >= 0:
             raise ValueError(f"SoftThreshold got the threshold {threshold}; it needs a number >= 0.")
         super().__init__(space)
@@ -152,5 +153,5 @@ class SoftThreshold(L1Norm):
 class Sparsemax(IndicatorSimplex):
     """Psi = indicator of the simplex (last axis): sigma(z) = projection onto it (Martins & Astudillo, 2016)."""
 
-    def __init__(self, space=None):
+    def __init__(self, space: SpaceLike | None = None):
         super().__init__(1.0, space=space)

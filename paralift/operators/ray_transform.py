@@ -10,6 +10,8 @@ from .linear_function import linear_function
 from .operator import LinearOperator
 from .rays import Crossings
 from .space import Space, per_axis
+from collections.abc import Sequence
+from .time_of_flight import TimeOfFlight
 
 __all__ = ["JosephProjector", "RayTransform"]
 
@@ -36,7 +38,8 @@ class JosephProjector(LinearOperator):
     product of a sparse and a dense matrix. Raises ValueError / TypeError for another shape, a voxel size that is not positive, complex or integer images.
     """
 
-    def __init__(self, geometry, shape, voxel_size=1.0, origin=None, tof=None, tof_bin=None, storage="auto", dtype=torch.float32, device="cpu"):
+    def __init__(self, geometry: Geometry, shape: Sequence[int], voxel_size: float | Sequence[float] = 1.0, origin: Sequence[float] | None = None, tof: TimeOfFlight | None = None,
+                 tof_bin: torch.Tensor | None = None, storage: str = "auto", dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
         name = type(self).__name__
         if not isinstance(geometry, Geometry):
             raise TypeError(f"{name} got {geometry!r} as its geometry; it needs a Geometry, such as ParallelBeam(angles, bins) or Rays(start, end).")
@@ -71,7 +74,7 @@ class JosephProjector(LinearOperator):
                 yield lines[inside], Crossings(start[inside], end[inside], self.domain.shape, self.voxel_size, self.origin)
 
     @property
-    def bytes(self):
+    def bytes(self) -> int:
         """An estimate of the bytes of the stored taps, A and adjoint, in the dtype of the domain: from the crossings of up to some 65,000 lines."""
         if self._bytes is None:
             views, per = self.geometry.shape[0], max(torch.Size(self.geometry.shape[1:]).numel(), 1)
@@ -82,7 +85,7 @@ class JosephProjector(LinearOperator):
         return self._bytes
 
     @property
-    def stored(self):
+    def stored(self) -> bool:
         return self.storage == "stored" or self.storage == "auto" and self.bytes <= LIMIT
 
     # ---- stored taps
@@ -220,7 +223,8 @@ class RayTransform(JosephProjector):
     voxel_size, origin, storage, dtype, device : as for JosephProjector.
     """
 
-    def __init__(self, shape, angles, bins=None, bin_width=None, voxel_size=1.0, offset=0.0, origin=None, storage="auto", dtype=torch.float32, device="cpu"):
+    def __init__(self, shape: Sequence[int], angles: torch.Tensor, bins: int | None = None, bin_width: float | None = None, voxel_size: float | Sequence[float] = 1.0,
+                 offset: float = 0.0, origin: Sequence[float] | None = None, storage: str = "auto", dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
         if isinstance(shape, int) or len(shape) != 2:
             raise ValueError(f"RayTransform got an image of shape {shape}; it needs (y, x), and slices of a volume are a batch.")
         size = per_axis(voxel_size, 2, "RayTransform", "voxel_size")

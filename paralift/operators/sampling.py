@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from collections.abc import Sequence
 
 __all__ = ["variable_density_mask", "poisson_disc_mask", "line_mask", "radial_trajectory", "spiral_trajectory"]
 
@@ -45,7 +46,7 @@ def _draw(shape, samples, centre, power, seed):
     return torch.from_numpy(mask.reshape(shape))
 
 
-def variable_density_mask(shape, acceleration, calibration=24, power=3.0, seed=0):
+def variable_density_mask(shape: int | Sequence[int], acceleration: float, calibration: int | Sequence[int] = 24, power: float = 3.0, seed: int = 0) -> torch.Tensor:
     """A random mask (bool, `shape`) of exactly round(points / acceleration) samples, the calibration block among them.
 
     Outside the block (`calibration` points along every axis, or a tuple; centred on shape // 2) the points are drawn without replacement, with chances proportional to
@@ -58,7 +59,8 @@ def variable_density_mask(shape, acceleration, calibration=24, power=3.0, seed=0
     return _draw(shape, *_budget(shape, acceleration, calibration, "variable_density_mask"), power, seed)
 
 
-def line_mask(shape, acceleration, calibration=24, axis=-1, power=0.0, equispaced=False, seed=0):
+def line_mask(shape: int | Sequence[int], acceleration: float, calibration: int | Sequence[int] = 24, axis: int = -1, power: float = 0.0, equispaced: bool = False,
+              seed: int = 0) -> torch.Tensor:
     """A mask of whole lines (bool; `shape` with length 1 on the axes that lie along the lines, so it broadcasts): exactly round(n / acceleration) of the n positions on `axis`.
 
     The `calibration` lines in the middle are among them. The others are drawn as in `variable_density_mask` (power = 0: uniformly), or equally spaced with `equispaced`.
@@ -80,7 +82,7 @@ def line_mask(shape, acceleration, calibration=24, axis=-1, power=0.0, equispace
     return lines.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
 
 
-def poisson_disc_mask(shape, acceleration, calibration=24, variation=3.0, seed=0):
+def poisson_disc_mask(shape: int | Sequence[int], acceleration: float, calibration: int | Sequence[int] = 24, variation: float = 3.0, seed: int = 0) -> torch.Tensor:
     """A Poisson-disc mask (bool, `shape`, two axes or more): round(points / acceleration) samples (to 1 %), the calibration block among them.
 
     Two samples p, q outside the block are at least max(r(p), r(q)) points apart, r(k) = r_0 (1 + variation |k|), |k| = 1 at the middle of the edges; variation = 0
@@ -135,7 +137,7 @@ def _discs(shape, order, radius, limit):
     return chosen
 
 
-def radial_trajectory(spokes, readout, angle="golden", dimension=2):
+def radial_trajectory(spokes: int, readout: int, angle: str = "golden", dimension: int = 2) -> torch.Tensor:
     """Diameters through the centre, (spokes, readout, dimension) in rad/pixel, float64: radii 2 pi (j - readout // 2)/readout in [-pi, pi).
 
     angle: "golden" (every stretch of consecutive spokes covers all directions) or "uniform" (equally spaced; in 3-D a spiral from the equator to
@@ -156,7 +158,7 @@ def radial_trajectory(spokes, readout, angle="golden", dimension=2):
     return directions[:, None] * radius[:, None]
 
 
-def spiral_trajectory(interleaves, readout, turns, power=1.0):
+def spiral_trajectory(interleaves: int, readout: int, turns: float, power: float = 1.0) -> torch.Tensor:
     """Spirals from the centre outwards, (interleaves, readout, 2) in rad/pixel, float64: k(s) = pi s^power (sin, cos)(2 pi (turns s + l/interleaves)), 0 <= s < 1, l the interleaf.
 
     The samples are equally spaced along the curve (constant gradient). power = 1 is Archimedean: the turns lie pi/(turns interleaves) apart, so n pixels need

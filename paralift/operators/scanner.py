@@ -35,12 +35,12 @@ class CylindricalScanner(Geometry):
 
     crystals: int
     radius: float
-    bins: int = None
+    bins: int | None = None
     rings: int = 1
-    ring_spacing: float = None
-    max_ring_difference: int = None
+    ring_spacing: float | None = None
+    max_ring_difference: int | None = None
     span: int = 1
-    block: int = None
+    block: int | None = None
     rotation: float = 0.0
 
     def __post_init__(self):
@@ -73,7 +73,7 @@ class CylindricalScanner(Geometry):
         put("shape", (views, self.bins) if self.rings == 1 else (views, self.planes, self.bins))
 
     @classmethod
-    def mmr(cls, rings=64, span=1):
+    def mmr(cls, rings: int = 64, span: int = 1) -> "CylindricalScanner":
         """The Siemens Biograph mMR: 56 blocks of 8 crystals and a gap, 504 positions a ring, 64 rings 4.0625 mm apart, 252 views of 344 bins, ring differences to 60 (4084 planes
         with span 1, 837 with span 11). rings=1: its transaxial plane.
 
@@ -81,11 +81,11 @@ class CylindricalScanner(Geometry):
         """
         return cls(504, 328.0 + 6.7, 344, rings, 4.0625, min(60, rings - 1), span, block=9)
 
-    def transaxial(self):
+    def transaxial(self) -> "CylindricalScanner":
         """The scanner's first ring alone, in the plane."""
         return dataclasses.replace(self, rings=1, max_ring_difference=None, span=1)
 
-    def pair(self, view, bin):
+    def pair(self, view: torch.Tensor, bin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The two crystals of a line in the plane, int64."""
         t = bin - self.bins // 2
         return (view + t.div(2, rounding_mode="floor")) % self.crystals, (view - (t + 1).div(2, rounding_mode="floor") + self.crystals // 2) % self.crystals
@@ -119,7 +119,7 @@ class CylindricalScanner(Geometry):
             points.append(torch.stack(torch.broadcast_tensors(*place), -1))
         return tuple(points)
 
-    def slices(self):
+    def slices(self) -> torch.Tensor:
         """The slice of single-slice rebinning for every plane: the sum of its two rings, 0 to 2 (rings - 1)."""
         return (self.plane_rings[0] + self.plane_rings[1]).round().long()
 

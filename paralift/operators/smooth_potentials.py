@@ -9,6 +9,7 @@ from math import inf
 import torch
 
 from .functional import Functional
+from .space import SpaceLike
 
 __all__ = ["Tanh", "Sigmoid", "Softplus", "LogSigmoid", "Softmax", "ELU", "CELU", "SELUEnergy"]
 
@@ -90,7 +91,7 @@ class Softplus(Functional):
 
     separable = True
 
-    def __init__(self, beta=1.0, space=None):
+    def __init__(self, beta: float = 1.0, space: SpaceLike | None = None):
         if not beta > 0:
             raise ValueError(f"Softplus got beta = {beta}; it needs beta > 0.")
         super().__init__(space)
@@ -118,7 +119,7 @@ class Softplus(Functional):
 class LogSigmoid(Softplus):
     """Psi(x) = Li2(exp(x)) on x <= 0, softplus's potential at -x: sigma(z) = log(1 / (1 + e^-z)) = -softplus(-z)."""
 
-    def __init__(self, space=None):
+    def __init__(self, space: SpaceLike | None = None):
         super().__init__(1.0, space)
 
     def _value(self, x):
@@ -167,7 +168,7 @@ class _ExponentialLinear(Functional):
 class ELU(_ExponentialLinear):
     """Psi(x) = (alpha + x) log(1 + x/alpha) - x - x^2/2 for -alpha <= x <= 0, 0 for x > 0: sigma(z) = z for z > 0, alpha (e^z - 1) below."""
 
-    def __init__(self, alpha=1.0, space=None):
+    def __init__(self, alpha: float = 1.0, space: SpaceLike | None = None):
         if not 0 < alpha <= 1:
             raise ValueError(f"ELU got alpha = {alpha}; a proximal map needs 0 < alpha <= 1.")
         super().__init__(alpha, 1.0, space)
@@ -179,7 +180,7 @@ class ELU(_ExponentialLinear):
 class CELU(_ExponentialLinear):
     """Psi(x) = alpha (alpha + x) log(1 + x/alpha) - alpha x - x^2/2 for -alpha <= x <= 0, 0 for x > 0: sigma(z) = z for z > 0, alpha (e^(z/alpha) - 1) below."""
 
-    def __init__(self, alpha=1.0, space=None):
+    def __init__(self, alpha: float = 1.0, space: SpaceLike | None = None):
         if not alpha > 0:
             raise ValueError(f"CELU got alpha = {alpha}; it needs alpha > 0.")
         super().__init__(alpha, alpha, space)
@@ -223,7 +224,7 @@ class Softmax(Functional):
     `axis` is one of an element, without its batch axes: 0 is the channels of (C, H, W).
     """
 
-    def __init__(self, axis=-1, space=None):
+    def __init__(self, axis: int = -1, space: SpaceLike | None = None):
         if not isinstance(axis, int):
             raise ValueError(f"Softmax got the axis {axis!r}; it needs an integer.")
         self.axis = axis

@@ -1,5 +1,6 @@
 """`Space`: what an element looks like on its trailing axes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,33 +28,36 @@ class Space:
         object.__setattr__(self, "ndim", len(shape))
 
     @classmethod
-    def of(cls, x):
+    def of(cls, x: torch.Tensor) -> "Space":
         """The space of the tensor `x`: its shape, its device, and its dtype where that is no integer type."""
         return cls(tuple(x.shape), x.dtype if x.is_floating_point() or x.is_complex() else torch.float32, x.device)
 
     @property
-    def size(self):
+    def size(self) -> int:
         return torch.Size(self.shape).numel()
 
-    def fits(self, x):
+    def fits(self, x: torch.Tensor) -> bool:
         """Whether the trailing axes of `x` are those of the space."""
         return self.ndim == 0 or (x.dim() >= self.ndim and tuple(x.shape[-self.ndim:]) == self.shape)
 
     def __contains__(self, x):
         return torch.is_tensor(x) and x.dtype == self.dtype and x.device.type == self.device.type and self.fits(x)
 
-    def zero(self, *batch):
+    def zero(self, *batch: int) -> torch.Tensor:
         return torch.zeros(*batch, *self.shape, dtype=self.dtype, device=self.device)
 
-    def randn(self, *batch, generator=None):
+    def randn(self, *batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
         return torch.randn(*batch, *self.shape, dtype=self.dtype, device=self.device, generator=generator)
 
-    def element(self, x):
+    def element(self, x: torch.Tensor) -> torch.Tensor:
         """`x` as a tensor of this space's dtype and device; raises ValueError where the shape differs."""
         x = torch.as_tensor(x, dtype=self.dtype, device=self.device)
         if not self.fits(x):
             raise ValueError(f"An element of shape {tuple(x.shape)} was given; the space needs trailing axes {self.shape}.")
         return x
+
+
+SpaceLike = Space | Sequence[int] | int        # what `Space(...)` or a functional takes for one
 
 
 def all_finite(x):

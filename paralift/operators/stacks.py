@@ -4,6 +4,7 @@ import torch
 
 from .operator import LinearOperator
 from .space import Space
+from collections.abc import Sequence
 
 __all__ = ["ProductSpace", "Selection", "VerticalStack", "HorizontalStack", "DiagonalStack"]
 
@@ -14,18 +15,18 @@ class ProductSpace(Space):
     Raises ValueError where the spaces differ in dtype or device, or there is none.
     """
 
-    def __init__(self, *spaces):
+    def __init__(self, *spaces: Space):
         if not spaces or any((s.dtype, s.device) != (spaces[0].dtype, spaces[0].device) for s in spaces):
             raise ValueError(f"ProductSpace got the spaces {list(spaces)}; it needs at least one, and one dtype and device for all.")
         super().__init__((sum(s.size for s in spaces),), spaces[0].dtype, spaces[0].device)
         object.__setattr__(self, "spaces", spaces)
 
-    def join(self, *parts):
+    def join(self, *parts: torch.Tensor) -> torch.Tensor:
         if len(parts) != len(self.spaces) or not all(s.fits(p) for s, p in zip(self.spaces, parts)):
             raise ValueError(f"join got parts of shapes {[tuple(p.shape) for p in parts]}; it needs trailing axes {[s.shape for s in self.spaces]}.")
         return torch.cat([p.reshape(*p.shape[:p.dim() - s.ndim], s.size) for s, p in zip(self.spaces, parts)], -1)
 
-    def split(self, x):
+    def split(self, x: torch.Tensor) -> list[torch.Tensor]:
         if not self.fits(x):
             raise ValueError(f"split got an element of shape {tuple(x.shape)}; it needs a last axis of {self.size}.")
         return [p.reshape(*x.shape[:-1], *s.shape) for s, p in zip(self.spaces, x.split([s.size for s in self.spaces], -1))]
@@ -34,7 +35,7 @@ class ProductSpace(Space):
 class Selection(LinearOperator):
     """(x_1, ..., x_k) -> x_i for a number i, in its own shape, or (x_i, x_j, ...) for several, joined: some parts of the elements of a ProductSpace."""
 
-    def __init__(self, product, index):
+    def __init__(self, product: ProductSpace, index: int | Sequence[int]):
         self.index = (index,) if isinstance(index, int) else tuple(index)
         if not isinstance(product, ProductSpace) or not self.index or any(not 0 <= i < len(product.spaces) for i in self.index) or len(set(self.index)) < len(self.index):
             raise ValueError(f"Selection got {product!r} and the parts {self.index}; it needs a ProductSpace and different numbers of its parts.")
@@ -72,7 +73,7 @@ class VerticalStack(LinearOperator):
     Raises ValueError where an operator is not linear or the domains differ.
     """
 
-    def __init__(self, *operators):
+    def __init__(self, *operators: LinearOperator):
         self.operators = _check("VerticalStack", operators, "domain")
         super().__init__(operators[0].domain, ProductSpace(*(op.range for op in operators)))
 
@@ -89,7 +90,7 @@ class HorizontalStack(LinearOperator):
     Raises ValueError where an operator is not linear or the ranges differ.
     """
 
-    def __init__(self, *operators):
+    def __init__(self, *operators: LinearOperator):
         self.operators = _check("HorizontalStack", operators, "range")
         super().__init__(ProductSpace(*(op.domain for op in operators)), operators[0].range)
 
@@ -103,7 +104,7 @@ class HorizontalStack(LinearOperator):
 class DiagonalStack(LinearOperator):
     """(x_1, ..., x_k) -> (A_1 x_1, ..., A_k x_k), both sides joined on one flat axis. Raises ValueError where an operator is not linear."""
 
-    def __init__(self, *operators):
+    def __init__(self, *operators: LinearOperator):
         self.operators = _check("DiagonalStack", operators, None)
         super().__init__(ProductSpace(*(op.domain for op in operators)), ProductSpace(*(op.range for op in operators)))
 

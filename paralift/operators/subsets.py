@@ -7,11 +7,12 @@ import torch
 
 from .functional import Functional, _Composed, _Scaled
 from .operator import _Rows
+from collections.abc import Sequence
 
 __all__ = ["subsets"]
 
 
-def subsets(term, parts):
+def subsets(term: Functional, parts: int | Sequence[torch.Tensor | slice]) -> list[Functional]:
     """f(A x) = sum_j f_j(A_j x): [f_1 @ A_1, ...], A_j some rows of A (the first axis of its range: rows of a matrix, views, coils), f_j f on their data.
 
     Parameters

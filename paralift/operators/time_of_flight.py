@@ -28,23 +28,23 @@ class TimeOfFlight:
             raise ValueError(f"{self!r} was asked for; its bins, width, fwhm (ps) and truncation need to be above 0.")
 
     @property
-    def bin_mm(self):
+    def bin_mm(self) -> float:
         return self.width * MM_PER_PS
 
     @property
-    def sigma_mm(self):
+    def sigma_mm(self) -> float:
         return self.fwhm * MM_PER_PS / (2 * math.sqrt(2 * math.log(2)))
 
     @property
-    def reach(self):
+    def reach(self) -> int:
         """How many bins a point can touch."""
         return math.ceil(2 * self.truncation * self.sigma_mm / self.bin_mm) + 1
 
-    def lowest(self, place):
+    def lowest(self, place: torch.Tensor) -> torch.Tensor:
         """The first bin that a point at `place` mm from the middle of its line can touch (it may be below 0)."""
         return ((place - self.truncation * self.sigma_mm) / self.bin_mm + self.bins / 2).floor().long()
 
-    def weight(self, place, bin):
+    def weight(self, place: torch.Tensor, bin: torch.Tensor) -> torch.Tensor:
         """The part of what happens at `place` (mm from the middle of the line) that falls into `bin`; the two broadcast."""
         edge = (bin.to(place.dtype) - self.bins / 2) * self.bin_mm - place
         return self._cumulative(edge + self.bin_mm) - self._cumulative(edge)

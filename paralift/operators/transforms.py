@@ -5,7 +5,8 @@ import math
 import torch
 
 from .operator import LinearOperator
-from .space import Space
+from .space import Space, SpaceLike
+from collections.abc import Callable, Sequence
 
 __all__ = ["FourierTransform", "HadamardTransform"]
 
@@ -17,7 +18,7 @@ class FourierTransform(LinearOperator):
     with the zero frequency in the centre. Raises ValueError for a mask of another shape, TypeError for one that is not bool.
     """
 
-    def __init__(self, space, mask=None):
+    def __init__(self, space: SpaceLike, mask: torch.Tensor | None = None):
         space = space if isinstance(space, Space) else Space(space)
         if not space.ndim:
             raise ValueError("FourierTransform got a space without axes; it needs an image of at least one axis.")
@@ -35,11 +36,11 @@ class FourierTransform(LinearOperator):
         self._natural = None if mask is None else torch.fft.ifftshift(mask.to(space.device), dim=self.axes)      # the zero frequency first
         self._half = None if mask is None or not self.real else self.half(self._natural.to(space.dtype) + mirrored(self._natural, self.axes).to(space.dtype)) / 2
 
-    def half(self, natural):
+    def half(self, natural: torch.Tensor) -> torch.Tensor:
         """The part of a natural-order array over k-space that `torch.fft.rfftn` gives."""
         return natural.narrow(-1, 0, self.domain.shape[-1] // 2 + 1)
 
-    def multiplied(self, x, factor):
+    def multiplied(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         """Re F* (factor * F x) for real x, `factor` over the half that `half` gives, in natural order."""
         return torch.fft.irfftn(torch.fft.rfftn(x, dim=self.axes, norm="ortho").mul_(factor), s=self.domain.shape, dim=self.axes, norm="ortho")
 
@@ -51,7 +52,7 @@ class FourierTransform(LinearOperator):
             return self.multiplied(x, self._half)
         return torch.fft.ifftn(torch.fft.fftn(x, dim=self.axes).mul_(self._natural), dim=self.axes)
 
-    def compact(self):
+    def compact(self) -> tuple[LinearOperator, Callable[[torch.Tensor], torch.Tensor]]:
         """(B, expand) for a real space: B* B = A*A in half the numbers, and an isometry from B's range to A's with expand(B x) = A x."""
         column = torch.arange(self.domain.shape[-1] // 2 + 1, device=self.domain.device)
         own = (column == 0) | (2 * column == self.domain.shape[-1])                    # columns that hold their mirror images themselves
@@ -112,7 +113,7 @@ class HadamardTransform(LinearOperator):
     With `orthonormal=False` x -> H x, whose inverse is H / n. Fast: O(n log n). Raises ValueError where a transformed axis is no power of two.
     """
 
-    def __init__(self, space, axes=None, orthonormal=True):
+    def __init__(self, space: SpaceLike, axes: Sequence[int] | int | None = None, orthonormal: bool = True):
         space = space if isinstance(space, Space) else Space(space)
         axes = range(space.ndim) if axes is None else (axes,) if isinstance(axes, int) else axes
         if any(not -space.ndim <= a < space.ndim for a in axes):

@@ -6,7 +6,8 @@ from .functional import Functional
 from .linear import Gradient, grid
 from .norms import GroupL1Norm
 from .primal_dual_denoising import Differences, Planes, denoise
-from .space import Space
+from .space import Space, SpaceLike
+from collections.abc import Sequence
 
 __all__ = []
 
@@ -22,7 +23,8 @@ class _Variation(Functional):
 
     delta = None                   # Huber's
 
-    def __init__(self, space=None, isotropic=True, channel_axis=None, axes=None, spacing=1.0, tolerance=1e-6, max_iterations=2000):
+    def __init__(self, space: SpaceLike | None = None, isotropic: bool = True, channel_axis: int | None = None, axes: Sequence[int] | int | None = None,
+                 spacing: float | Sequence[float] = 1.0, tolerance: float = 1e-6, max_iterations: int = 2000):
         if not tolerance >= 0 or not isinstance(max_iterations, int) or max_iterations < 1:
             raise ValueError(f"{type(self).__name__} got tolerance={tolerance}, max_iterations={max_iterations}; it needs a tolerance >= 0 and an integer >= 1.")
         self.isotropic, self.channel_axis, self.axes, self.spacing = isotropic, channel_axis, axes, spacing

@@ -7,7 +7,9 @@ import torch
 from .linear import grid
 from .linear_function import linear_function
 from .operator import LinearOperator
-from .space import Space
+from .space import Space, SpaceLike
+from typing import Any
+from collections.abc import Sequence
 
 __all__ = ["Wavelet"]
 
@@ -32,7 +34,7 @@ class Wavelet(LinearOperator):
 
     unitary = True
 
-    def __init__(self, space, wavelet="db4", levels=None, axes=None):
+    def __init__(self, space: SpaceLike, wavelet: Any = "db4", levels: int | None = None, axes: Sequence[int] | int | None = None):
         space = space if isinstance(space, Space) else Space(space)
         super().__init__(space, space)
         self.axes = grid(space.ndim, axes, 1.0, "Wavelet")[0]
@@ -55,7 +57,7 @@ class Wavelet(LinearOperator):
         self.back = [[(band, -shift, c) for band in (0, 1) for phase, shift, c in self.taps[band] if phase == p] for p in (0, 1)]
 
     @property
-    def details(self):
+    def details(self) -> torch.Tensor:
         """1 where a coefficient is a detail, 0 at the coarsest approximation."""
         mask = torch.ones(self.domain.shape, dtype=self.domain.dtype.to_real(), device=self.domain.device)
         self._corner(mask, self.levels).zero_()

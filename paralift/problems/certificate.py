@@ -11,7 +11,7 @@ from ..operators.norms import GroupL1Norm, L1Norm, ZeroFunctional
 __all__ = ["Certificate", "project_subdifferential"]
 
 
-def project_subdifferential(f, z, q):
+def project_subdifferential(f: Functional, z: torch.Tensor, q: torch.Tensor) -> torch.Tensor | None:
     """The element of df(z) nearest to q, in closed form, or None where none is known: f differentiable, an l1 or group norm, a multiple, translate or sum with a known one."""
     if isinstance(f, _Scaled):
         p = project_subdifferential(f.f, z, q / f.a) if f.a else torch.zeros_like(q)
@@ -53,11 +53,11 @@ class Certificate:
     element: torch.Tensor
     subgradient: list
 
-    def rate(self, delta):
+    def rate(self, delta: float | torch.Tensor) -> torch.Tensor:
         """|v| delta, which bounds the symmetric Bregman distance of u_alpha to u for noise of norm delta and alpha = `weight(delta)`, if distance is 0."""
         return self.norm * delta
 
-    def weight(self, delta):
+    def weight(self, delta: float | torch.Tensor) -> torch.Tensor:
         """alpha = delta / |v|, which makes alpha |v|^2 / 2 + delta^2 / (2 alpha) least."""
         return delta / self.norm
 

@@ -9,6 +9,7 @@ from ..operators.least_squares import LeastSquares
 from ..operators.norms import L2NormSquared
 from ..operators.space import inner
 from .problem import Linearisation, Problem
+from collections.abc import Sequence
 
 __all__ = ["Composite"]
 
@@ -26,7 +27,8 @@ class Composite(Problem):
     Raises TypeError / ValueError where a part lacks what it needs or shapes differ.
     """
 
-    def __init__(self, smooth=None, nonsmooth=None, linear=None, start=None):
+    def __init__(self, smooth: Functional | None = None, nonsmooth: Functional | None = None, linear: Functional | Sequence[Functional] | None = None,
+                 start: torch.Tensor | None = None):
         if torch.is_tensor(linear):
             raise TypeError("Composite got a tensor as its linear part; pass the starting point as start=..., and linear terms as f @ operator.")
         terms = [] if linear is None else list(linear) if isinstance(linear, (list, tuple)) else [linear]

@@ -7,11 +7,13 @@ import warnings
 import torch
 from torch import nn
 
-from ..operators.penalties import MAC, Fenchel
+from ..operators.penalties import Fenchel, MAC, Penalty
 from .activations import NO_PROX, potential_of
-from .lifted_training import LiftedTraining
+from .lifted_training import Data, LiftedTraining
 from .losses import Loss
-from .problem import Linearisation, Problem
+from .problem import Linearisation, Point, Problem
+from ..operators.functional import Functional
+from collections.abc import Sequence
 
 __all__ = ["ContrastiveProblem", "ContrastiveTraining"]
 
@@ -34,7 +36,7 @@ class ContrastiveProblem(Problem):
     The blocks are the parameters. Both minimisations start at the forward pass and take the same `inner_sweeps` sweeps with the same steps.
     """
 
-    def __init__(self, lifted, regularisers, inner_sweeps):
+    def __init__(self, lifted: LiftedTraining, regularisers: dict[str, Functional], inner_sweeps: int):
         self.clamped, self.free = copy.copy(lifted), copy.copy(lifted)
         self.free.loss, self.free.anchor = _NoLoss(), None
         for phase in (self.clamped, self.free):
@@ -43,12 +45,12 @@ class ContrastiveProblem(Problem):
         self.inputs, self.samples, self.theta_names = lifted.inputs, lifted.samples, lifted.theta_names
         self._settled = ((), None)
 
-    def restrict(self, samples, anchor=None, tau=math.inf, seed=0):
+    def restrict(self, samples: torch.Tensor | slice, anchor: Point | None = None, tau: float = math.inf, seed: int = 0) -> "ContrastiveProblem":
         """The same problem on some samples (an index tensor or slice), with |theta - anchor|^2 / (2 tau) added."""
         return ContrastiveProblem(self.clamped.restrict(samples, anchor, tau, seed), self.regularisers, self.inner_sweeps)
 
     # ---- the two phases
-    def settle(self, theta, update_buffers=False):
+    def settle(self, theta: Point, update_buffers: bool = False) -> tuple[Point, Point]:
         """(clamped point, free point): theta with the layers' outputs of the two phases. Kept until theta changes."""
         key = [(t, t._version) for t in theta.values()]
         old, points = self._settled
@@ -104,17 +106,17 @@ class ContrastiveProblem(Problem):
         return [group for group in self.clamped.sweep_order() if group[0] in self.theta_names]
 
     # ---- minibatches
-    def loss_at(self, theta):
+    def loss_at(self, theta: Point) -> torch.Tensor:
         """F at theta without the proximal term."""
         return self.smooth_value(theta) - (0 if self.clamped.anchor is None else self.clamped._proximity(theta))
 
-    def explicit_gradient(self, theta):
+    def explicit_gradient(self, theta: Point) -> tuple[torch.Tensor, Point]:
         """(F, {name: dF/dname}); normalisation buffers move here, once."""
         self.settle(theta, update_buffers=True)
         lin = self.linearise(theta)
         return lin.value, lin.gradient
 
-    def implicit_step(self, theta, tau, sweeps):
+    def implicit_step(self, theta: Point, tau: float, sweeps: int) -> tuple[torch.Tensor, Point]:
         """(F, {name: (theta - theta+) / tau}) with theta+ from `sweeps` steps on F + R; a step minimises the clamped energy's quadratic bound in theta at the settled x,
         which is sharp for hidden linear layers, less the tangent of the free minimum."""
         loss, _ = self.explicit_gradient(theta)
@@ -159,8 +161,9 @@ class ContrastiveTraining(ContrastiveProblem):
     Sources: Zach & Estellers, BMVC 2019, 163; Scellier & Bengio, Front. Comput. Neurosci. 11, 2017 (the limit). Proofs: doc/theory.md.
     """
 
-    def __init__(self, network, inputs, targets=None, loss="cross_entropy", weight_regulariser=None, activation_regulariser=None, rho=2.0, discount=0.1,
-                 inner_sweeps=5, frozen=(), validation=None):
+    def __init__(self, network: nn.Module, inputs: Data, targets: Data | None = None, loss: str | Functional | Penalty | Loss = "cross_entropy",
+                 weight_regulariser: Functional | dict[str, Functional] | None = None, activation_regulariser: dict[int, Functional] | None = None,
+                 rho: float | dict[int, float] = 2.0, discount: float = 0.1, inner_sweeps: int = 5, frozen: str | Sequence[str] = (), validation: Data | None = None):
         if not isinstance(inner_sweeps, int) or inner_sweeps < 1:
             raise ValueError(f"ContrastiveTraining got inner_sweeps={inner_sweeps!r}; it needs an integer >= 1.")
         if not 0 < discount <= 1:
@@ -187,13 +190,13 @@ class ContrastiveTraining(ContrastiveProblem):
     def start(self):
         return self.training.start_theta()
 
-    def start_theta(self):
+    def start_theta(self) -> Point:
         return self.training.start_theta()
 
-    def buffers(self):
+    def buffers(self) -> Point:
         return self.training.buffers()
 
-    def set_buffers(self, buffers):
+    def set_buffers(self, buffers: Point) -> None:
         self.training.set_buffers(buffers)
 
     # ---- what the user sees

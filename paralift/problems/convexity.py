@@ -67,7 +67,7 @@ class Convexity:
     tolerance: float             # rounding: 0 counts as >= 0
 
     @property
-    def holds(self):
+    def holds(self) -> bool:
         return self.exact and self.smallest >= -self.tolerance
 
     def __bool__(self):

@@ -3,6 +3,9 @@
 import math
 
 import torch
+from typing import Any
+from collections.abc import Sequence
+from .problem import Point
 
 __all__ = ["FiniteSum", "chunks", "slices"]
 
@@ -31,7 +34,7 @@ class FiniteSum:
     """
 
     # ---- per-sample factors
-    def factors(self, theta, samples=slice(None), value=False):
+    def factors(self, theta: Point, samples: torch.Tensor | slice = slice(None), value: bool = False) -> Any:
         """{l: (r_l, x_{l-1})} for some samples (a slice or an index tensor), a row a sample; None stands for the data at the first stage.
         With value=True the pair (mean loss, factors)."""
         x, y, kept, p = _take(self.inputs, samples), _take(self.targets, samples), [], None       # a chain: table_obstacle refuses other graphs
@@ -54,7 +57,7 @@ class FiniteSum:
             g, p = pull(r)[0] if l > 1 else None, x
         return (losses.mean(), found) if value else found
 
-    def expand(self, factors, samples=slice(None), scale=None):
+    def expand(self, factors: dict, samples: torch.Tensor | slice = slice(None), scale: float | None = None) -> Point:
         """{name: scale * sum_i r_l^i (x) x_{l-1}^i}, the factors' rows belonging to `samples`; by default scale = 1 / rows, the mean gradient."""
         gradient = {}
         if self.depth == 1 and self.stages[0].is_linear_layer:
@@ -70,12 +73,12 @@ class FiniteSum:
                 gradient[name] = gradient[name] + g if name in gradient else g
         return {name: gradient[name] for name in self.theta_names}
 
-    def own_rows(self, rows, batches):
+    def own_rows(self, rows: torch.Tensor, batches: Sequence[slice]) -> tuple[torch.Tensor, list[int]]:
         """(rows of a table for the samples of all minibatches, one after the other, and how many each has); `batches` are slices of the samples `rows`."""
         return rows, [s.stop - s.start for s in batches]
 
     @property
-    def own_samples(self):
+    def own_samples(self) -> int:
         """Rows of a table."""
         return self.samples
 
@@ -83,7 +86,7 @@ class FiniteSum:
         return not self._trained.isdisjoint(stage.theta)
 
     # ---- bounds
-    def sample_lipschitz(self, theta, chunk=8192):
+    def sample_lipschitz(self, theta: Point, chunk: int = 8192) -> dict[str, float]:
         """{name: max_i Lipschitz constant of grad f_i in the stage's parameters}, a bound for one linear layer; of a deeper network it holds the forward x fixed,
         and for other layers it is estimated on a chunk's two largest inputs."""
         largest = {}
@@ -103,13 +106,13 @@ class FiniteSum:
                     largest.update({name: max(slope * size, largest.get(name, 0.0)) for name in stage.theta if name in self.theta_names})
         return largest
 
-    def mean_lipschitz(self, theta):
+    def mean_lipschitz(self, theta: Point) -> dict[str, float]:
         """{name: Lipschitz constant of grad F}, from power iterations on the inputs of each stage at the forward pass."""
         bounds = self.lipschitz(self.forward(theta), self.theta_names)
         return {name: bounds[name] for name in self.theta_names}
 
     # ---- values
-    def mean_loss(self, theta, chunk=8192):
+    def mean_loss(self, theta: Point, chunk: int = 8192) -> torch.Tensor:
         """(1/n) sum_i of the forward network's losses, a 0-d tensor; at most `chunk` samples at a time."""
         total = 0.0
         for rows in chunks(self.samples, chunk):
@@ -117,23 +120,23 @@ class FiniteSum:
             total = total + part.loss_at(theta).double() * part.samples
         return total / self.samples
 
-    def regularisation(self, theta):
+    def regularisation(self, theta: Point) -> torch.Tensor:
         return sum((R(theta[name]).double() for name, R in self.regularisers.items()), torch.zeros((), dtype=torch.float64, device=self.inputs.device))
 
     @property
-    def convex(self):
+    def convex(self) -> bool:
         """One linear layer under a convex loss and convex regularisers."""
         return self.depth == 1 and self.stages[0].is_linear_layer and self.loss.convex and all(R.convex for R in self.regularisers.values())
 
     # ---- tables
-    def table_numbers(self):
+    def table_numbers(self) -> int | None:
         """Numbers in a gradient table: n (d_in + d_out) a stage, without the data themselves; None where some stage allows none."""
         if self.table_obstacle():
             return None
         size = lambda l: math.prod(self.stages[l - 1].space)
         return self.samples * sum(size(s.index) + (size(s.index - 1) if s.index > 1 else 0) for s in self.stages if self._trains(s))
 
-    def table_obstacle(self):
+    def table_obstacle(self) -> str:
         """Why per-sample factors do not exist, in a sentence; "" where they do: the gradient of a stage must not depend on its own theta, nor a sample's on other samples."""
         for stage in self.stages:
             if stage.parents != (stage.index - 1,):

@@ -10,7 +10,7 @@ from ..operators.space import inner
 __all__ = ["inversion_error_bound", "inversion_weight"]
 
 
-def inversion_error_bound(potential, output, source, weight, noise):
+def inversion_error_bound(potential: Functional, output: torch.Tensor, source: torch.Tensor, weight: float | torch.Tensor, noise: float | torch.Tensor) -> torch.Tensor:
     """Bound on D_J^p(x_alpha, u), p = A* v in dJ(u): the error of x_alpha = argmin B(y, A x + b) + alpha J(x) from a noisy output y with B(y, A u + b) <= d^2,
 
         2 d^2 / alpha + alpha |v|^2 + (Psi(y + alpha v) + Psi(y - alpha v) - 2 Psi(y)) / alpha.
@@ -35,7 +35,7 @@ def inversion_error_bound(potential, output, source, weight, noise):
     return 2 * d.square() / alpha + alpha * inner(source, source, potential.ndim) + gap / alpha
 
 
-def inversion_weight(source, noise):
+def inversion_weight(source: torch.Tensor, noise: float | torch.Tensor) -> torch.Tensor:
     """alpha = sqrt(2) d / |v|, which balances the first two terms of `inversion_error_bound`: 2 sqrt(2) |v| d."""
     size = float(torch.linalg.vector_norm(source))
     if not size > 0 or not 0 < noise < math.inf:

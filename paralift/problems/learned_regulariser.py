@@ -4,8 +4,9 @@ import torch
 
 from ..operators.filter_bank import FilterBank
 from ..operators.norms import GroupL1Norm
-from ..operators.space import Space, finite, inner
+from ..operators.space import Space, SpaceLike, finite, inner
 from .problem import Linearisation, Problem
+from ..operators.functional import Functional
 
 __all__ = ["LearnedRegulariser"]
 
@@ -32,7 +33,7 @@ class LearnedRegulariser(Problem):
     Source: the learning of regularisers in arXiv 2303.00696.
     """
 
-    def __init__(self, images, filters=8, size=5, rho=1.0, smoothing=0.02, seed=0):
+    def __init__(self, images: torch.Tensor, filters: int = 8, size: int = 5, rho: float = 1.0, smoothing: float = 0.02, seed: int = 0):
         images = finite(images, "LearnedRegulariser", "tensor of images")
         if images.dim() != 3 or images.is_complex() or min(images.shape[1:]) < size:
             raise ValueError(f"LearnedRegulariser got images of shape {tuple(images.shape)}, {images.dtype}; it needs real ones (n, h, w) of at least {size} x {size} pixels.")
@@ -120,7 +121,7 @@ class LearnedRegulariser(Problem):
         return self.functional(point["filters"], Space.of(self.images[0]))
 
     @staticmethod
-    def functional(filters, space):
+    def functional(filters: torch.Tensor, space: SpaceLike) -> Functional:
         """|K u|_{2,1} with these filters, for images of `space`."""
         return GroupL1Norm() @ FilterBank(filters, space)
 

@@ -12,6 +12,10 @@ from .export import VIEWS, exported, finite_mask, is_value, kind_of, place_of
 from .loans import mark_pieces
 from .staged import Staged
 from .stages import Stage
+from typing import Any
+from collections.abc import Callable, Sequence
+from ..operators.functional import Functional
+from ..operators.penalties import Penalty
 
 __all__ = ["lift", "StageGraph"]
 
@@ -30,7 +34,8 @@ class StageGraph(list):
         return "\n".join(lines)
 
 
-def lift(module, example_inputs, granularity="activation", penalty="bregman", stacklevel=2):
+def lift(module: nn.Module, example_inputs: torch.Tensor, granularity: str | Sequence[str] = "activation",
+         penalty: str | Callable[[Functional], Penalty] | dict[str, Any] = "bregman", stacklevel: int = 2) -> StageGraph:
     """Cut `module` into stages x_l = sigma_l(A_l(x_p; theta_l)), p the parents of l.
 
     Parameters

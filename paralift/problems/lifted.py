@@ -7,8 +7,12 @@ import torch
 from ..operators.module import batch_norms
 from ..operators.operator import push_forward
 from .finite_sum import FiniteSum
-from .problem import Linearisation, Problem
+from .problem import Linearisation, Point, Problem
 from .sweeps import Sweeps
+from collections.abc import Callable, Collection, Iterable, Sequence
+from ..operators.functional import Functional
+from .losses import Loss
+from .stages import Stage
 
 __all__ = ["LiftedProblem"]
 
@@ -24,7 +28,9 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
     least_samples = 1            # that normalisations need at a time
     lowest = 1                   # number of the first unknown x; 0 where the input is one too (`LiftedInversion`)
 
-    def __init__(self, stages, loss, inputs, targets, rho, regularisers, extra, frozen=(), anchor=None, tau=math.inf, seed=0, initial=None):
+    def __init__(self, stages: Sequence[Stage], loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, rho: dict[int, float], regularisers: dict[str, Functional],
+                 extra: dict[int, Functional], frozen: Iterable[str] = (), anchor: Point | None = None, tau: float = math.inf, seed: int = 0,
+                 initial: Point | None = None):
         self.stages, self.loss, self.inputs, self.targets = stages, loss, inputs, targets
         self.rho, self.regularisers, self.extra, self.frozen = rho, regularisers, extra, set(frozen)
         self.anchor, self.tau, self.seed, self.initial = anchor, tau, seed, initial
@@ -33,12 +39,12 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         self.depth, self._trained, self._kept = len(stages), set(self.theta_names), {}
 
     @property
-    def normalised(self):
+    def normalised(self) -> bool:
         """Whether a normalisation couples the samples."""
         return bool(batch_norms(self.network))
 
     # ---- subproblems
-    def restrict(self, samples, anchor=None, tau=math.inf, seed=0):
+    def restrict(self, samples: torch.Tensor | slice, anchor: Point | None = None, tau: float = math.inf, seed: int = 0) -> "LiftedProblem":
         """The same problem on some samples (an index tensor or slice), with |theta - anchor|^2 / (2 tau) added."""
         take = (lambda a: a.index_select(0, samples)) if torch.is_tensor(samples) else (lambda a: a[samples])
         inputs = take(self.inputs)
@@ -57,7 +63,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         """The forward pass at the anchor: a consistent point, where every penalty but the loss is zero. Normalisation buffers move here, once."""
         return self.forward(self.anchor, update_buffers=True)
 
-    def forward(self, theta, update_buffers=False):
+    def forward(self, theta: Point, update_buffers: bool = False) -> Point:
         """The forward pass: {"x1": ..}, a consistent point for the parameters `theta`."""
         point = dict(theta)
         for stage in self.stages[:-1]:
@@ -65,12 +71,12 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
             point[f"x{stage.index}"] = stage.penalty.activation(z)
         return point
 
-    def loss_at(self, theta):
+    def loss_at(self, theta: Point) -> torch.Tensor:
         """The mean loss of the forward network."""
         point, last = self.forward(theta), self.stages[-1]
         return self._stage_value(last, point, self._z(last, point)) / self.samples
 
-    def penalty_residuals(self, point):
+    def penalty_residuals(self, point: Point) -> dict[int, float]:
         """{l: |x_l - sigma(z_l)| / |sigma(z_l)|}: how far the lifted unknowns are from the forward network."""
         residuals = {}
         for stage in self.stages[:-1]:
@@ -170,7 +176,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         """(weight, functional with a prox): what G holds of a sample's x_l."""
         return self.rho[l], self.stages[l - 1].penalty.nonsmooth
 
-    def block_value(self, l, x):
+    def block_value(self, l: int, x: torch.Tensor) -> torch.Tensor:
         """The sum over the samples of what G holds of x_l."""
         weight, f = self._potential(l)
         return weight * f(x).sum()
@@ -211,7 +217,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
             chosen[l] = min(set(range(self.depth)) - {chosen[m] for m in coupled[l] if m in chosen})
         return [theta] + [[(f"x{l}",) for l in coupled if chosen[l] == c] for c in sorted(set(chosen.values()))]
 
-    def majorised_stage(self, point, blocks):
+    def majorised_stage(self, point: Point, blocks: Collection[str]) -> "Stage | None":
         """The stage whose parameters `blocks` are, where it is a linear layer with a quadratic majoriser in them; None elsewhere."""
         owners = [s for s in self.stages if not set(blocks).isdisjoint(s.theta)]
         stage = owners[0] if len(owners) == 1 else None
@@ -233,7 +239,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         M = X @ X.T if few else gram(x, "bias" in stage.theta.values())
         return self.majoriser_from(stage, M, X if few else None)
 
-    def majoriser_from(self, stage, M, X=None):
+    def majoriser_from(self, stage: Stage, M: torch.Tensor, X: torch.Tensor | None = None) -> Callable[[Point], Point]:
         """`majoriser` from M = [X, 1]^T [X, 1], or from X, the 1 in it, and M = X X^T; M is overwritten."""
         names, scale = {inside: name for name, inside in stage.theta.items()}, self._slope(stage) / self.samples
         c = 1e-4 * scale * float(M.diagonal().sum()) / (len(M) if X is None else X.shape[1]) + 1 / self.tau

@@ -11,18 +11,21 @@ from torch import nn
 from ..operators.dual_prox import DualProx
 from ..operators.functional import Functional
 from ..operators.norms import ZeroFunctional
-from ..operators.penalties import MAC, LiftedBregman
+from ..operators.penalties import LiftedBregman, MAC, Penalty
 from ..operators.penalty_term import PenaltyTerm
 from ..operators.space import Space, all_finite
 from .activations import NO_PROX, potential_of
 from .composite import Composite
-from .convexity import AffinePart, convexity, is_affine
+from .convexity import AffinePart, Convexity, convexity, is_affine
 from .cut import leaves_of
 from .lift import lift
 from .lifted import LiftedProblem
 from .lifted_training import LiftedTraining
-from .losses import PenaltyLoss, SquaredError, loss_from
+from .losses import Loss, PenaltyLoss, SquaredError, loss_from
 from .stages import Stage, bind_spaces
+from typing import Any
+from collections.abc import Callable, Sequence
+from .problem import Point
 
 __all__ = ["LiftedInversion"]
 
@@ -57,7 +60,9 @@ class LiftedInversion(LiftedProblem):
 
     lowest, normalised, convex = 0, False, False
 
-    def __init__(self, network, output, regulariser=None, penalty="bregman", weight=1.0, fidelity="bregman", rho=1.0, constraint=None, shape=None, start="backprojection"):
+    def __init__(self, network: nn.Module, output: torch.Tensor, regulariser: Functional | None = None, penalty: str | Callable[[Functional], Penalty] | dict[str, Any] = "bregman",
+                 weight: float = 1.0, fidelity: str | Functional | Penalty | Loss = "bregman", rho: float | dict[int, float] | Callable[[int], dict[int, float]] = 1.0,
+                 constraint: Functional | None = None, shape: Sequence[int] | None = None, start: str | torch.Tensor = "backprojection"):
         if not isinstance(network, nn.Module):
             raise TypeError(f"LiftedInversion got {type(network).__name__} as its network; it needs a torch.nn.Module, for instance torch.nn.Sequential(...).")
         if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
@@ -163,7 +168,7 @@ class LiftedInversion(LiftedProblem):
         return R, C
 
     # ---- points
-    def start_theta(self):
+    def start_theta(self) -> Point:
         return dict(self.initial)
 
     def start(self):
@@ -181,17 +186,17 @@ class LiftedInversion(LiftedProblem):
         new.samples = len(new.inputs)
         return new
 
-    def buffers(self):
+    def buffers(self) -> Point:
         return {}
 
-    def set_buffers(self, buffers):
+    def set_buffers(self, buffers: Point) -> None:
         pass
 
     # ---- the contract
     def _potential(self, l):
         return (1.0, self.prior) if l == 0 else super()._potential(l)
 
-    def convexity(self):
+    def convexity(self) -> Convexity:
         """The certificate of joint convexity in x_0, .., x_{L-1}: see `Convexity`."""
         return convexity(self)
 

@@ -15,10 +15,16 @@ from ..operators.module import batch_norms, call_module
 from ..operators.space import all_finite
 from .lift import lift
 from .lifted import LiftedProblem
-from .losses import loss_from
+from .losses import Loss, loss_from
 from .stages import Stage, bind_spaces
+from typing import Any
+from collections.abc import Callable, Sequence
+from ..operators.penalties import Penalty
+from .problem import Point
 
 __all__ = ["LiftedTraining"]
+
+Data = torch.Tensor | np.ndarray | Sequence | torch.utils.data.Dataset | torch.utils.data.DataLoader
 
 
 def _tensors(inputs, targets, like=None):
@@ -80,9 +86,10 @@ class LiftedTraining(LiftedProblem):
     Source: Wang & Benning, JMLR 24(232), 2023.
     """
 
-    def __init__(self, network, inputs, targets=None, loss="cross_entropy", penalty="bregman", weight_regulariser=None,
-                 activation_regulariser=None, rho=2.0, frozen=(), validation=None, granularity="activation",
-                 products=None):
+    def __init__(self, network: nn.Module, inputs: Data, targets: Data | None = None, loss: str | Functional | Penalty | Loss = "cross_entropy",
+                 penalty: str | Callable[[Functional], Penalty] | dict[str, Any] = "bregman", weight_regulariser: Functional | dict[str, Functional] | None = None,
+                 activation_regulariser: dict[int, Functional] | None = None, rho: float | dict[int, float] | Callable[[int], dict[int, float]] = 2.0,
+                 frozen: str | Sequence[str] = (), validation: Data | None = None, granularity: str | Sequence[str] = "activation", products: torch.dtype | None = None):
         if not isinstance(network, nn.Module):
             raise TypeError(f"{type(network).__name__} was given as the network; it needs a torch.nn.Module, "
                             "for instance torch.nn.Sequential(...) or paralift.networks.chain(...).")
@@ -246,7 +253,7 @@ class LiftedTraining(LiftedProblem):
                 raise ValueError(f"the Dataset gave samples of shape {tuple(sub.inputs.shape[1:])}, and {tuple(self.inputs.shape[1:])} before; all need the same shape.")
         return sub
 
-    def reweighted(self, rho):
+    def reweighted(self, rho: float | dict[int, float] | Callable[[int], dict[int, float]]) -> "LiftedTraining":
         """The same problem with other weights of the penalties, for continuation: solve at a small rho, then go on from that result with a larger one,
         `PGD(400).solve(problem.reweighted(10 * rho), resume=result)`. As rho grows x tends to the forward pass; `problem.forward(result.x)` puts it there."""
         new = copy.copy(self)
@@ -265,20 +272,20 @@ class LiftedTraining(LiftedProblem):
         """Initial parameters and the forward pass's activations: a consistent point, where every penalty but the loss is zero."""
         return self.forward(self.start_theta())
 
-    def start_theta(self):
+    def start_theta(self) -> Point:
         for name, b in self.network.named_buffers():
             b.copy_(self._buffers[name])
         return {name: p.clone() for name, p in self.initial.items()}
 
-    def buffers(self):
+    def buffers(self) -> Point:
         return {name: b.clone() for name, b in self.network.named_buffers()}
 
-    def set_buffers(self, buffers):
+    def set_buffers(self, buffers: Point) -> None:
         for name, b in self.network.named_buffers():
             b.copy_(buffers[name])
 
     # ---- what the user sees
-    def predict(self, point, inputs, batch_size=4096):
+    def predict(self, point: Point, inputs: torch.Tensor, batch_size: int = 4096) -> torch.Tensor:
         """The forward network's output, in evaluation mode."""
         self.network.eval()
         try:

@@ -3,13 +3,16 @@
 import torch
 from torch import nn
 
-from .lifted_training import LiftedTraining, _tensors
-from .losses import CrossEntropy, Logistic, loss_from
+from .lifted_training import Data, LiftedTraining, _tensors
+from .losses import CrossEntropy, Logistic, Loss, loss_from
+from ..operators.functional import Functional
+from ..operators.penalties import Penalty
 
 __all__ = ["linear_model"]
 
 
-def linear_model(inputs, targets, loss="squared_error", regulariser=None, bias=False, validation=None):
+def linear_model(inputs: Data, targets: Data, loss: str | Functional | Penalty | Loss = "squared_error", regulariser: Functional | None = None, bias: bool = False,
+                 validation: Data | None = None) -> LiftedTraining:
     """min_W (1/n) sum_i loss(W x_i [+ b], y_i) + regulariser(W): a `LiftedTraining` of one linear layer that starts at zero.
 
     Parameters

@@ -16,10 +16,10 @@ class Loss:
     classifies = False
     convex = True               # in z
 
-    def value_and_gradient(self, z, y):
+    def value_and_gradient(self, z: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.value(z, y), self.gradient(z, y)
 
-    def check(self, z, y):
+    def check(self, z: torch.Tensor, y: torch.Tensor) -> None:
         if y.shape != z.shape:
             raise ValueError(f"targets of shape {tuple(y.shape)} were given; the network's output has shape {tuple(z.shape)} and {type(self).__name__} needs the same.")
         if not all_finite(y):
@@ -36,7 +36,7 @@ class CrossEntropy(Loss):
     lipschitz = 0.5
     classifies = True
 
-    def __init__(self, label_smoothing=0.0, ignore_index=-100):
+    def __init__(self, label_smoothing: float = 0.0, ignore_index: int = -100):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"CrossEntropy got label_smoothing = {label_smoothing}; it needs a number in [0, 1).")
         self.label_smoothing, self.ignore_index = float(label_smoothing), ignore_index
@@ -60,7 +60,7 @@ class CrossEntropy(Loss):
         one_hot = torch.zeros_like(z).scatter_(-1, self._classes(y).unsqueeze(-1), 1 - self.label_smoothing)
         return one_hot.add_(self.label_smoothing / z.shape[-1]) if self.label_smoothing else one_hot
 
-    def value(self, z, y):
+    def value(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         v = torch.nn.functional.cross_entropy(z.flatten(0, -2), y.flatten(), reduction="none", label_smoothing=self.label_smoothing,
                                               ignore_index=self.ignore_index).view(y.shape)
         return sum_trailing(v, v.dim() - 1)
@@ -74,7 +74,7 @@ class CrossEntropy(Loss):
         r.scatter_add_(-1, index, r.new_full((), -1.0).expand(len(y), 1))
         return -logp.gather(-1, index).squeeze(-1) * kept, r.mul_(kept.unsqueeze(-1))
 
-    def gradient(self, z, y):
+    def gradient(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         r = torch.softmax(z, -1)
         if self.label_smoothing:
             r.sub_(self._target(z, y))
@@ -86,10 +86,10 @@ class CrossEntropy(Loss):
 class SquaredError(Loss):
     """|z - y|^2 / 2, summed over a sample's axes."""
 
-    def value(self, z, y):
+    def value(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return 0.5 * inner(z - y, z - y, z.dim() - 1)
 
-    def gradient(self, z, y):
+    def gradient(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return z - y
 
 
@@ -103,23 +103,23 @@ class Logistic(Loss):
         if not ((y == 0) | (y == 1)).all():
             raise ValueError(f"labels from {y.min()} to {y.max()} were given; the logistic loss needs 0 and 1: pass (labels > 0), or use cross_entropy for several classes.")
 
-    def value(self, z, y):
+    def value(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return sum_trailing(torch.nn.functional.softplus(z) - y * z, z.dim() - 1)
 
-    def gradient(self, z, y):
+    def gradient(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(z).sub_(y)
 
 
 class FunctionalLoss(Loss):
     """f(z - y) of a functional f with a gradient, y of z's shape."""
 
-    def __init__(self, functional):
+    def __init__(self, functional: Functional):
         self.functional, self.lipschitz, self.convex = functional, functional.grad_lipschitz, functional.convex
 
-    def value(self, z, y):
+    def value(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.functional.on(tuple(z.shape[1:]))(z - y)
 
-    def gradient(self, z, y):
+    def gradient(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.functional.on(tuple(z.shape[1:]))._gradient(z - y)
 
 
@@ -135,18 +135,18 @@ class KullbackLeiblerLoss(Loss):
         if (z < 0).any():
             raise ValueError(f"the network's output falls to {float(z.min()):.3g}; the Kullback-Leibler loss needs z > 0: end the network with torch.nn.Softplus.")
 
-    def value(self, z, y):
+    def value(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         inside = z - y + torch.xlogy(y, y) - torch.xlogy(y, z)
         return sum_trailing(torch.where(z > 0, inside, torch.inf), z.dim() - 1)
 
-    def gradient(self, z, y):
+    def gradient(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return 1 - y / z
 
 
 class PenaltyLoss(Loss):
     """P(y, z): the last layer is tied to the target by a penalty, as in Wang & Benning (2023); `gradient` needs no derivative of sigma."""
 
-    def __init__(self, penalty):
+    def __init__(self, penalty: Penalty):
         self.penalty, self.lipschitz, self.convex = penalty, penalty.lipschitz_z, not isinstance(penalty, MAC)
 
     def check(self, z, y):
@@ -155,14 +155,14 @@ class PenaltyLoss(Loss):
             raise ValueError(f"the targets lie outside the domain of {self.penalty.potential!r}; "
                              "this activation cannot reach them: rescale the targets or change the last activation.")
 
-    def value(self, z, y):
+    def value(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.penalty(y, z)
 
-    def gradient(self, z, y):
+    def gradient(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.penalty.gradient_z(y, z)
 
 
-def loss_from(loss, last_penalty):
+def loss_from(loss: str | Functional | Penalty | Loss, last_penalty: Penalty | None) -> Loss:
     """A Loss from a name, a Functional, a Penalty or a Loss."""
     from ..operators.norms import Huber
 

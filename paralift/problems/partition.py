@@ -5,11 +5,13 @@ import time
 
 import numpy as np
 import torch
+from .lifted_training import LiftedTraining
+from collections.abc import Sequence
 
 __all__ = ["partition", "stage_costs"]
 
 
-def stage_costs(problem, batch_size=32, repeats=3):
+def stage_costs(problem: LiftedTraining, batch_size: int = 32, repeats: int = 3) -> list[float]:
     """Seconds that each stage takes for its forward and its local backward on `batch_size` samples: the least of `repeats` tries.
 
     problem : LiftedTraining. Raises ValueError where batch_size or repeats is no integer >= 1.
@@ -50,7 +52,7 @@ def _now(device):
     return time.perf_counter()
 
 
-def partition(costs, parts):
+def partition(costs: Sequence[float], parts: int) -> list[range]:
     """[range, ...]: `parts` contiguous groups, none empty, whose largest sum of costs is the least possible.
 
     costs : numbers >= 0. Raises ValueError where there are more parts than costs, or a cost is negative.

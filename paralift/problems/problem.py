@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from math import inf
 
 import torch
+from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 __all__ = ["Problem", "Linearisation"]
+
+Point = dict[str, torch.Tensor]          # {block: tensor}
 
 
 class AgreedInterrupt(KeyboardInterrupt):
@@ -35,110 +39,110 @@ class Problem:
     probabilities = None        # of these terms, for methods that draw them; None: all alike
     subsets = ()                # F in parts, f_1 @ A_1 + f_2 @ A_2 + ..., for methods that visit them in turn
 
-    def start(self):
+    def start(self) -> Point:
         """A fresh starting point {name: tensor}."""
         raise NotImplementedError(f"{type(self).__name__} defines no start(); a problem needs a starting point.")
 
-    def linearise(self, point, blocks=None):
+    def linearise(self, point: Point, blocks: Collection[str] | None = None) -> Linearisation:
         """F and its gradient with respect to `blocks` (all by default) in one pass; with `blocks`, the value may leave out terms that do not depend on them."""
         raise NotImplementedError(f"{type(self).__name__} defines no linearise(point).")
 
-    def smooth_value(self, point, blocks=None):
+    def smooth_value(self, point: Point, blocks: Collection[str] | None = None) -> torch.Tensor:
         """F(point); with `blocks`, the same terms as in `linearise(point, blocks).value`."""
         return self.linearise(point, blocks).value
 
-    def nonsmooth_value(self, point):
+    def nonsmooth_value(self, point: Point) -> torch.Tensor:
         raise NotImplementedError(f"{type(self).__name__} defines no nonsmooth_value(point).")
 
-    def prox(self, point, steps):
+    def prox(self, point: Point, steps: dict[str, float]) -> Point:
         """prox of G, block by block: {name: prox_{steps[name] G_name}(point[name])} for the blocks in `point`."""
         raise NotImplementedError(f"{type(self).__name__} defines no prox(point, steps).")
 
-    def lipschitz(self, point, blocks=None):
+    def lipschitz(self, point: Point, blocks: Collection[str] | None = None) -> dict[str, float]:
         """{name: bound on the Lipschitz constant of the block gradient, other blocks fixed}."""
         raise NotImplementedError(f"{type(self).__name__} has no Lipschitz bounds; use step='backtracking'.")
 
-    def majoriser(self, point, blocks):
+    def majoriser(self, point: Point, blocks: Collection[str]) -> Callable[[Point], Point] | None:
         """M >= the Hessian of F in `blocks`, as a map {name: gradient} -> {name: M^-1 gradient}, where it is cheap and the blocks have no G; None elsewhere."""
         return None
 
-    def first_step(self, point):
+    def first_step(self, point: Point) -> dict[str, float] | None:
         """{name: step} to begin a search with, where values of F at new points cost no product of their own between `extrapolate`d ones; None elsewhere."""
         return None
 
-    def sweep_order(self):
+    def sweep_order(self) -> list[tuple[str, ...]]:
         """Groups of blocks in the order in which a coordinate method visits them."""
         return [(name,) for name in self.start()]
 
-    def colours(self):
+    def colours(self) -> list[list[tuple[str, ...]]]:
         """Lists of groups of blocks; groups of one list do not couple in F, so they may be updated at once. By default every group of the sweep order apart."""
         return [[group] for group in self.sweep_order()]
 
     # ---- forms: one problem, arranged for a method
-    def split_form(self, subsets=1, explicit=True):
+    def split_form(self, subsets: int = 1, explicit: bool = True) -> "Problem":
         """This problem for methods that take terms H(K u) apart: the problem itself where it has one form only. `subsets`: the data term in so many terms;
         `explicit`: F may be treated by gradient steps."""
         if subsets > 1:
             raise TypeError(f"subsets={subsets} was asked of {type(self).__name__}, which names no data term; use Reconstruction, or Composite(linear=subsets(f @ K, {subsets})).")
         return self
 
-    def prox_form(self, subsets=1):
+    def prox_form(self, subsets: int = 1) -> "Problem":
         """This problem as F + G, G with a prox; the problem itself where it has one form only. `subsets`: F in so many parts, in `self.subsets`."""
         return self
 
     # ---- what follows from the above
-    def value(self, point):
+    def value(self, point: Point) -> torch.Tensor:
         """E(point), a 0-d tensor."""
         return self.smooth_value(point) + self.nonsmooth_value(point)
 
-    def gradient(self, point, blocks=None):
+    def gradient(self, point: Point, blocks: Collection[str] | None = None) -> Point:
         return self.linearise(point, blocks).gradient
 
-    def extrapolate(self, old, new, weight, blocks):
+    def extrapolate(self, old: Point, new: Point, weight: float, blocks: Collection[str]) -> Point:
         """new + weight (new - old) in `blocks`, new in the others."""
         return {k: torch.lerp(old[k], v, 1 + weight) if k in blocks else v for k, v in new.items()}
 
-    def excess(self, new, point, lin, d):
+    def excess(self, new: Point, point: Point, lin: Linearisation, d: Point) -> tuple:
         """D_F(new, point) = F(new) - F(point) - <grad F(point), d>, d = new - point, and its rounding error."""
         here = self.smooth_value(new)
         model = lin.value + self.inner({k: lin.gradient[k] for k in d}, d)
         return here - model, 1e-12 * abs(model) + 10 * torch.finfo(here.dtype).eps * abs(lin.value)
 
-    def inner(self, a, b):
+    def inner(self, a: Point, b: Point) -> torch.Tensor:
         """Global sum over blocks of Re <a, b>."""
         if len(a) == 1:
             (k, v), = a.items()
             return _dot(v, b[k])
         return sum(_dot(a[k], b[k]) for k in a)
 
-    def inners(self, a, b):
+    def inners(self, a: Point, b: Point) -> dict[str, float]:
         """{block: Re <a, b>} as numbers."""
         return {k: float(_dot(v, b[k])) for k, v in a.items()}
 
-    def group_values(self, point, groups):
+    def group_values(self, point: Point, groups: Iterable[Collection[str]]) -> list[float]:
         """[number, ..]: `smooth_value(point, group)` for each group of blocks."""
         return [float(self.smooth_value(point, group)) for group in groups]
 
-    def norm(self, a):
+    def norm(self, a: Point) -> torch.Tensor:
         return self.inner(a, a).sqrt()
 
-    def dual_norm(self, parts):
+    def dual_norm(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """|(y_1, ..., y_J)|, one part for each linear term."""
         return sum(torch.linalg.vector_norm(y) ** 2 for y in parts).sqrt()
 
-    def gap(self, point, dual=()):
+    def gap(self, point: Point, dual: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """Primal-dual gap, an upper bound on E(point) - min E; `dual` as the method keeps it."""
         raise NotImplementedError(f"{type(self).__name__} has no duality gap; stop on the residual or on the change of the objective.")
 
-    def metrics(self, point):
+    def metrics(self, point: Point) -> dict:
         """What the history shows besides the objective: {column: number}."""
         return {}
 
-    def finish(self, point):
+    def finish(self, point: Point) -> Any:
         """What the user takes away from the final point (a network, an image); the point itself by default."""
         return None
 
-    def explicit_pass(self, theta, batches, update, parts=1, factor=None):
+    def explicit_pass(self, theta: Point, batches: Iterable[tuple], update: Callable[[int, Point], Any], parts: int = 1, factor: Callable[[int], float] | None = None) -> Any:
         """For the k-th of `batches` (samples, seed): update(k, the gradient there), which changes theta in place; the gradient is made from `parts` parts of the batch, one
         after the other. `factor`(k), the step's share of the first one, serves schedules over workers. Returns the sum of the losses before the updates."""
         total = 0.0
@@ -161,28 +165,28 @@ class Problem:
     leads = True                # whether this worker writes files and shows the progress
     arrivals = None             # with workers that take gradients on their own: the method that waits for them
 
-    def agree(self, *flags):
+    def agree(self, *flags: bool) -> tuple:
         """Each flag as it is on any worker; raises AgreedInterrupt on all once one was interrupted."""
         return flags
 
-    def gather(self, tree):
+    def gather(self, tree: Any) -> Any:
         """`collect` on the worker that leads; None on the others."""
         tree = self.collect(tree)
         return tree if self.leads else None
 
-    def kept(self, theta):
+    def kept(self, theta: Point) -> Point:
         """The parameters for which this worker keeps what a method needs beside them."""
         return theta
 
-    def collect(self, tree):
+    def collect(self, tree: Any) -> Any:
         """A state, or a point, with whole blocks; on workers that do not lead, their own parts."""
         return tree
 
-    def spread(self, tree):
+    def spread(self, tree: Any) -> Any:
         """This worker's part of what `collect` gave."""
         return tree
 
-    def draw(self, samples, anchor=None, tau=inf, seed=0):
+    def draw(self, samples: torch.Tensor, anchor: Point | None = None, tau: float = inf, seed: int = 0) -> Any:
         """`restrict` for a method on minibatches, where data may be random too."""
         return self.restrict(samples, anchor, tau, seed)
 

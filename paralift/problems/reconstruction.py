@@ -13,7 +13,7 @@ from ..operators.indicators import IndicatorNonnegative
 from ..operators.joint_prox import JointProx
 from ..operators.linear import DiagonalOperator, IdentityOperator
 from ..operators.norms import L2NormSquared
-from ..operators.operator import Operator, _Composition
+from ..operators.operator import LinearOperator, Operator, _Composition
 from ..operators.space import Space, all_finite, finite
 from ..operators.stacks import ProductSpace, Selection
 from ..operators.subsets import subsets as in_subsets
@@ -41,7 +41,8 @@ class Reconstruction(Composite):
     Raises TypeError / ValueError, before any work, where shapes or kinds do not fit, data hold NaN, counts are negative, or are positive where every image gives 0 expected ones.
     """
 
-    def __init__(self, operator, data, fidelity="gaussian", regulariser=None, constraint=None, standard_deviation=None, start=None):
+    def __init__(self, operator: LinearOperator, data: torch.Tensor, fidelity: str | Functional = "gaussian", regulariser: Functional | None = None,
+                 constraint: str | Functional | None = None, standard_deviation: float | torch.Tensor | None = None, start: torch.Tensor | None = None):
         if not isinstance(operator, Operator) or not operator.is_linear:
             raise TypeError(f"Reconstruction got {operator!r} as its operator; it needs a LinearOperator (MatrixOperator(m) makes one of a matrix).")
         self._given = {"operator": operator, "data": data, "fidelity": fidelity, "constraint": constraint, "standard_deviation": standard_deviation}
@@ -210,7 +211,7 @@ class Reconstruction(Composite):
         except ValueError:
             return None
 
-    def reweighted(self, weight, start=None):
+    def reweighted(self, weight: float, start: torch.Tensor | None = None) -> "Reconstruction":
         """The same problem with `weight` times its regulariser, and another start."""
         if self.regulariser is None:
             raise ValueError("this Reconstruction has no regulariser to weight; pass regulariser=TotalVariation(), for instance.")
@@ -220,7 +221,7 @@ class Reconstruction(Composite):
     def finish(self, point):
         return point["x"] if self._product is None else self._product.split(point["x"])[0]
 
-    def predicted(self, image):
+    def predicted(self, image: torch.Tensor) -> torch.Tensor:
         """What the data would be without noise: A x, plus the background."""
         r = _background(self.operator)
         return self.operator(image) if r is None else self.operator(image) + r

@@ -6,19 +6,23 @@ from dataclasses import dataclass
 import torch
 
 from ..operators.transforms import FourierTransform, mirrored
-from .problem import Linearisation, Problem
+from .problem import Linearisation, Point, Problem
 from .source_condition import check_image, penalty, pull
+from typing import Any
+from ..operators.functional import Functional
+from ..operators.operator import LinearOperator
+from collections.abc import Sequence
 
 __all__ = ["SamplingDesign", "Sampling", "line_groups", "spoke_groups"]
 
 
-def line_groups(shape, axis=-1):
+def line_groups(shape: Sequence[int], axis: int = -1) -> torch.Tensor:
     """Labels of k-space samples (shape): those with one coordinate along `axis`, the phase-encoding axis, form a Cartesian line."""
     axis %= len(shape)
     return torch.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape).clone()
 
 
-def spoke_groups(shape, spokes):
+def spoke_groups(shape: Sequence[int], spokes: int) -> torch.Tensor:
     """Labels of k-space samples (h, w), zero frequency at (h // 2, w // 2): each belongs to the nearest of `spokes` lines through the centre, at angles k pi / spokes (rad)."""
     if len(shape) != 2 or spokes < 1:
         raise ValueError(f"spoke_groups got shape={tuple(shape)}, spokes={spokes}; it needs two axes and at least one spoke.")
@@ -37,7 +41,7 @@ class Sampling:
     scores: torch.Tensor              # |transform coefficient of A* q|, group by group over the root of its size: what is sampled has the largest
 
     @property
-    def percent(self):
+    def percent(self) -> float:
         return 100 * self.samples / self.mask.numel()
 
     def __repr__(self):
@@ -66,7 +70,8 @@ class SamplingDesign(Problem):
 
     convex = True
 
-    def __init__(self, transform, regulariser, images, weight=None, budget=None, groups=None, forced=None):
+    def __init__(self, transform: LinearOperator, regulariser: Functional, images: torch.Tensor, weight: float | None = None, budget: float | None = None,
+                 groups: torch.Tensor | None = None, forced: torch.Tensor | None = None):
         images, terms = check_image("SamplingDesign", transform, regulariser, images)
         space, shape = transform.domain, transform.range.shape
         self.shape = shape[len(shape) - space.ndim:]                                   # of k-space; what is in front are coils
@@ -200,7 +205,7 @@ class SamplingDesign(Problem):
     def finish(self, point):
         return self.sampling(point)
 
-    def sampling(self, point, budget=None):
+    def sampling(self, point: Point, budget: int | None = None) -> Sampling:
         """The `Sampling` of a point: the support of v, or the groups of largest score up to `budget` samples."""
         w = self._coefficients(self._synthesis(point))
         scores = self._scores(self._sizes(w))
@@ -230,7 +235,7 @@ class SamplingDesign(Problem):
             size = size / self.costs.clamp(min=1e-30)
         return torch.where(self.sizes > 0, size.cpu(), -1.0)
 
-    def design(self, solver, trials=12, tolerance=0.01):
+    def design(self, solver: Any, trials: int = 12, tolerance: float = 0.01) -> Sampling:
         """The `Sampling` with at most `budget` samples: `solver` (FISTA(200), say) is run at most `trials` times, each from where the last one ended, the weight becoming the
         score that would give the budget, until the support of v is within `tolerance` * budget of it. Then the groups of largest score are kept."""
         if self.budget is None:

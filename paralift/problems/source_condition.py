@@ -11,7 +11,8 @@ from ..operators.space import finite, inner
 from ..operators.transforms import FourierTransform
 from .certificate import Certificate, project_subdifferential
 from .composite import Composite
-from .problem import Linearisation, Problem
+from .problem import Linearisation, Point, Problem
+from typing import Any
 
 __all__ = ["SourceCondition"]
 
@@ -79,7 +80,7 @@ class SourceCondition(Problem):
 
     convex = True
 
-    def __init__(self, operator, functional, image, start=None):
+    def __init__(self, operator: LinearOperator, functional: Functional, image: torch.Tensor, start: Point | None = None):
         image, terms = check_image("SourceCondition", operator, functional, image)
         self.operator, self.functional, self.image = operator, functional, image
         self.direct = len(terms) == 1 and isinstance(terms[0].op, IdentityOperator)
@@ -162,11 +163,11 @@ class SourceCondition(Problem):
         return self.certificate(point)
 
     # ---- what is proved
-    def element(self, point):
+    def element(self, point: Point) -> torch.Tensor:
         """v of a point."""
         return self.operator._call(self._synthesis(point)) if self.reduced else self._expand(point["v"])
 
-    def certificate(self, point):
+    def certificate(self, point: Point) -> Certificate:
         """The `Certificate` of a point {block: tensor}."""
         return self._certificate(self.element(point), [point[name] for name in self.names])
 
@@ -182,21 +183,21 @@ class SourceCondition(Problem):
         return Certificate(size(v, K.range.ndim), distance, residual, v, inside)
 
     # ---- data in the range, and the primal-dual form
-    def primal_dual(self):
+    def primal_dual(self) -> Composite:
         """min J(x) with K x = K u as a Composite for PDHG; `from_dual(result)` is the certificate of its dual variables. For one image or a batch."""
         constraint = ZeroFunctional().convex_conj.translated(self.operator._call(self.image)) @ self.operator
         return Composite(linear=[*self._terms(1.0), constraint], start=torch.zeros_like(self.image))
 
-    def from_dual(self, result):
+    def from_dual(self, result: Any) -> Certificate:
         """The `Certificate` of PDHG's result on `primal_dual()`: v = -y, y the dual variable of K x = K u."""
         *q, y = result.state["dual"]
         return self._certificate(-y, q)
 
-    def range_data(self, v, alpha):
+    def range_data(self, v: torch.Tensor, alpha: float) -> torch.Tensor:
         """alpha v + K u, from which |K x - data|^2 / 2 + alpha J(x) gives u back if K* v is in dJ(u)."""
         return alpha * v + self.operator._call(self.image)
 
-    def reconstruction(self, data, alpha):
+    def reconstruction(self, data: torch.Tensor, alpha: float) -> Composite:
         """min_x |K x - data|^2 / 2 + alpha J(x), a Composite (for FISTA where J has a prox of its own, for PDHG elsewhere)."""
         smooth = LeastSquares(self.operator, data)
         start = torch.zeros_like(self.image)

@@ -8,6 +8,7 @@ from ..operators.functional import Functional
 from ..operators.module import is_random
 from ..operators.potentials import activation
 from .stages import Stage
+from collections.abc import Callable, Sequence
 
 __all__ = ["Staged"]
 
@@ -22,7 +23,7 @@ class Staged(nn.Module):
     Raises ValueError where a parent is no earlier stage (the graph has a cycle), or an output is used by nobody; TypeError for other parts.
     """
 
-    def __init__(self, stages):
+    def __init__(self, stages: Sequence[tuple]):
         super().__init__()
         self.operators, self.potentials, self.parents = nn.ModuleList(), [], []
         for l, part in enumerate(stages, 1):
@@ -39,14 +40,14 @@ class Staged(nn.Module):
         if not self.parents or unused:
             raise ValueError(f"Staged got {'no stages' if not self.parents else f'stages {sorted(unused)} whose output nobody uses'}; leave them out, or name them as parents.")
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         values = [x]
         for module, potential, parents in zip(self.operators, self.potentials, self.parents):
             z = module(*(values[p] for p in parents))
             values.append(z if potential is None else activation(potential.on(tuple(z.shape[1:])), z))
         return values[-1]
 
-    def stages(self, bind):
+    def stages(self, bind: Callable) -> list[Stage]:
         """The stages to lift; `bind` gives each its penalty."""
         names, made, last = {id(p): name for name, p in self.named_parameters()}, [], len(self.parents)
         for l, (module, potential, parents) in enumerate(zip(self.operators, self.potentials, self.parents), 1):
@@ -57,7 +58,7 @@ class Staged(nn.Module):
         return made
 
     @classmethod
-    def example(cls):
+    def example(cls) -> tuple["Staged", torch.Tensor]:
         from ..operators import ReLU, Softmax
 
         class Scores(nn.Module):

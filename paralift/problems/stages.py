@@ -16,11 +16,14 @@ from ..operators.module import call_module
 from ..operators.operator import push_forward
 from ..operators.penalties import Penalty
 from .loans import lending, lent_input
+from typing import Any
+from collections.abc import Callable, Sequence
+from .problem import Point
 
 __all__ = ["Stage", "chain", "affine", "bind_spaces"]
 
 
-def affine(inputs, outputs, bias=True):
+def affine(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """torch.nn.Linear, under the name it has in the mathematics."""
     return nn.Linear(inputs, outputs, bias)
 
@@ -28,11 +31,11 @@ def affine(inputs, outputs, bias=True):
 class Activation(nn.Module):
     """The activation of any potential as a torch module (the module's forward is prox_Psi)."""
 
-    def __init__(self, potential):
+    def __init__(self, potential: Functional):
         super().__init__()
         self.potential = potential
 
-    def forward(self, z):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
         if _found is not None:                                   # a graph is being found: one call, which names the potential
             _found.append(self.potential)
             return torch.ops.paralift.activation(z, len(_found) - 1)
@@ -64,7 +67,7 @@ def lifted_potential(key):
     return lifted_potential.found[key]
 
 
-def chain(*parts):
+def chain(*parts: nn.Module | Functional) -> nn.Sequential:
     """torch.nn.Sequential of modules and potentials: `chain(affine(784, 300), SoftThreshold(0.3), affine(300, 784))`."""
     return nn.Sequential(*(Activation(part) if isinstance(part, Functional) else part for part in parts))
 
@@ -110,22 +113,22 @@ class Stage:
         self.operator = self.operator or ", ".join(type(m).__name__ for m in (self.module if isinstance(self.module, nn.Sequential) else [self.module]))
 
     @property
-    def is_linear_layer(self):
+    def is_linear_layer(self) -> bool:
         return type(self.module) is nn.Linear
 
     @cached_property
-    def names(self):
+    def names(self) -> dict[str, str]:
         """{name inside the module: name in the network}."""
         return {inside: name for name, inside in self.theta.items()}
 
-    def pairs(self, values):
+    def pairs(self, values: Any) -> list[tuple[int, Any]]:
         """(parent, its part of `values`), absent parts left out."""
         return [(p, v) for p, v in zip(self.parents, values if isinstance(values, tuple) else (values,)) if v is not None]
 
     def _local(self, point):
         return {inside: point[name] for name, inside in self.theta.items()}
 
-    def forward(self, x, point, seed=None, update_buffers=False):
+    def forward(self, x: torch.Tensor | tuple, point: Point, seed: int | None = None, update_buffers: bool = False) -> torch.Tensor:
         """z = A(x; theta), no graph."""
         if self.is_linear_layer:
             names = self.names
@@ -136,7 +139,7 @@ class Stage:
     def _call_module(self, local, x, seed, update_buffers):
         return call_module(self.module, local, x, 10007 * seed + self.index if self.random and seed is not None else None, update_buffers)
 
-    def linear_gradient(self, r, x, scale=1.0):
+    def linear_gradient(self, r: torch.Tensor, x: torch.Tensor, scale: float = 1.0) -> Point:
         """{name: scale * sum_i r_i (x) [x_i, 1]} of a linear layer."""
         names, rows, flat = self.names, r, x
         if r.dim() != 2:
@@ -147,7 +150,7 @@ class Stage:
     def _product(self, a, b):
         return (a.to(self.products) @ b.to(self.products)).to(a.dtype)
 
-    def pull_linear(self, x, point, wrt_input=True, wrt_theta=True):
+    def pull_linear(self, x: torch.Tensor, point: Point, wrt_input: bool = True, wrt_theta: bool = True) -> Callable:
         """The local map of a linear layer in closed form."""
         W = next(point[name] for name, inside in self.theta.items() if inside == "weight")
 
@@ -157,7 +160,8 @@ class Stage:
 
         return pull
 
-    def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False, loans=None):
+    def evaluate(self, x: torch.Tensor | tuple, point: Point, seed: int | None = None, update_buffers: bool = False, wrt_input: bool | tuple = True,
+                 wrt_theta: bool = True, keep: bool = False, loans: dict | None = None) -> tuple[torch.Tensor, Callable]:
         """z and the local map (r, scale, correction) -> (A'(x)* r, {name: scale * J_theta* (r + correction)}), which may be called once, often with `keep`;
         a correction may be of the first samples only.
 
@@ -207,7 +211,7 @@ class Stage:
         pull.fresh = fresh
         return values, pull
 
-    def input_norm_squared(self, x, point, seed=None, iterations=12, lowest=1):
+    def input_norm_squared(self, x: torch.Tensor | tuple, point: Point, seed: int | None = None, iterations: int = 12, lowest: int = 1) -> Any:
         """|A'(x)|^2 in all parents from number `lowest` on at once, by power iteration on at most 8 samples (for affine layers the operator is the same for each),
         with 10 % on top."""
         if self.is_linear_layer:
@@ -235,7 +239,7 @@ class Stage:
         return 1.1 * length(vs)
 
 
-def bind_spaces(stages, x, theta):
+def bind_spaces(stages: Sequence[Stage], x: torch.Tensor, theta: Point) -> torch.Tensor:
     """Bind every stage and its penalty to the space of its output, by one forward pass of a few inputs x; returns the last stage's z. ValueError where a stage refuses."""
     values = {0: x}
     with torch.no_grad():

@@ -9,6 +9,7 @@ import torch
 from ..operators.penalties import LiftedBregman
 from ..operators.potentials import activation_
 from .loans import LARGE, Loan, Pieces
+from .problem import Point
 
 __all__ = ["Sweeps"]
 
@@ -63,7 +64,7 @@ class Sweeps:
             in_place={l for l in again if hasattr(potential(l), "_activation_") and isinstance(self.stages[l - 1].penalty, LiftedBregman)},
             apart={l for l in dropped - again if len(calls[l]) > 1 and None not in calls[l] and len(set(calls[l])) == 1})
 
-    def explicit_gradient(self, theta):
+    def explicit_gradient(self, theta: Point) -> tuple[torch.Tensor, Point]:
         """(loss, {name: gradient}): one backward sweep x_l = argmin rho_l P_l(x_l, z_l) + S_l(x_l) + <pull of the children, x_l>, the pull of child c being
         rho_c A*_c r_c, then the gradient of E_S in theta at the old theta and the forward x. The loss holds the S_l at the forward x too."""
         def recall(l):
@@ -124,16 +125,16 @@ class Sweeps:
     def _activations_value(self, values):
         return sum(S(values[l]).sum() for l, S in self.extra.items()) / self.samples
 
-    def implicit_step(self, theta, tau, sweeps):
+    def implicit_step(self, theta: Point, tau: float, sweeps: int) -> tuple[torch.Tensor, Point]:
         """(loss, {name: (theta - theta+) / tau}) with theta+ from `sweeps` PALM sweeps on E_S(theta, x) + |theta - theta_k|^2 / (2 tau)."""
         loss, point = self.implicit_point(theta, tau, sweeps)
         return loss, {name: (theta[name] - point[name]) / tau for name in self.theta_names}
 
-    def implicit_energy(self, theta, tau, sweeps):
+    def implicit_energy(self, theta: Point, tau: float, sweeps: int) -> torch.Tensor:
         """E_S(theta, x) + |theta - theta_k|^2 / (2 tau) after `sweeps` sweeps from the forward pass; `self` comes from restrict(..., theta, tau)."""
         return self.value(self.implicit_point(theta, tau, sweeps)[1])
 
-    def implicit_point(self, theta, tau, sweeps):
+    def implicit_point(self, theta: Point, tau: float, sweeps: int) -> tuple[torch.Tensor, Point]:
         """(loss of the forward pass, point after `sweeps` sweeps from there): backwards through the stages, a proximal step in x_l, then one in theta_l."""
         anchor = theta
         kept, values = self._evaluate_all(theta)

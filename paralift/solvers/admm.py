@@ -7,6 +7,7 @@ import torch
 from ..operators.least_squares import LeastSquares
 from ..operators.norms import QuadraticForm
 from .solver import NO_PROX, NOT_CONVEX, Solver
+from .stopping import Tolerance
 
 __all__ = ["ADMM"]
 
@@ -38,7 +39,8 @@ class ADMM(Solver):
     splits = True
     shared = "blocks"
 
-    def __init__(self, max_iterations=1000, rho=1.0, balancing=True, relaxation=1.0, exact=True, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations: int = 1000, rho: float = 1.0, balancing: bool = True, relaxation: float = 1.0, exact: bool = True, tolerance: float | Tolerance = 0.0,
+                 max_seconds: float = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         if not 0 < rho < inf or not 1 <= relaxation < 2:
             raise ValueError(f"ADMM got rho={rho}, relaxation={relaxation}; it needs rho > 0 and 1 <= relaxation < 2.")

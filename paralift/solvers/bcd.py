@@ -9,6 +9,7 @@ from ..problems.problem import Linearisation
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
 from .storage import Storage
+from .stopping import Tolerance
 
 __all__ = ["BCD"]
 
@@ -41,8 +42,8 @@ class BCD(Solver):
 
     needs = (NO_GRADIENT, NO_PROX)
 
-    def __init__(self, max_iterations=100, step="auto", order="cyclic", inertia=0.0, inner_steps=1, batch_size=None, tau=10.0, storage=None, seed=0, tolerance=0.0,
-                 max_seconds=float("inf")):
+    def __init__(self, max_iterations: int = 100, step: float | str = "auto", order: str = "cyclic", inertia: float = 0.0, inner_steps: int = 1, batch_size: int | None = None,
+                 tau: float = 10.0, storage: Storage | None = None, seed: int = 0, tolerance: float | Tolerance = 0.0, max_seconds: float = float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
         self.step_size = check_step(step, "BCD", ("auto", "palm", "lipschitz"))
         if order not in ("cyclic", "random", "red_black"):

@@ -8,6 +8,7 @@ import torch
 from ..operators.kernels import BurgKernel, EntropyKernel, Kernel
 from .solver import NO_GRADIENT, Solver
 from .steps import check_step
+from .stopping import Tolerance
 
 __all__ = ["BregmanPGD"]
 
@@ -30,7 +31,8 @@ class BregmanPGD(Solver):
 
     needs = (NO_GRADIENT,)
 
-    def __init__(self, max_iterations=1000, kernel="entropy", step="auto", bound=None, grow=1.3, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations: int = 1000, kernel: str | Kernel = "entropy", step: float | str = "auto", bound: float | None = None, grow: float = 1.3,
+                 tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         named = {"entropy": EntropyKernel, "burg": BurgKernel}
         if not isinstance(kernel, Kernel) and kernel not in named:

@@ -9,6 +9,7 @@ from ..operators.norms import QuadraticForm
 from ..operators.operator import Operator
 from ..operators.space import inner
 from .solver import Solver
+from .stopping import Tolerance
 
 __all__ = ["ConjugateGradient"]
 
@@ -30,7 +31,7 @@ class ConjugateGradient(Solver):
 
     splits = True
 
-    def __init__(self, max_iterations=100, preconditioner=None, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations: int = 100, preconditioner: Operator | None = None, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         if preconditioner is not None and not (isinstance(preconditioner, Operator) and preconditioner.is_linear and preconditioner.domain.shape == preconditioner.range.shape):
             raise TypeError(f"ConjugateGradient got preconditioner={preconditioner!r}; it needs a LinearOperator from images to images, near the inverse of A*A.")

@@ -7,6 +7,7 @@ import torch
 from ..operators.linear import IdentityOperator
 from .solver import NO_PROX, NOT_CONVEX, Solver
 from .steps import check_step
+from .stopping import Tolerance
 
 __all__ = ["DouglasRachford"]
 
@@ -31,7 +32,7 @@ class DouglasRachford(Solver):
     needs = (NOT_CONVEX, NO_PROX)
     splits = True
 
-    def __init__(self, max_iterations=1000, step="auto", relaxation=1.5, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations: int = 1000, step: float | str = "auto", relaxation: float = 1.5, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         if not 0 < relaxation < 2:
             raise ValueError(f"DouglasRachford got relaxation={relaxation}; the theorem needs 0 < relaxation < 2.")

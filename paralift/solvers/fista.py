@@ -3,7 +3,8 @@
 import torch
 
 from .solver import NO_GRADIENT, NO_PROX, Solver
-from .steps import attempt, forward_backward, residual, start_steps, step_rule, weighted_inner
+from .steps import StepRule, attempt, forward_backward, residual, start_steps, step_rule, weighted_inner
+from .stopping import Tolerance
 
 __all__ = ["FISTA"]
 
@@ -29,7 +30,8 @@ class FISTA(Solver):
     needs = (NO_GRADIENT, NO_PROX)
     shared = "blocks"
 
-    def __init__(self, max_iterations=1000, step="auto", a=3.0, restart="gradient", tolerance=0.0, max_seconds=float("inf")):
+    def __init__(self, max_iterations: int = 1000, step: float | str | StepRule = "auto", a: float = 3.0, restart: str | None = "gradient", tolerance: float | Tolerance = 0.0,
+                 max_seconds: float = float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
         if not a > 2:
             raise ValueError(f"FISTA got a={a}; the theorem needs a > 2.")

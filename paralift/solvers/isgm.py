@@ -8,6 +8,7 @@ from .minibatch_metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start
 from .result import Status
 from .solver import Solver
 from .steps import check_step
+from collections.abc import Callable
 
 __all__ = ["ISGM"]
 
@@ -42,8 +43,9 @@ class ISGM(Solver):
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD or BCD."),)
 
-    def __init__(self, epochs=10, batch_size=128, step="auto", sweeps=1, metric="adam", inner=None, schedule="constant", weight_decay=0.0, average=0.0,
-                 accumulate=1, seed=0, max_seconds=float("inf")):
+    def __init__(self, epochs: int = 10, batch_size: int = 128, step: float | str = "auto", sweeps: int = 1, metric: str = "adam", inner: Solver | None = None,
+                 schedule: str | Callable[[float], float] = "constant", weight_decay: float = 0.0, average: float = 0.0, accumulate: int = 1, seed: int = 0,
+                 max_seconds: float = float("inf")):
         super().__init__(epochs, 0.0, max_seconds)
         if metric not in METRICS:
             raise ValueError(f"ISGM got metric={metric!r}; choose one of {METRICS}.")

@@ -7,6 +7,7 @@ import torch
 
 from ..operators.indicators import IndicatorBox, IndicatorNonnegative
 from .solver import NO_GRADIENT, Solver
+from .stopping import Tolerance
 
 __all__ = ["LBFGS"]
 
@@ -26,7 +27,7 @@ class LBFGS(Solver):
 
     needs = (NO_GRADIENT,)
 
-    def __init__(self, max_iterations=20, inner=200, memory=20, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations: int = 20, inner: int = 200, memory: int = 20, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         for name, value in (("inner", inner), ("memory", memory)):
             if not isinstance(value, int) or value < 1:

@@ -7,6 +7,7 @@ import torch
 
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
+from .stopping import Tolerance
 
 __all__ = ["LinearizedBregman"]
 
@@ -31,7 +32,7 @@ class LinearizedBregman(Solver):
 
     needs = (NO_GRADIENT, NO_PROX)
 
-    def __init__(self, max_iterations=1000, step="auto", mu=1.0, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations: int = 1000, step: float | str = "auto", mu: float = 1.0, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         if not 0 < mu < inf:
             raise ValueError(f"LinearizedBregman got mu={mu}; it needs a positive number.")

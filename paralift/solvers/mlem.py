@@ -8,6 +8,7 @@ from ..operators.entropies import KullbackLeibler
 from ..operators.functional_algebra import _Composed, _Scaled
 from ..operators.indicators import IndicatorNonnegative
 from .solver import Solver
+from .stopping import Tolerance
 
 __all__ = ["MLEM", "OSEM"]
 
@@ -26,7 +27,7 @@ class MLEM(Solver):
     needs = (("smooth", "its data term has no gradient; use PDHG."),)
     subsets = 1
 
-    def __init__(self, max_iterations=50, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations: int = 50, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
 
     def form(self, problem):
@@ -86,7 +87,7 @@ class OSEM(MLEM):
     Source: Hudson & Larkin, IEEE Trans. Med. Imaging 13(4), 1994.
     """
 
-    def __init__(self, max_iterations=10, subsets=8, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations: int = 10, subsets: int = 8, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         if not isinstance(subsets, int) or isinstance(subsets, bool) or subsets < 1:
             raise ValueError(f"OSEM got subsets={subsets!r}; it needs an integer >= 1.")

@@ -6,6 +6,7 @@ from math import ceil, inf, isfinite
 import torch
 
 from .solver import NO_PROX, NOT_CONVEX, Solver
+from .stopping import Tolerance
 
 __all__ = ["PDHG"]
 
@@ -36,7 +37,8 @@ class PDHG(Solver):
     splits = True
     shared = "blocks"
 
-    def __init__(self, max_iterations=1000, step="auto", variant="adaptive", ratio=1.0, relaxation=None, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations: int = 1000, step: str | tuple = "auto", variant: str = "adaptive", ratio: float = 1.0, relaxation: float | None = None,
+                 tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         pair = isinstance(step, (tuple, list)) and len(step) == 2 and all(isinstance(s, (int, float)) and 0 < s < inf for s in step)
         if step != "auto" and not pair:

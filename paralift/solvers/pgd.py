@@ -4,7 +4,8 @@ import torch
 
 from .fista import FISTA
 from .solver import NO_GRADIENT, NO_PROX, Solver
-from .steps import BarzilaiBorwein, forward_backward, residual, start_steps, step_rule
+from .steps import BarzilaiBorwein, StepRule, forward_backward, residual, start_steps, step_rule
+from .stopping import Tolerance
 
 __all__ = ["PGD"]
 
@@ -30,7 +31,8 @@ class PGD(Solver):
     needs = (NO_GRADIENT, NO_PROX)
     shared = "blocks"
 
-    def __init__(self, max_iterations=1000, step="auto", acceleration=None, restart=True, tolerance=0.0, max_seconds=float("inf")):
+    def __init__(self, max_iterations: int = 1000, step: float | str | StepRule = "auto", acceleration: str | None = None, restart: bool = True, tolerance: float | Tolerance = 0.0,
+                 max_seconds: float = float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
         if acceleration not in (None, "nesterov", "heavy_ball"):
             raise ValueError(f"PGD got acceleration={acceleration!r}; choose None, 'nesterov' or 'heavy_ball'.")

@@ -9,6 +9,10 @@ from ..problems.finite_sum import FiniteSum, slices
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
 from .stochastic import subtract
+from typing import Any
+from collections.abc import Sequence
+from .stopping import Tolerance
+from ..problems.problem import Point
 
 __all__ = ["PIAG"]
 
@@ -46,8 +50,8 @@ class PIAG(Solver):
 
     needs = (NO_GRADIENT, NO_PROX)
 
-    def __init__(self, max_iterations=100, shards=None, delays=0, max_delay=None, step="auto", momentum=0.0, seed=0, tolerance=0.0, max_seconds=float("inf"),
-                 asynchronous=False):
+    def __init__(self, max_iterations: int = 100, shards: int | None = None, delays: int | str | Sequence[int] = 0, max_delay: int | None = None, step: float | str = "auto",
+                 momentum: float = 0.0, seed: int = 0, tolerance: float | Tolerance = 0.0, max_seconds: float = float("inf"), asynchronous: bool = False):
         super().__init__(max_iterations, tolerance, max_seconds)
         whole = lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0
         if shards is not None and (not whole(shards) or shards < 1):
@@ -80,7 +84,7 @@ class PIAG(Solver):
         """Slices of the samples; None where the problem has none."""
         return slices(problem.samples, self.shards or 10) if isinstance(problem, FiniteSum) else [None]
 
-    def arrive(self, problem, point, part, table, first, n):
+    def arrive(self, problem: Any, point: Point, part: slice, table: Any, first: bool, n: int) -> tuple:
         """(the shard's share of F, the change of the aggregate) as the gradient taken at `point` takes its place in the table. The sum has n samples, of which `problem`
         may hold some."""
         if part is None:
@@ -99,7 +103,7 @@ class PIAG(Solver):
                     table[key][part] = v
         return float(value) * ((part.stop - part.start) / n), change
 
-    def bound(self, problem, point, part, n):
+    def bound(self, problem: Any, point: Point, part: slice, n: int) -> float:
         """w_i L_i^2 of a shard of a sum of n samples, L_i the largest over the blocks."""
         if part is None:
             return sum(problem.lipschitz(point).values()) ** 2
@@ -240,7 +244,7 @@ class PIAG(Solver):
     _passes = 1.0
 
     @property
-    def passes_per_step(self):
+    def passes_per_step(self) -> float:
         return self._passes
 
     def _judge(self, point, previous, gamma, value, window, k, bold):

@@ -1,5 +1,7 @@
 """What a solver returns, and how it is kept."""
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import io
@@ -13,6 +15,11 @@ from pathlib import Path
 import torch
 
 from ..files import replacing
+from typing import Any, TYPE_CHECKING
+from ..problems.problem import Problem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Result", "Status", "save_checked", "load_checked"]
 
@@ -50,25 +57,25 @@ class Result:
     gather: object = field(default=None, repr=False)          # (x, state) -> both with whole blocks, or None on workers that do not lead; while the solver runs
 
     @property
-    def success(self):
+    def success(self) -> bool:
         return self.status in (Status.CONVERGED, Status.MAX_ITERATIONS, Status.CALLBACK) and self.iterations > 0
 
     @property
-    def network(self):
+    def network(self) -> torch.nn.Module:
         solution = self.finish(self.x) if self.solution is None and self.finish is not None else self.solution
         if not isinstance(solution, torch.nn.Module):
             raise AttributeError("this result holds no network; its blocks are result.x. A result read from a file has one once its problem is given: Result.load(path, problem).")
         return solution
 
     @property
-    def objective(self):
+    def objective(self) -> float | None:
         return self.history["objective"][-1] if self.history.get("objective") else None
 
     @property
-    def residual(self):
+    def residual(self) -> float | None:
         return self.history["residual"][-1] if self.history.get("residual") else None
 
-    def table(self):
+    def table(self) -> str:
         """The history as text, a row an iteration (at most 20 rows, evenly spaced)."""
         names = list(self.history)
         n = len(next(iter(self.history.values()), ()))
@@ -77,20 +84,20 @@ class Result:
         lines += ["  ".join(f"{self.history[name][i]:>16.6g}" for name in names) for i in rows]
         return "\n".join(lines)
 
-    def csv(self, path):
+    def csv(self, path: str | os.PathLike) -> None:
         """Write the whole history to `path`."""
         with open(path, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.history)
             writer.writerows(zip(*self.history.values()))
 
-    def plot(self, path=None):
+    def plot(self, path: str | os.PathLike | None = None) -> Figure:
         """Draw the history; returns the figure, and saves it where a path is given."""
         from ..plotting import plot_history
 
         return plot_history(self, path)
 
-    def show(self, reference=None, path=None, level=None):
+    def show(self, reference: torch.Tensor | None = None, path: str | os.PathLike | None = None, level: float | None = None) -> Figure:
         """Draw the image that was found, with the reference, the error, PSNR, SSIM, a profile and the convergence; returns the figure, and saves it where a path is given. Complex
         images are shown by their magnitude, 3-D ones by their middle slices, of several the first. `level`: what is white (by default the largest value of the reference)."""
         from ..plotting import plot_reconstruction
@@ -99,7 +106,7 @@ class Result:
             raise AttributeError("this result holds no image; show() draws what Reconstruction and Composite give. plot() draws the history of every result.")
         return plot_reconstruction(self, reference, path, level)
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Write state and history atomically, with a checksum; `Result.load` reads them back. In a callback all workers call it together, and worker 0 writes."""
         whole = (self.x, self.state) if self.gather is None else self.gather((self.x, self.state))
         if whole is None:
@@ -108,7 +115,7 @@ class Result:
                             "seconds": self.seconds, "data_passes": self.data_passes, "provenance": self.provenance, "reason": self.reason, "layout": self.layout})
 
     @classmethod
-    def load(cls, path, problem=None):
+    def load(cls, path: str | os.PathLike, problem: Problem | None = None) -> Result:
         """Read a saved result; with the problem, `network` (or the solution) is rebuilt too."""
         d = load_checked(path)
         if not isinstance(d, dict) or not {"status", "x", "state", "history", "iterations", "seconds", "data_passes", "provenance"} <= set(d) or "point" not in d["state"]:
@@ -127,7 +134,7 @@ class Result:
                 + ("\n  layout\n" + "\n".join("    " + line for line in self.layout.splitlines()) if self.layout else ""))
 
 
-def save_checked(path, content):
+def save_checked(path: str | os.PathLike, content: Any) -> None:
     """torch.save with a SHA-256 header, written to a temporary file, synced, then renamed."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -187,7 +194,7 @@ class Writer:
             warnings.warn(f"a checkpoint could not be written: {error}. The file before it is kept, and the run goes on.", stacklevel=4)
 
 
-def load_checked(path):
+def load_checked(path: str | os.PathLike) -> Any:
     """Read what `save_checked` wrote; tensors and plain values only, no pickled code is run."""
     digest, data = _content(path)
     if hashlib.sha256(data).hexdigest().encode() != digest:

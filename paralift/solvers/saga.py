@@ -5,6 +5,7 @@ import math
 import torch
 
 from .stochastic import Stochastic, subtract
+from .stopping import Tolerance
 
 __all__ = ["SAGA"]
 
@@ -33,7 +34,7 @@ class SAGA(Stochastic):
     For deeper networks, which are not convex, the step is a heuristic.
     """
 
-    def __init__(self, epochs=50, batch_size=16, step="auto", seed=0, tolerance=0.0, max_seconds=float("inf")):
+    def __init__(self, epochs: int = 50, batch_size: int = 16, step: float | str = "auto", seed: int = 0, tolerance: float | Tolerance = 0.0, max_seconds: float = float("inf")):
         super().__init__(epochs, batch_size, step, seed, tolerance, max_seconds, ("auto", "search", "lipschitz"))
 
     def check(self, problem):

@@ -4,6 +4,7 @@ import torch
 
 from .minibatch_metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
 from .stochastic import Stochastic
+from .stopping import Tolerance
 
 __all__ = ["SGD"]
 
@@ -32,7 +33,8 @@ class SGD(Stochastic):
 
     bounded = False
 
-    def __init__(self, epochs=10, batch_size=32, step="auto", metric="plain", schedule="constant", seed=0, tolerance=0.0, max_seconds=float("inf")):
+    def __init__(self, epochs: int = 10, batch_size: int = 32, step: float | str = "auto", metric: str = "plain", schedule: str = "constant", seed: int = 0,
+                 tolerance: float | Tolerance = 0.0, max_seconds: float = float("inf")):
         super().__init__(epochs, batch_size, step, seed, tolerance, max_seconds)
         if metric not in METRICS:
             raise ValueError(f"SGD got metric={metric!r}; choose one of {METRICS}.")

@@ -1,5 +1,7 @@
 """The loop. It exists once: start, step, record, monitor, stop, checkpoint."""
 
+from __future__ import annotations
+
 import inspect
 import os
 import platform
@@ -10,10 +12,15 @@ from math import inf, isfinite, isnan
 
 import torch
 
-from ..problems.problem import AgreedInterrupt, Problem
+from ..problems.problem import AgreedInterrupt, Point, Problem
 from .progress import Progress
 from .result import Result, Status, Writer, check_writable
 from .stopping import Tolerance
+from typing import Any, TYPE_CHECKING
+from collections.abc import Callable
+
+if TYPE_CHECKING:
+    from ..distributed.mesh import Workers
 
 __all__ = ["Solver"]
 
@@ -47,7 +54,7 @@ class Solver:
     def __getnewargs_ex__(self):
         return self._given.args[1:], self._given.kwargs
 
-    def __init__(self, max_iterations=1000, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations: int = 1000, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
         budget = "epochs" if "epochs" in self._given.arguments else "max_iterations"
         if not isinstance(max_iterations, int) or isinstance(max_iterations, bool) or max_iterations < 1:
             raise ValueError(f"{type(self).__name__} got {budget}={max_iterations!r}; it needs an integer >= 1.")
@@ -58,23 +65,23 @@ class Solver:
         self.max_iterations, self.tolerance, self.max_seconds = max_iterations, tolerance, max_seconds
 
     # ---- what a method defines
-    def start(self, problem):
+    def start(self, problem: Problem) -> dict[str, Any]:
         raise NotImplementedError(f"{type(self).__name__} defines no start(problem).")
 
-    def step(self, problem, state):
+    def step(self, problem: Problem, state: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         raise NotImplementedError(f"{type(self).__name__} defines no step(problem, state).")
 
-    def answer(self, state):
+    def answer(self, state: dict[str, Any]) -> Point:
         """The point that the result holds."""
         return state["point"]
 
     passes_per_step = 1.0
 
-    def form(self, problem):
+    def form(self, problem: Problem) -> Problem:
         """The problem as the method wants it, where it has several forms (`Reconstruction`)."""
         return problem.split_form() if self.splits else problem.prox_form()
 
-    def check(self, problem):
+    def check(self, problem: Problem) -> None:
         """Raise before the work starts where the problem lacks what the method needs."""
         if not isinstance(problem, Problem):
             raise TypeError(f"{type(self).__name__}.solve got {type(problem).__name__}; it needs a Problem, for instance Composite(...) or LiftedTraining(...).")
@@ -85,8 +92,9 @@ class Solver:
             raise TypeError(f"{type(self).__name__} cannot solve {type(problem).__name__}: it has terms H(K x), which have no prox of their own; use PDHG or ADMM.")
 
     # ---- the loop
-    def solve(self, problem, resume=None, callback=None, checkpoint=None, progress=None, strict=False, record_every=1, workers=None,
-              checkpoint_every=30.0):
+    def solve(self, problem: Problem, resume: Result | str | os.PathLike | None = None, callback: Callable[[Result], Any] | None = None,
+              checkpoint: str | os.PathLike | None = None, progress: bool | None = None, strict: bool = False, record_every: int = 1, workers: int | Workers | None = None,
+              checkpoint_every: float = 30.0) -> Result:
         """Run the method.
 
         resume : a Result, or the path of a checkpoint, to go on from, exactly.

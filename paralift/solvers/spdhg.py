@@ -7,6 +7,8 @@ import torch
 
 from .pdhg import PDHG
 from .solver import NO_PROX, NOT_CONVEX, Solver
+from collections.abc import Sequence
+from .stopping import Tolerance
 
 __all__ = ["SPDHG"]
 
@@ -39,7 +41,8 @@ class SPDHG(Solver):
     needs = (NOT_CONVEX, NO_PROX, ("linear", "it has no term H(K x); use PGD or FISTA."))
     splits = True
 
-    def __init__(self, max_iterations=500, step="auto", variant="adaptive", probabilities=None, ratio=1.0, seed=0, subsets=1, tolerance=0.0, max_seconds=inf):
+    def __init__(self, max_iterations: int = 500, step: str | tuple = "auto", variant: str = "adaptive", probabilities: Sequence[float] | None = None, ratio: float = 1.0,
+                 seed: int = 0, subsets: int = 1, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         positive = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < inf
         listed = lambda v: isinstance(v, (list, tuple)) and len(v) > 0 and all(map(positive, v))

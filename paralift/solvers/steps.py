@@ -4,6 +4,7 @@ import warnings
 from math import inf, isfinite
 
 import torch
+from ..problems.problem import Point, Problem
 
 __all__ = ["StepRule", "Constant", "Lipschitz", "Backtracking", "BarzilaiBorwein"]
 
@@ -16,7 +17,7 @@ class StepRule:
 
     search = False
 
-    def start(self, problem, point):
+    def start(self, problem: Problem, point: Point) -> dict[str, float]:
         raise NotImplementedError(f"{type(self).__name__} defines no start(problem, point).")
 
     def __repr__(self):
@@ -26,7 +27,7 @@ class StepRule:
 class Constant(StepRule):
     """The same number on all blocks; warns once where it is above `bound`/L, L the largest Lipschitz bound of a block. Refused where L is inf."""
 
-    def __init__(self, value, bound=2.0):
+    def __init__(self, value: float, bound: float = 2.0):
         if not isinstance(value, (int, float)) or not 0 < value < inf:
             raise ValueError(f"Constant got the step {value!r}; it needs a positive number.")
         self.value, self.bound = float(value), bound
@@ -47,7 +48,7 @@ class Constant(StepRule):
 class Lipschitz(StepRule):
     """factor/L_b for every block, L_b the problem's bound; factor 1 descends on a single block."""
 
-    def __init__(self, factor=1.0):
+    def __init__(self, factor: float = 1.0):
         if not factor > 0:
             raise ValueError(f"Lipschitz got factor={factor}; it needs a positive number.")
         self.factor = factor
@@ -65,7 +66,7 @@ class Backtracking(StepRule):
 
     search = True
 
-    def __init__(self, shrink=0.5, grow=1.3, limit=60):
+    def __init__(self, shrink: float = 0.5, grow: float = 1.3, limit: int = 60):
         if not (0 < shrink < 1 and grow >= 1 and limit >= 1):
             raise ValueError(f"Backtracking got shrink={shrink}, grow={grow}, limit={limit}; it needs 0 < shrink < 1, grow >= 1, limit >= 1.")
         self.shrink, self.grow, self.limit = shrink, grow, limit
@@ -82,7 +83,7 @@ class BarzilaiBorwein(Backtracking):
     """tau = <s, s> / <s, y>, s and y the last changes of point and gradient; cut, at most `limit` times, until E is below its largest value of the
     last `memory` steps by 1e-4 |change|^2 / (2 tau). Source: Wright, Nowak & Figueiredo, IEEE Trans. Signal Process. 57(7), 2009."""
 
-    def __init__(self, memory=10, shrink=0.5, limit=60):
+    def __init__(self, memory: int = 10, shrink: float = 0.5, limit: int = 60):
         super().__init__(shrink, 1.0, limit)
         if memory < 1:
             raise ValueError(f"BarzilaiBorwein got memory={memory}; it needs an integer >= 1.")

@@ -8,6 +8,8 @@ import torch
 from ..problems.finite_sum import FiniteSum, chunks
 from .solver import NO_PROX, Solver
 from .steps import check_step
+from collections.abc import Sequence
+from .stopping import Tolerance
 
 __all__ = ["Stochastic", "expected_smoothness"]
 
@@ -15,7 +17,7 @@ CHUNK = 4096                     # samples of which a full gradient is made at a
 CACHE = 2**20                    # bytes of inputs gathered at a time; minibatches are views of them
 
 
-def expected_smoothness(full, largest, n, batch):
+def expected_smoothness(full: float, largest: float, n: int, batch: int) -> float:
     """The bound on the minibatch gradient's smoothness for sampling without replacement: L for batch = n, L_max for batch = 1.
 
     n (b - 1) / (b (n - 1)) L + (n - b) / (b (n - 1)) L_max: Gower, Loizou, Qian, Sailanbayev, Shulgin & Richtarik, ICML 2019, Proposition 3.8.
@@ -31,7 +33,7 @@ class Stochastic(Solver):
     bounded = True               # whether a step needs a Lipschitz bound, also one that the user gives
     _passes = 1.0
 
-    def __init__(self, epochs, batch_size, step, seed, tolerance, max_seconds, rules=("auto",)):
+    def __init__(self, epochs: int, batch_size: int, step: float | str, seed: int, tolerance: float | Tolerance, max_seconds: float, rules: Sequence[str] = ("auto",)):
         super().__init__(epochs, tolerance, max_seconds)
         name = type(self).__name__
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -39,7 +41,7 @@ class Stochastic(Solver):
         self.batch_size, self.step_size, self.seed = batch_size, check_step(step, name, rules), seed
 
     @property
-    def passes_per_step(self):
+    def passes_per_step(self) -> float:
         return self._passes
 
     def check(self, problem):

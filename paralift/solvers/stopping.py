@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import inf
+from .result import Result
 
 __all__ = ["EarlyStopping", "Tolerance"]
 
@@ -21,7 +22,8 @@ class Tolerance:
     seconds, passes : at least so much time, so many passes over the data.
     """
 
-    def __init__(self, residual=None, change=None, objective=None, gap=None, seconds=None, passes=None):
+    def __init__(self, residual: float | None = None, change: float | None = None, objective: float | None = None, gap: float | None = None, seconds: float | None = None,
+                 passes: float | None = None):
         levels = {"residual": residual, "change": change, "objective": objective, "gap": gap, "seconds": seconds, "passes": passes}
         self.levels = {k: v for k, v in levels.items() if v is not None}
         if not self.levels:
@@ -30,10 +32,10 @@ class Tolerance:
             if not isinstance(value, (int, float)) or not (value >= 0 or name == "objective"):
                 raise ValueError(f"Tolerance got {name}={value!r}; it needs a number >= 0.")
 
-    def needs(self):
+    def needs(self) -> set[str]:
         return set(self.levels)
 
-    def met(self, run):
+    def met(self, run: dict[str, float]) -> tuple[str, str] | None:
         """None, or (status name, sentence); `run` maps a column to its present value."""
         for name, level in self.levels.items():
             value = run.get(name, inf if name not in BUDGETS else 0.0)
@@ -42,10 +44,10 @@ class Tolerance:
                 return BUDGETS.get(name, "CONVERGED"), f"{name} {value:.3g} {sign} {level:g}{_UNITS[name]}"
         return None
 
-    def __or__(self, other):
+    def __or__(self, other: "Tolerance") -> "Tolerance":
         return _Joined(self, other, any)
 
-    def __and__(self, other):
+    def __and__(self, other: "Tolerance") -> "Tolerance":
         return _Joined(self, other, all)
 
     def __repr__(self):
@@ -62,13 +64,13 @@ class EarlyStopping:
     Raises ValueError, at the first step, where the history has no such column.
     """
 
-    def __init__(self, column="accuracy", patience=5, largest=None):
+    def __init__(self, column: str = "accuracy", patience: int = 5, largest: bool | None = None):
         if not isinstance(patience, int) or patience < 1:
             raise ValueError(f"EarlyStopping got patience={patience!r}; it needs an integer >= 1.")
         self.column, self.patience, self.best, self.waited = column, patience, None, 0
         self.sign = 1.0 if (column == "accuracy" if largest is None else largest) else -1.0
 
-    def __call__(self, result):
+    def __call__(self, result: Result) -> None:
         if self.column not in result.history:
             raise ValueError(f"EarlyStopping watches {self.column!r}; the history has {', '.join(result.history)}: pass validation=... to the problem, or name another column.")
         values = result.history[self.column]

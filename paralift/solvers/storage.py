@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from collections.abc import Sequence
 
 __all__ = ["Storage"]
 
@@ -17,14 +18,14 @@ class Storage:
     Raises ValueError where the folder does not exist, TypeError where dtype is no floating-point type.
     """
 
-    def __init__(self, dtype=None, folder=None):
+    def __init__(self, dtype: torch.dtype | None = None, folder: str | os.PathLike | None = None):
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"Storage got dtype={dtype!r}; it needs a floating-point type, for instance torch.bfloat16.")
         if folder is not None and not Path(folder).is_dir():
             raise ValueError(f"Storage got folder={str(folder)!r}, which is no folder; make it first, on a disk with room for all auxiliary variables.")
         self.dtype, self.folder = dtype, folder
 
-    def empty(self, shape, like):
+    def empty(self, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
         """Room for a tensor of this shape; its dtype is the storage's, or that of `like`."""
         dtype = self.dtype or like.dtype
         if self.folder is None:
@@ -38,7 +39,7 @@ class Storage:
         finally:
             os.unlink(path)                                      # the mapping keeps the file until the tensor goes
 
-    def copy(self, v):
+    def copy(self, v: torch.Tensor) -> torch.Tensor:
         return self.empty(v.shape, v).copy_(v)
 
     def __repr__(self):

@@ -3,6 +3,7 @@
 import torch
 
 from .stochastic import Stochastic
+from .stopping import Tolerance
 
 __all__ = ["SVRG"]
 
@@ -24,7 +25,8 @@ class SVRG(Stochastic):
     Sources: Xiao & Zhang, SIAM J. Optim. 24(4), 2014; Kovalev, Horvath & Richtarik, ALT 2020; with the prox: Gorbunov, Hanzely & Richtarik, AISTATS 2020.
     """
 
-    def __init__(self, epochs=50, batch_size=16, step="auto", refresh="random", seed=0, tolerance=0.0, max_seconds=float("inf")):
+    def __init__(self, epochs: int = 50, batch_size: int = 16, step: float | str = "auto", refresh: str = "random", seed: int = 0, tolerance: float | Tolerance = 0.0,
+                 max_seconds: float = float("inf")):
         super().__init__(epochs, batch_size, step, seed, tolerance, max_seconds)
         if refresh not in ("random", "epoch"):
             raise ValueError(f"SVRG got refresh={refresh!r}; choose 'random' or 'epoch'.")

@@ -11,6 +11,8 @@ from .pdhg import PDHG
 from .result import Result
 from .solver import Solver
 from .stopping import Tolerance
+from typing import Any
+from collections.abc import Iterator, Sequence
 
 __all__ = ["ChosenWeight", "discrepancy_weight", "quasi_optimality_weight"]
 
@@ -23,11 +25,12 @@ class ChosenWeight:
     result: Result
     table: dict
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return iter((self.weight, self.result, self.table))
 
 
-def discrepancy_weight(problem, noise_level=None, solver=None, safety=1.0, samples=None, start=1.0, tolerance=0.02, max_solves=30):
+def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None, solver: Solver | None = None, safety: float = 1.0, samples: int | None = None, start: float = 1.0,
+                       tolerance: float = 0.02, max_solves: int = 30) -> ChosenWeight:
     """The weight a of a * R with |A x_a - b|^2 = safety^2 m s^2 (Gaussian noise) or 2 KL(b, A x_a + r) = safety m (Poisson): Morozov's principle.
 
     Parameters
@@ -95,7 +98,7 @@ def discrepancy_weight(problem, noise_level=None, solver=None, safety=1.0, sampl
     raise ValueError(f"no weight meets the discrepancy: at {table['weight'][-1]:.3g} it is {table['discrepancy'][-1]:.4g} against the target {target:.4g}; {why}")
 
 
-def quasi_optimality_weight(problem, weights=None, solver=None):
+def quasi_optimality_weight(problem: Reconstruction, weights: Sequence[float] | None = None, solver: Solver | None = None) -> ChosenWeight:
     """The weight a_i of a geometric grid that makes |x_{a_{i+1}} - x_{a_i}| smallest; no noise level is asked for.
 
     Parameters
