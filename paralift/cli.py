@@ -44,7 +44,8 @@ def _devices():
 def _backends():
     if not torch.distributed.is_available():
         return "none: this build of torch has no torch.distributed, so workers=N is refused"
-    return ", ".join(f"{name} {'present' if there() else 'missing'}" for name, there in (("gloo", torch.distributed.is_gloo_available), ("nccl", torch.distributed.is_nccl_available)))
+    known = {"gloo": torch.distributed.is_gloo_available, "nccl": torch.distributed.is_nccl_available}
+    return ", ".join(f"{name} {'present' if there() else 'missing'}" for name, there in known.items())
 
 
 def _data():
@@ -59,7 +60,8 @@ def info() -> str:
     lines = [("paralift", f"{__version__}, {Path(__file__).parent}"), ("Python", f"{platform.python_version()}, {platform.platform()}"), ("torch", torch.__version__),
              *((name, _version(name)) for name in REQUIRED), ("", ""),
              *((name, f"{_version(name):<12}{f'[{extra}]':<12}{use}") for name, (extra, use) in OPTIONAL.items()), ("", ""),
-             ("devices", _devices()), ("backends", _backends()), ("threads", f"{torch.get_num_threads()} ({f'OMP_NUM_THREADS={omp}' if omp else 'OMP_NUM_THREADS is not set'})"), ("data", _data())]
+             ("devices", _devices()), ("backends", _backends()), ("data", _data()),
+             ("threads", f"{torch.get_num_threads()}, OMP_NUM_THREADS{f'={omp}' if omp else ' is not set'}")]
     missing = sorted({extra for name, (extra, _) in OPTIONAL.items() if _version(name) == "missing"})
     return "\n".join(f"{name:<14}{text}".rstrip() for name, text in lines) + (f"\n\nfor what is missing: pip install 'paralift[{','.join(missing)}]'" if missing else "")
 
@@ -69,13 +71,13 @@ def _parser():
     parser.add_argument("--version", action="version", version=f"paralift {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("info", help="versions, optional packages, devices, threads and data folders; add it to a report of a fault", description=info.__doc__)
-    demo = commands.add_parser("demo", help="train a network on the digits and draw two figures (seconds)", description="Train a network with sparse weights on the digits by lifted "
-                               "Bregman; print the problem and the result; draw its convergence and some predictions. Needs scikit-learn: pip install 'paralift[examples]'.")
+    demo = commands.add_parser("demo", help="train a network on the digits and draw two figures (seconds)", description="Train a network with sparse weights on the digits by "
+                               "lifted Bregman; print the problem and the result; draw its convergence and some predictions. Needs scikit-learn: pip install 'paralift[examples]'.")
     demo.add_argument("--epochs", type=int, default=40, metavar="N", help="passes over the samples (%(default)s)")
     demo.add_argument("--quick", action="store_true", help="two passes")
     demo.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder of the figures (%(default)s)")
-    bench = commands.add_parser("bench", help="four ratios that tell how this machine compares (a minute)", description="Time a pass of training, a prox, a scan and two "
-                                "workers, each by turns with the same work in bare torch or by one worker, on one thread a process. The full benchmarks are in benchmarks/ of the sources.")
+    bench = commands.add_parser("bench", help="four ratios that tell how this machine compares (a minute)", description="Time a pass of training, a prox, a scan and two workers, "
+                                "each by turns with the same work in bare torch or by one worker, one thread a process. The full benchmarks are in benchmarks/ of the sources.")
     bench.add_argument("--quick", action="store_true", help="smaller work and fewer rounds: seconds, and rough figures")
     return parser
 

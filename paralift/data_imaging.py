@@ -1,13 +1,13 @@
 """Data sets of imaging, and phantoms that take their place where they are absent."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from .files import hdf5, located
 from .io.bart import read_cfl
-from collections.abc import Sequence
 
 __all__ = ["brain", "mri_slices", "fdg_slices", "phantom", "emission_phantom"]
 

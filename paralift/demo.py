@@ -1,4 +1,4 @@
-"""What `paralift demo` does: a classifier with sparse weights, trained by lifting on the digits of scikit-learn, and two figures. examples/train_digits.py is the same as a script to read."""
+"""What `paralift demo` does: a classifier with sparse weights, trained by lifting on the digits, and two figures; examples/train_digits.py is the script to read."""
 
 import os
 from pathlib import Path
@@ -31,6 +31,7 @@ def demo(output: str | os.PathLike = "output", epochs: int = 40) -> Result:
         predicted = result.network(images).argmax(1)
     wrong = (predicted != labels).nonzero().flatten()
     shown = torch.cat([torch.arange(20), wrong[wrong >= 20][:10]])
-    plot_predictions(images[shown].view(-1, 8, 8), predicted[shown], labels[shown], output / "digits_predictions.png", title=f"Predicted class; framed: wrong, {len(wrong)} of {len(labels)}")
+    plot_predictions(images[shown].view(-1, 8, 8), predicted[shown], labels[shown], output / "digits_predictions.png",
+                     title=f"Predicted class; framed: wrong, {len(wrong)} of {len(labels)}")
     print(f"figures: {output / 'digits_convergence.png'}, {output / 'digits_predictions.png'}")
     return result

@@ -4,13 +4,16 @@ import contextlib
 import importlib
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 __all__ = ["replacing", "package", "hdf5", "places", "located"]
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """The path of a temporary file beside `path`, of the same ending: at the end of the block it is synced and renamed to `path`; where the block raises, nothing changes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +28,7 @@ def replacing(path):
         raise
 
 
-def package(name, who, extra="imaging"):
+def package(name: str, who: str, extra: str = "imaging") -> ModuleType:
     """The module `name`; ImportError naming the extra that installs it where it is missing."""
     try:
         return importlib.import_module(name)
@@ -34,7 +37,7 @@ def package(name, who, extra="imaging"):
 
 
 @contextlib.contextmanager
-def hdf5(path, who):
+def hdf5(path: str | os.PathLike, who: str) -> Iterator[Any]:
     """The HDF5 file `path`, open for reading; ValueError where it is none or is damaged."""
     h5py = package("h5py", who)
     if not Path(path).exists():
@@ -46,14 +49,14 @@ def hdf5(path, who):
         raise ValueError(f"{path} is no HDF5 file, or is damaged or cut short ({error}).") from None
 
 
-def places(name):
+def places(name: str) -> list[Path]:
     """The folders in which the data set `name` may lie: of PARALIFT_DATA, then of the user's cache."""
     root = os.environ.get("PARALIFT_DATA")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "paralift" / name
     return ([Path(root) / name, Path(root)] if root else []) + [cache]
 
 
-def located(name, file, instead):
+def located(name: str, file: str, instead: str) -> Path:
     """The path of a file or folder of the data set `name`; FileNotFoundError that says where it was looked for and what serves `instead`."""
     found = next((place / file for place in places(name) if (place / file).exists()), None)
     if found is None:

@@ -1,5 +1,7 @@
 """Doors to ODL, pyproximal, pylops and torch modules. The libraries load on first use; nothing here is on a hot path."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -7,7 +9,6 @@ from .operators.functional import Functional
 from .operators.module import ModuleOperator
 from .operators.operator import LinearOperator, Operator
 from .operators.space import Space, SpaceLike, inner
-from typing import Any
 
 __all__ = ["from_odl", "to_odl", "from_pyproximal", "to_pylops", "from_module"]
 

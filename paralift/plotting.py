@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any, TYPE_CHECKING
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from .solvers.result import Result
     import torch
+    from matplotlib.figure import Figure
+
+    from .solvers.result import Result
 
 __all__ = ["plot_history", "plot_images", "plot_predictions", "plot_reconstruction"]
 

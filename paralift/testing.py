@@ -4,10 +4,10 @@ import copy
 
 import torch
 
-from .operators.space import inner
 from .operators.functional import Functional
 from .operators.operator import Operator
 from .operators.penalties import Penalty
+from .operators.space import inner
 from .problems.problem import Problem
 
 __all__ = ["CheckFailed", "check_operator", "check_functional", "check_penalty", "check_problem"]

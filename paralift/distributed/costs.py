@@ -1,14 +1,14 @@
 """What the stages of a lifted problem cost, and which mesh (data x layers) of workers is predicted to be the fastest."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..problems.partition import best_groups, time_stages
 from ..problems.lifted_training import LiftedTraining
-from collections.abc import Sequence
+from ..problems.partition import best_groups, time_stages
 
 __all__ = ["Layout", "Link", "StageCosts", "counted_costs", "layout_for", "layout_table", "layouts", "measured_costs", "microbatch_counts"]
 

@@ -13,9 +13,11 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,13 +27,11 @@ from ..operators.operator import Operator
 from ..problems.composite import Composite
 from ..problems.lifted_inversion import LiftedInversion
 from ..problems.lifted_training import LiftedTraining
+from ..problems.problem import Problem
 from .asynchronous import serve_gradients
 from .layout import place
 from .mesh import Simulated, Workers
 from .terms import place_terms, shares_terms
-from typing import Any
-from collections.abc import Callable
-from ..problems.problem import Problem
 
 __all__ = ["share", "rank", "interrupted"]
 

@@ -1,13 +1,13 @@
 """BART's pair of files: NAME.hdr holds the lengths of the axes, NAME.cfl complex64 values, the first axis running fastest."""
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..files import replacing
-import os
 
 __all__ = ["read_cfl", "write_cfl"]
 

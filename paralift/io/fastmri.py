@@ -1,12 +1,12 @@
 """The HDF5 files of the fastMRI data set."""
 
+import os
 from dataclasses import dataclass
 
 import torch
 
 from ..files import hdf5
 from .ismrmrd import parse_header
-import os
 
 __all__ = ["FastMRI", "read_fastmri"]
 

@@ -1,14 +1,14 @@
 """ISMRMRD raw data (HDF5): readouts in any order, put on the grid of k-space."""
 
+import os
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ..files import hdf5, package, replacing
-import os
-from collections.abc import Sequence
 
 __all__ = ["Measurement", "read_ismrmrd", "write_ismrmrd"]
 

@@ -1,11 +1,12 @@
 """NIfTI volumes through nibabel."""
 
+import os
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from ..files import package, replacing
-import os
-from collections.abc import Sequence
 
 __all__ = ["read_nifti", "write_nifti"]
 

@@ -1,5 +1,6 @@
 """Readers for PET: Siemens list mode, and Interfile sinograms and images."""
 
+import os
 import re
 import typing
 from pathlib import Path
@@ -10,7 +11,6 @@ import torch
 from ..operators.geometry import Geometry, ParallelBeam
 from ..operators.list_mode import Events
 from ..operators.scanner import CylindricalScanner
-import os
 
 __all__ = ["read_listmode", "read_interfile", "ListMode", "Interfile"]
 

@@ -1,10 +1,10 @@
 """Convolutional networks: CNN with batch normalisation, ResNet, U-Net."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-from collections.abc import Sequence
 
 __all__ = ["CNN", "ResNet", "UNet"]
 

@@ -1,10 +1,10 @@
 """Multilayer perceptrons, of any depth, and a start for very deep ones."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import nn
-from collections.abc import Callable
 
 __all__ = ["MLP", "rescale"]
 

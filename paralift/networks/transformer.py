@@ -1,10 +1,10 @@
 """Transformers whose attention weights are in the open, so that they are lifted like any activation."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
-from collections.abc import Callable
 
 __all__ = ["CausalTransformer", "VisionTransformer"]
 

@@ -1,8 +1,9 @@
 """Made from a functional: its Bregman distance and its Moreau envelope."""
 
+import torch
+
 from .functional import Functional, _Wrapper
 from .space import inner
-import torch
 
 __all__ = ["BregmanDistance", "MoreauEnvelope"]
 

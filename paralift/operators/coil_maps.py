@@ -1,11 +1,11 @@
 """Receive coils: sensitivity maps by ESPIRiT and from low-resolution images, prewhitening, compression, root sum of squares."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from .space import finite
-from collections.abc import Sequence
 
 __all__ = ["espirit", "low_resolution_maps", "prewhiten", "compress_coils", "mix_coils", "root_sum_of_squares"]
 

@@ -1,5 +1,7 @@
 """Total variation that spares the edges of a reference image."""
 
+from collections.abc import Sequence
+
 import torch
 
 from .linear import Gradient
@@ -7,7 +9,6 @@ from .linear_function import linear_function
 from .operator import LinearOperator
 from .space import Space, SpaceLike, finite
 from .variation import _Variation
-from collections.abc import Sequence
 
 __all__ = ["DirectionalGradient", "DirectionalTotalVariation"]
 

@@ -2,10 +2,10 @@
 
 import torch
 
+from .functional import Functional
 from .functional_algebra import _Composed, _Wrapper
 from .space import SpaceLike, inner
 from .variation import _Variation
-from .functional import Functional
 
 __all__ = ["DualProx"]
 

@@ -4,13 +4,13 @@ A new functional is one class with `_value` and `_prox` (and `_gradient`, `grad_
 """
 
 import copy
+from collections.abc import Callable
 from math import inf
 
 import torch
 
-from .space import Space, SpaceLike, sum_trailing
-from collections.abc import Callable
 from .operator import Operator
+from .space import Space, SpaceLike, sum_trailing
 
 __all__ = ["Functional"]
 
@@ -29,13 +29,13 @@ class Functional:
     These public calls raise ValueError for an element of another shape and for a negative step; solvers use `_value`, `_gradient` and `_prox`, which do not look.
     """
 
-    convex = True
-    separable = False          # a sum over coordinates: the prox takes a sigma per coordinate
-    positive_homogeneous = False
-    grad_lipschitz = inf       # of the gradient; finite only for smooth functionals
-    strong_convexity = 0.0     # c such that f - c |.|^2 / 2 is convex
-    ndim = 1
-    space = None
+    convex: bool = True
+    separable: bool = False          # a sum over coordinates: the prox takes a sigma per coordinate
+    positive_homogeneous: bool = False
+    grad_lipschitz: float = inf       # of the gradient; finite only for smooth functionals
+    strong_convexity: float = 0.0     # c such that f - c |.|^2 / 2 is convex
+    ndim: int = 1
+    space: Space | None = None
 
     def __init__(self, space: SpaceLike | None = None):
         if space is not None:

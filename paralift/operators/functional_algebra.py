@@ -298,7 +298,7 @@ class _Composed(Functional):
         self._seen = [(x, x._version, image), *self._seen[:self._room - 1]]
         return image
 
-    def extrapolate(self, old, new, weight):
+    def extrapolate(self, old: torch.Tensor, new: torch.Tensor, weight: float) -> torch.Tensor:
         """old + weight (new - old), whose image under a linear op follows from the two that are kept (points in between cost no product)."""
         x = torch.lerp(old, new, weight)
         if self.op.is_linear and not (x.requires_grad or x.is_inference()):
@@ -306,7 +306,7 @@ class _Composed(Functional):
             self._seen, self._room = [(x, x._version, torch.lerp(a, b, weight)), (new, new._version, b), (old, old._version, a)], 4
         return x
 
-    def curvature(self, x):
+    def curvature(self, x: torch.Tensor) -> float:
         """L_f |op g|^2 / |g|^2, g the gradient at x: at most `grad_lipschitz`, for one product. The images of x and of what is tried next are kept."""
         self._room = 4
         g = self._gradient(x)

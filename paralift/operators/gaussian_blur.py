@@ -1,12 +1,12 @@
 """`GaussianBlur`: the resolution of an imaging system, in image space."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from .operator import LinearOperator
 from .space import Space, per_axis
-from collections.abc import Sequence
 
 __all__ = ["GaussianBlur"]
 

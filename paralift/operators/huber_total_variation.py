@@ -1,9 +1,10 @@
 """Total variation with Huber's function in place of the modulus."""
 
-from .norms import GroupHuber, Huber
-from .variation import _Variation
 from collections.abc import Sequence
+
+from .norms import GroupHuber, Huber
 from .space import SpaceLike
+from .variation import _Variation
 
 __all__ = ["HuberTotalVariation"]
 

@@ -5,8 +5,8 @@ import torch
 from .functional import _Composed
 from .linear import MatrixOperator
 from .norms import L2NormSquared
-from .space import inner
 from .operator import Operator
+from .space import inner
 
 __all__ = ["LeastSquares"]
 

@@ -1,13 +1,13 @@
 """Linear operators: identity, matrix, diagonal, convolution, finite differences."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from .linear_function import linear_function
 from .operator import LinearOperator
 from .space import Space, SpaceLike, finite
-from collections.abc import Sequence
 
 __all__ = ["IdentityOperator", "MatrixOperator", "DiagonalOperator", "Convolution", "Gradient"]
 

@@ -1,7 +1,8 @@
 """A linear map given by two callables as one differentiable operation."""
 
-import torch
 from collections.abc import Callable
+
+import torch
 
 __all__ = ["linear_function"]
 

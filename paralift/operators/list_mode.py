@@ -3,8 +3,9 @@
 import dataclasses
 
 import torch
-from .scanner import CylindricalScanner
+
 from .geometry import Geometry
+from .scanner import CylindricalScanner
 
 __all__ = ["Events", "histogram"]
 

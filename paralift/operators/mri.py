@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -9,7 +10,6 @@ from .nufft import NUFFT
 from .off_resonance import time_segments
 from .operator import LinearOperator
 from .space import Space, all_finite, finite
-from collections.abc import Sequence
 
 __all__ = ["MRI"]
 

@@ -1,12 +1,12 @@
 """Norms and their relatives. Proxes: Combettes & Pesquet, Proximal splitting methods in signal processing, 2011; Parikh & Boyd, Found. Trends Optim. 1(3), 2014."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from .functional import Functional
 from .space import Space, SpaceLike, finite, inner, sum_trailing
-from collections.abc import Sequence
 
 __all__ = ["ZeroFunctional", "L1Norm", "WeightedL1Norm", "L2Norm", "L2NormSquared", "GroupL1Norm", "GroupHuber", "SupNorm", "NuclearNorm", "Huber", "QuadraticForm"]
 

@@ -1,6 +1,7 @@
 """`NUFFT`: the Fourier transform at points off the grid, with its normal operator as a convolution; density compensation."""
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from .linear_function import linear_function
 from .operator import LinearOperator
 from .space import Space, finite, per_axis
-from collections.abc import Sequence
 
 __all__ = ["NUFFT", "ToeplitzOperator", "density_compensation"]
 

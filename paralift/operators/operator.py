@@ -4,11 +4,12 @@ A linear operator defines `_call` and `_adjoint`; a nonlinear one defines `_call
 *local* vector-Jacobian product (torch.func on this operator alone).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .space import Space, inner
-from collections.abc import Callable
 
 __all__ = ["Operator", "LinearOperator", "push_forward"]
 
@@ -99,7 +100,7 @@ class LinearOperator(Operator):
     def adjoint(self) -> "LinearOperator":
         return _Adjoint(self)
 
-    fast_normal = False        # _normal is cheaper than the adjoint: `LeastSquares` takes its gradient from it
+    fast_normal: bool = False        # _normal is cheaper than the adjoint: `LeastSquares` takes its gradient from it
 
     def _normal(self, x):
         return self._adjoint(self._call(x))

@@ -5,6 +5,7 @@ all of ours have the form P(x, z) = q |x|^2 / 2 - <x, t(z)> + c(z) + N(x), from 
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
 
@@ -13,7 +14,6 @@ from .joint_prox import JointProx
 from .norms import ZeroFunctional
 from .potentials import activation, activation_
 from .space import SpaceLike, inner, sum_trailing
-from collections.abc import Callable
 
 __all__ = ["Penalty", "LiftedBregman", "MAC", "Lifted", "Fenchel"]
 
@@ -166,7 +166,7 @@ class _Quadratic(Penalty):
         return self._minimiser(torch.sub(self._target(z), g, alpha=ratio))
 
     @property
-    def passes(self):
+    def passes(self) -> bool:
         return isinstance(self.potential, ZeroFunctional) and self.regulariser is None and getattr(self, "_map", None) is None
 
     def _sweep(self, z, p, g, weight, rho, fresh=False):

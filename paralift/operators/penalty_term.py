@@ -2,10 +2,11 @@
 
 import math
 
+import torch
+
 from .functional import Functional
 from .penalties import MAC, LiftedBregman, Penalty
 from .space import SpaceLike, inner, sum_trailing
-import torch
 
 __all__ = ["PenaltyTerm"]
 

@@ -1,16 +1,16 @@
 """`PET`: emission tomography, from an activity image to expected counts; sinograms and list mode."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 
 from .gaussian_blur import GaussianBlur
 from .geometry import Geometry, Rays
+from .list_mode import Events
 from .operator import LinearOperator
 from .ray_transform import JosephProjector
 from .space import Space, finite
-from .list_mode import Events
-from collections.abc import Sequence
 from .time_of_flight import TimeOfFlight
 
 __all__ = ["PET"]

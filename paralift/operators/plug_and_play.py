@@ -1,9 +1,10 @@
 """`PlugAndPlay`: a denoiser in the place of a prox."""
 
+from collections.abc import Callable
+
 import torch
 
 from .functional import Functional
-from collections.abc import Callable
 from .space import SpaceLike
 
 __all__ = ["PlugAndPlay"]

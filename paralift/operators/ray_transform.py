@@ -1,6 +1,7 @@
 """Line integrals of images: Joseph's projector for any geometry, and the parallel-beam ray transform."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from .linear_function import linear_function
 from .operator import LinearOperator
 from .rays import Crossings
 from .space import Space, per_axis
-from collections.abc import Sequence
 from .time_of_flight import TimeOfFlight
 
 __all__ = ["JosephProjector", "RayTransform"]

@@ -1,10 +1,10 @@
 """Where k-space is sampled: seeded masks on the grid, and trajectories in rad/pixel."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from collections.abc import Sequence
 
 __all__ = ["variable_density_mask", "poisson_disc_mask", "line_mask", "radial_trajectory", "spiral_trajectory"]
 

@@ -1,6 +1,7 @@
 """`SeparableSum`: a functional of several elements."""
 
 import torch
+
 from .functional import Functional
 
 __all__ = ["SeparableSum"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -60,12 +61,12 @@ class Space:
 SpaceLike = Space | Sequence[int] | int        # what `Space(...)` or a functional takes for one
 
 
-def all_finite(x):
+def all_finite(x: torch.Tensor) -> bool:
     """Whether no entry is NaN or inf: the sum says so in one pass, unless it overflows."""
     return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
 
 
-def finite(values, who, what):
+def finite(values: Any, who: str, what: str) -> torch.Tensor:
     """`values` as a tensor of floating-point numbers; TypeError for another dtype, ValueError where it holds NaN or inf."""
     values = torch.as_tensor(values)
     if not values.is_floating_point() and not values.is_complex():
@@ -75,7 +76,7 @@ def finite(values, who, what):
     return values
 
 
-def per_axis(value, n, who, what):
+def per_axis(value: Any, n: int, who: str, what: str) -> torch.Tensor:
     """`value`, a number or one for each of `n` axes, as float64 (n,) on the CPU; ValueError for another count, NaN or inf."""
     v = torch.as_tensor(value, dtype=torch.float64).cpu()
     if v.dim() > 1 or v.dim() == 1 and len(v) != n or not torch.isfinite(v).all():
@@ -83,7 +84,7 @@ def per_axis(value, n, who, what):
     return v.expand(n).clone()
 
 
-def sum_trailing(x, ndim):
+def sum_trailing(x: torch.Tensor, ndim: int) -> torch.Tensor:
     """Sum over the last `ndim` axes; half precision accumulates in float32."""
     wide = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else None
     if ndim == 0:
@@ -93,7 +94,7 @@ def sum_trailing(x, ndim):
     return x.sum(dim=tuple(range(-ndim, 0)), dtype=wide)
 
 
-def inner(x, y, ndim=None):
+def inner(x: torch.Tensor, y: torch.Tensor, ndim: int | None = None) -> torch.Tensor:
     """Re <x, y> over the last `ndim` axes (all by default)."""
     product = (x * y.conj()).real if x.is_complex() or y.is_complex() else x * y
     return sum_trailing(product, x.dim() if ndim is None else ndim)

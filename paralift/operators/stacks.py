@@ -1,10 +1,11 @@
 """Stacks of linear operators: a column, a row, a diagonal; their joined elements are flat."""
 
+from collections.abc import Sequence
+
 import torch
 
 from .operator import LinearOperator
 from .space import Space
-from collections.abc import Sequence
 
 __all__ = ["ProductSpace", "Selection", "VerticalStack", "HorizontalStack", "DiagonalStack"]
 

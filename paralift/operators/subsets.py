@@ -2,12 +2,12 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 
 import torch
 
 from .functional import Functional, _Composed, _Scaled
 from .operator import _Rows
-from collections.abc import Sequence
 
 __all__ = ["subsets"]
 

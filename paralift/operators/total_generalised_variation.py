@@ -1,5 +1,7 @@
 """Second-order total generalised variation: edges and slopes without stairs."""
 
+from collections.abc import Sequence
+
 import torch
 
 from .linear import IdentityOperator, grid
@@ -8,7 +10,6 @@ from .operator import LinearOperator
 from .space import Space, SpaceLike, inner
 from .stacks import HorizontalStack, ProductSpace, Selection
 from .variation import _Variation
-from collections.abc import Sequence
 
 __all__ = ["SymmetrisedGradient", "TotalGeneralisedVariation"]
 

@@ -1,12 +1,12 @@
 """Orthonormal transforms in which images are sampled: Fourier, with a mask or without, and Walsh-Hadamard."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 
 from .operator import LinearOperator
 from .space import Space, SpaceLike
-from collections.abc import Callable, Sequence
 
 __all__ = ["FourierTransform", "HadamardTransform"]
 

@@ -1,5 +1,7 @@
 """What total variation and its relatives share: a sum over pixels of |D x|, D a gradient, split as f @ D, with a prox certified by its duality gap."""
 
+from collections.abc import Sequence
+
 import torch
 
 from .functional import Functional
@@ -7,7 +9,6 @@ from .linear import Gradient, grid
 from .norms import GroupL1Norm
 from .primal_dual_denoising import Differences, Planes, denoise
 from .space import Space, SpaceLike
-from collections.abc import Sequence
 
 __all__ = []
 

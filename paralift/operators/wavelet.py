@@ -1,6 +1,8 @@
 """`Wavelet`: the orthogonal wavelet transform."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -8,8 +10,6 @@ from .linear import grid
 from .linear_function import linear_function
 from .operator import LinearOperator
 from .space import Space, SpaceLike
-from typing import Any
-from collections.abc import Sequence
 
 __all__ = ["Wavelet"]
 

@@ -1,5 +1,6 @@
 """`Composite`: a smooth functional, one with a prox, and functionals of linear maps."""
 
+from collections.abc import Sequence
 from math import inf
 
 import torch
@@ -9,7 +10,6 @@ from ..operators.least_squares import LeastSquares
 from ..operators.norms import L2NormSquared
 from ..operators.space import inner
 from .problem import Linearisation, Problem
-from collections.abc import Sequence
 
 __all__ = ["Composite"]
 

@@ -3,17 +3,17 @@
 import copy
 import math
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from ..operators.penalties import Fenchel, MAC, Penalty
+from ..operators.functional import Functional
+from ..operators.penalties import MAC, Fenchel, Penalty
 from .activations import NO_PROX, potential_of
 from .lifted_training import Data, LiftedTraining
 from .losses import Loss
 from .problem import Linearisation, Point, Problem
-from ..operators.functional import Functional
-from collections.abc import Sequence
 
 __all__ = ["ContrastiveProblem", "ContrastiveTraining"]
 
@@ -89,7 +89,7 @@ class ContrastiveProblem(Problem):
         gradient, other = self.clamped.linearise(clamped, names).gradient, self.free.linearise(free, names).gradient
         return Linearisation(self.smooth_value(point), {name: gradient[name] - other[name] for name in names})
 
-    def nonsmooth_value(self, point):
+    def nonsmooth_value(self, point: Point) -> torch.Tensor:
         first = next(iter(point.values()))
         return sum((R(point[name]) for name, R in self.regularisers.items()), first.new_zeros(()))
 

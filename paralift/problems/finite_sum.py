@@ -1,10 +1,11 @@
 """Finite sums F(theta) = (1/n) sum_i f_i(theta): per-sample gradients kept as factors, never as copies of the weights."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from typing import Any
-from collections.abc import Sequence
+
 from .problem import Point
 
 __all__ = ["FiniteSum", "chunks", "slices"]

@@ -3,10 +3,10 @@
 import torch
 
 from ..operators.filter_bank import FilterBank
+from ..operators.functional import Functional
 from ..operators.norms import GroupL1Norm
 from ..operators.space import Space, SpaceLike, finite, inner
 from .problem import Linearisation, Problem
-from ..operators.functional import Functional
 
 __all__ = ["LearnedRegulariser"]
 

@@ -1,10 +1,14 @@
 """`lift`: any torch module as a directed acyclic graph of stages, found by torch.export."""
 
 import fnmatch
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
 
+from ..operators.functional import Functional
+from ..operators.penalties import Penalty
 from ..operators.potentials import Identity
 from .activations import activation_of
 from .cut import Binder, cut, leaves_of
@@ -12,10 +16,6 @@ from .export import VIEWS, exported, finite_mask, is_value, kind_of, place_of
 from .loans import mark_pieces
 from .staged import Staged
 from .stages import Stage
-from typing import Any
-from collections.abc import Callable, Sequence
-from ..operators.functional import Functional
-from ..operators.penalties import Penalty
 
 __all__ = ["lift", "StageGraph"]
 

@@ -1,18 +1,18 @@
 """The lifted problem: E(theta, x) over the parameters and every layer's output, for one set of samples."""
 
 import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 
+from ..operators.functional import Functional
 from ..operators.module import batch_norms
 from ..operators.operator import push_forward
 from .finite_sum import FiniteSum
-from .problem import Linearisation, Point, Problem
-from .sweeps import Sweeps
-from collections.abc import Callable, Collection, Iterable, Sequence
-from ..operators.functional import Functional
 from .losses import Loss
+from .problem import Linearisation, Point, Problem
 from .stages import Stage
+from .sweeps import Sweeps
 
 __all__ = ["LiftedProblem"]
 

@@ -4,6 +4,8 @@ import copy
 import math
 import re
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from torch import nn
 from ..operators.dual_prox import DualProx
 from ..operators.functional import Functional
 from ..operators.norms import ZeroFunctional
-from ..operators.penalties import LiftedBregman, MAC, Penalty
+from ..operators.penalties import MAC, LiftedBregman, Penalty
 from ..operators.penalty_term import PenaltyTerm
 from ..operators.space import Space, all_finite
 from .activations import NO_PROX, potential_of
@@ -22,10 +24,8 @@ from .lift import lift
 from .lifted import LiftedProblem
 from .lifted_training import LiftedTraining
 from .losses import Loss, PenaltyLoss, SquaredError, loss_from
-from .stages import Stage, bind_spaces
-from typing import Any
-from collections.abc import Callable, Sequence
 from .problem import Point
+from .stages import Stage, bind_spaces
 
 __all__ = ["LiftedInversion"]
 

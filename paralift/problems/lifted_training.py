@@ -5,6 +5,8 @@ import dataclasses
 import fnmatch
 import math
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +14,13 @@ from torch import nn
 
 from ..operators.functional import Functional
 from ..operators.module import batch_norms, call_module
+from ..operators.penalties import Penalty
 from ..operators.space import all_finite
 from .lift import lift
 from .lifted import LiftedProblem
 from .losses import Loss, loss_from
-from .stages import Stage, bind_spaces
-from typing import Any
-from collections.abc import Callable, Sequence
-from ..operators.penalties import Penalty
 from .problem import Point
+from .stages import Stage, bind_spaces
 
 __all__ = ["LiftedTraining"]
 

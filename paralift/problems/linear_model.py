@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from .lifted_training import Data, LiftedTraining, _tensors
-from .losses import CrossEntropy, Logistic, Loss, loss_from
 from ..operators.functional import Functional
 from ..operators.penalties import Penalty
+from .lifted_training import Data, LiftedTraining, _tensors
+from .losses import CrossEntropy, Logistic, Loss, loss_from
 
 __all__ = ["linear_model"]
 

@@ -2,11 +2,12 @@
 
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+
 from .lifted_training import LiftedTraining
-from collections.abc import Sequence
 
 __all__ = ["partition", "stage_costs"]
 

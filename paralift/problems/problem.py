@@ -4,12 +4,12 @@ A problem is E(u) = F(u) + G(u) over named blocks u = {name: tensor}: F smooth, 
 terms H_j(K_j u) besides, H_j with a prox and K_j linear (`linear`). Solvers see these methods only; they know no network, no data set and no worker.
 """
 
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import torch
-from typing import Any
-from collections.abc import Callable, Collection, Iterable, Sequence
 
 __all__ = ["Problem", "Linearisation"]
 

@@ -1,17 +1,17 @@
 """`SamplingDesign`: where to sample a transform, by sparse source elements of training images."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from ..operators.functional import Functional
+from ..operators.operator import LinearOperator
 from ..operators.transforms import FourierTransform, mirrored
 from .problem import Linearisation, Point, Problem
 from .source_condition import check_image, penalty, pull
-from typing import Any
-from ..operators.functional import Functional
-from ..operators.operator import LinearOperator
-from collections.abc import Sequence
 
 __all__ = ["SamplingDesign", "Sampling", "line_groups", "spoke_groups"]
 

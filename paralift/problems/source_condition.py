@@ -1,5 +1,7 @@
 """`SourceCondition`: which elements v make an image u a minimiser, K* v in dJ(u)."""
 
+from typing import Any
+
 import torch
 
 from ..operators.functional import Functional
@@ -12,7 +14,6 @@ from ..operators.transforms import FourierTransform
 from .certificate import Certificate, project_subdifferential
 from .composite import Composite
 from .problem import Linearisation, Point, Problem
-from typing import Any
 
 __all__ = ["SourceCondition"]
 

@@ -1,5 +1,7 @@
 """A network given stage by stage, for modules that torch.export refuses."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import nn
 
@@ -8,7 +10,6 @@ from ..operators.functional import Functional
 from ..operators.module import is_random
 from ..operators.potentials import activation
 from .stages import Stage
-from collections.abc import Callable, Sequence
 
 __all__ = ["Staged"]
 

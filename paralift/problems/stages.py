@@ -3,9 +3,11 @@
 Every stage's vector-Jacobian product is local: no graph spans two stages, and no activation with a potential is differentiated.
 """
 
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,8 +18,6 @@ from ..operators.module import call_module
 from ..operators.operator import push_forward
 from ..operators.penalties import Penalty
 from .loans import lending, lent_input
-from typing import Any
-from collections.abc import Callable, Sequence
 from .problem import Point
 
 __all__ = ["Stage", "chain", "affine", "bind_spaces"]

@@ -8,8 +8,8 @@ import torch
 from ..problems.problem import Linearisation
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
-from .storage import Storage
 from .stopping import Tolerance
+from .storage import Storage
 
 __all__ = ["BCD"]
 

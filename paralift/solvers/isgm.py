@@ -1,6 +1,7 @@
 """The implicit stochastic gradient method."""
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -8,7 +9,6 @@ from .minibatch_metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start
 from .result import Status
 from .solver import Solver
 from .steps import check_step
-from collections.abc import Callable
 
 __all__ = ["ISGM"]
 

@@ -1,18 +1,18 @@
 """Proximal incremental aggregated gradient: gradients of shards that arrive late."""
 
 import warnings
+from collections.abc import Sequence
 from math import isfinite
+from typing import Any
 
 import torch
 
 from ..problems.finite_sum import FiniteSum, slices
+from ..problems.problem import Point
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
 from .stochastic import subtract
-from typing import Any
-from collections.abc import Sequence
 from .stopping import Tolerance
-from ..problems.problem import Point
 
 __all__ = ["PIAG"]
 

@@ -11,11 +11,11 @@ import warnings
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..files import replacing
-from typing import Any, TYPE_CHECKING
 from ..problems.problem import Problem
 
 if TYPE_CHECKING:

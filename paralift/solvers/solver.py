@@ -7,8 +7,10 @@ import os
 import platform
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf, isfinite, isnan
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,8 +18,6 @@ from ..problems.problem import AgreedInterrupt, Point, Problem
 from .progress import Progress
 from .result import Result, Status, Writer, check_writable
 from .stopping import Tolerance
-from typing import Any, TYPE_CHECKING
-from collections.abc import Callable
 
 if TYPE_CHECKING:
     from ..distributed.mesh import Workers

@@ -1,13 +1,13 @@
 """The stochastic primal-dual hybrid gradient method."""
 
 import warnings
+from collections.abc import Sequence
 from math import inf
 
 import torch
 
 from .pdhg import PDHG
 from .solver import NO_PROX, NOT_CONVEX, Solver
-from collections.abc import Sequence
 from .stopping import Tolerance
 
 __all__ = ["SPDHG"]

@@ -4,6 +4,7 @@ import warnings
 from math import inf, isfinite
 
 import torch
+
 from ..problems.problem import Point, Problem
 
 __all__ = ["StepRule", "Constant", "Lipschitz", "Backtracking", "BarzilaiBorwein"]

@@ -1,6 +1,7 @@
 """What methods on minibatches share: an iteration is a pass over the samples, its order a function of (seed, pass)."""
 
 import warnings
+from collections.abc import Sequence
 from math import isfinite
 
 import torch
@@ -8,7 +9,6 @@ import torch
 from ..problems.finite_sum import FiniteSum, chunks
 from .solver import NO_PROX, Solver
 from .steps import check_step
-from collections.abc import Sequence
 from .stopping import Tolerance
 
 __all__ = ["Stochastic", "expected_smoothness"]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import inf
+
 from .result import Result
 
 __all__ = ["EarlyStopping", "Tolerance"]

@@ -2,10 +2,10 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from collections.abc import Sequence
 
 __all__ = ["Storage"]
 

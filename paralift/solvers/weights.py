@@ -1,7 +1,9 @@
 """The weight of a regulariser by rule: the discrepancy principle and quasi-optimality."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, inf, isfinite, log
+from typing import Any
 
 import torch
 
@@ -11,8 +13,6 @@ from .pdhg import PDHG
 from .result import Result
 from .solver import Solver
 from .stopping import Tolerance
-from typing import Any
-from collections.abc import Iterator, Sequence
 
 __all__ = ["ChosenWeight", "discrepancy_weight", "quasi_optimality_weight"]
 
