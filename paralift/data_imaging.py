@@ -59,7 +59,8 @@ def fdg_slices() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     t1 : (8, 256, 256) in [0, 1], the MR image, pixels of 1 mm. FileNotFoundError where absent.
     """
     with np.load(located("phantoms", "fdg_mni152_2d.npz", "pl.data.emission_phantom")) as file:
-        return tuple(torch.from_numpy(file[name]) for name in ("activity_128", "mu_per_mm_128", "t1_256"))
+        activity, mu, t1 = (torch.from_numpy(file[name]) for name in ("activity_128", "mu_per_mm_128", "t1_256"))
+        return activity, mu, t1
 
 
 def phantom(shape: Sequence[int] = (256, 256), coils: int = 8, noise: float = 0.0, seed: int = 0,

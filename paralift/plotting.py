@@ -105,7 +105,7 @@ def plot_reconstruction(result: Result, reference: torch.Tensor | None = None, p
     level = float((image if truth is None else truth).max()) if level is None else level
     low = min(0.0, float((image if truth is None else truth).min()))
     fig = Figure(figsize=(3.4 * (1 if truth is None else 3) * (1 if len(views) == 1 else 1.1) + 0.4, 3.0 * len(views) + 2.6), layout="constrained")
-    top, bottom = fig.subfigures(2, 1, height_ratios=[3.0 * len(views), 2.4])
+    top, bottom = fig.subfigures(2, 1, height_ratios=[3.0 * len(views), 2.4])  # type: ignore[misc]
     panels = top.subplots(len(views), 1 if truth is None else 3, squeeze=False)
     for row, (label, x, y) in zip(panels, views):
         shown = [("reconstruction", x)] if y is None else [("reconstruction", x), ("reference", y), ("error", (x - y).abs())]

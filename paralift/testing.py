@@ -134,7 +134,7 @@ def check_penalty(penalty: Penalty, points: torch.Tensor | None = None, toleranc
     fd = (penalty(x, z + h * d) - penalty(x, z - h * d)) / (2 * h)
     table.add("dP/dz against finite differences", ((fd - inner(penalty.gradient_z(x, z), d, n)).abs() / (1 + fd.abs())).max(), 1e-5)
     if penalty.zero_at_consistency and hasattr(penalty, "_minimiser"):
-        table.add("sigma(z) minimises P(., z)", (penalty._minimiser(penalty._target(z).clone()) - sigma(z)).abs().max(), tolerance)
+        table.add("sigma(z) minimises P(., z)", (penalty._minimiser(penalty._target(z).clone()) - sigma(z)).abs().max(), tolerance)  # type: ignore[attr-defined]
     if penalty.majorised:
         other = z + noise(z)
         change, move = penalty.gradient_z(x, other) - penalty.gradient_z(x, z), other - z

@@ -115,7 +115,7 @@ def measured_costs(problem: LiftedTraining, rows: int, repeats: int = 3) -> Stag
         parameter_bytes.append(sum(theta[name].nbytes for name in own))
     point = part.forward(theta)
     outputs = [point[f"x{s.index}"] for s in problem.stages[:-1]] + [part._z(last, point)]
-    return StageCosts(*zip(*pairs), tuple(parameter_bytes), tuple(x.nbytes / len(part.inputs) for x in outputs), tuple(s.parents for s in problem.stages))
+    return StageCosts(*zip(*pairs), tuple(parameter_bytes), tuple(x.nbytes / len(part.inputs) for x in outputs), tuple(s.parents for s in problem.stages))  # type: ignore[call-arg]
 
 
 def counted_costs(problem: LiftedTraining, rows: int, flops: float = 5e10, bandwidth: float = 8e9) -> StageCosts:
@@ -133,7 +133,7 @@ def counted_costs(problem: LiftedTraining, rows: int, flops: float = 5e10, bandw
         pairs.append(((0.0, products + passes), (0.0, back * products + passes)))
         sizes.append(sum(point[name].nbytes for name in own))
         outputs.append(z.nbytes / rows)
-    return StageCosts(*zip(*pairs), tuple(sizes), tuple(outputs), tuple(s.parents for s in problem.stages))
+    return StageCosts(*zip(*pairs), tuple(sizes), tuple(outputs), tuple(s.parents for s in problem.stages))  # type: ignore[call-arg]
 
 
 def _affine(few, s, many, t):

@@ -27,7 +27,6 @@ from ..operators.operator import Operator
 from ..problems.composite import Composite
 from ..problems.lifted_inversion import LiftedInversion
 from ..problems.lifted_training import LiftedTraining
-from ..problems.problem import Problem
 from .asynchronous import serve_gradients
 from .layout import place
 from .mesh import Simulated, Workers
@@ -53,7 +52,7 @@ def interrupted():
     return _interrupted
 
 
-def share(run: Callable[..., Any], problem: Problem, solver: Any, workers: int | Workers | None, options: dict[str, str]) -> Any:
+def share(run: Callable[..., Any], problem: Any, solver: Any, workers: int | Workers | None, options: dict[str, str]) -> Any:
     """run(placed problem) on all workers: this process and `workers - 1` children, or the processes that torchrun has started. Returns worker 0's result."""
     global _active
     launched = "TORCHELASTIC_RUN_ID" in os.environ

@@ -71,7 +71,7 @@ class Workers:
 
     def shapes(self) -> list[tuple[int, int]]:
         """[(data, layers)] that fit the numbers."""
-        pairs = [(d, self.total // d) for d in range(1, self.total + 1) if self.total % d == 0]
+        pairs = [(d, self.total // d) for d in range(1, self.total + 1) if self.total % d == 0]  # type: ignore[operator]
         return [(d, l) for d, l in pairs if self.data in (None, d) and self.layers in (None, l)]
 
 

@@ -308,9 +308,9 @@ def simulate(problem: LiftedTraining | StageCosts, workers: int | list | tuple =
     link, slow = Link(latency, bandwidth), dict(slow or {})
     if any(not isinstance(i, int) or i < 0 or not factor > 0 for i, factor in slow.items()):
         raise ValueError(f"simulate got slow={slow!r}; it needs {{worker: factor}}, workers counted from 0, factors > 0 (2 takes twice as long).")
-    costs = problem if isinstance(problem, StageCosts) else measured_costs(problem, batch_size)
+    costs = problem if isinstance(problem, StageCosts) else measured_costs(problem, batch_size)  # type: ignore[arg-type]
     runs = [_run(costs, schedule, w, batch_size, link, microbatches, slow) for schedule in schedules for w in workers]
-    return Simulation(runs, costs, link, batch_size)
+    return Simulation(runs, costs, link, batch_size)  # type: ignore[arg-type]
 
 
 def _run(costs, schedule, workers, rows, link, microbatches, slow):

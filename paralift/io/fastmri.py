@@ -45,4 +45,4 @@ def read_fastmri(path: str | os.PathLike, slices: int | slice | None = None) -> 
         mask = torch.from_numpy(file["mask"][()]).bool() if "mask" in file else None
         header = file["ismrmrd_header"][()].decode() if "ismrmrd_header" in file else None
         field_of_view = None if header is None else parse_header(header, path)["field_of_view"]
-        return FastMRI(read("kspace"), reference, mask, field_of_view, header, dict(file.attrs))
+        return FastMRI(read("kspace"), reference, mask, field_of_view, header, dict(file.attrs))  # type: ignore[arg-type]

@@ -86,7 +86,8 @@ def read_ismrmrd(path: str | os.PathLike, dataset: str = "dataset", encoding: in
         lines = _lines(group["data"], heads, path)
         silence = torch.from_numpy(np.concatenate([line for _, line in lines(noise)], 1)) if len(noise) else None
         only = (flags[ours] & _CALIBRATION != 0) & (flags[ours] & _CALIBRATION_AND_IMAGING == 0)
-        axes, trajectory, calibration = (), None, None
+        trajectory, calibration = None, None
+        axes: tuple[str, ...] = ()
         if numbers["trajectory"] != "cartesian" and heads["trajectory_dimensions"][ours].min() > 0:
             kspace, trajectory = _samples(group["data"], heads, ours, lines, path)
         else:

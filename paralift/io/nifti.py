@@ -35,7 +35,7 @@ def read_nifti(path: str | os.PathLike) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.array(values, values.dtype.newbyteorder("="), order="C")), torch.from_numpy(np.asarray(image.affine, np.float64))
 
 
-def write_nifti(path: str | os.PathLike, x: torch.Tensor, affine: torch.Tensor | None = None, voxel_size: float | Sequence[float] | None = None) -> None:
+def write_nifti(path: str | os.PathLike, x: torch.Tensor, affine: torch.Tensor | np.ndarray | None = None, voxel_size: float | Sequence[float] | None = None) -> None:
     """Write the tensor `x` (y, x), (z, y, x) or (t, z, y, x) as .nii or .nii.gz, dtype kept; atomic.
 
     affine : (4, 4) as `read_nifti`'s; or voxel_size : mm, a number or one per spatial axis of `x` in its order: the middle of the volume is then at 0. Exactly one of them.
@@ -50,19 +50,20 @@ def write_nifti(path: str | os.PathLike, x: torch.Tensor, affine: torch.Tensor |
         raise TypeError(f"write_nifti got {x.dtype}, which NIfTI lacks; pass it as .float() or .to(torch.uint8).")
     if (affine is None) == (voxel_size is None):
         raise ValueError("write_nifti needs either affine=... (4, 4) or voxel_size=... in mm.")
-    if affine is None:
+    if voxel_size is not None:
         shape = [*x.shape[-3:]]
-        sides = [float(voxel_size)] * len(shape) if np.ndim(voxel_size) == 0 else [float(v) for v in voxel_size]
+        sides = np.asarray(voxel_size, float).ravel().tolist() * (len(shape) if np.ndim(voxel_size) == 0 else 1)
         if len(sides) != len(shape) or min(sides) <= 0:
             raise ValueError(f"write_nifti got voxel_size={voxel_size}; it needs one positive length in mm for each of the axes {tuple(shape)}.")
-        affine = np.eye(4)
+        matrix = np.eye(4)
         for i, (side, n) in enumerate(zip(reversed(sides), reversed(shape))):
-            affine[i, i], affine[i, 3] = side, -side * (n - 1) / 2
-    affine = np.asarray(affine, np.float64)
-    if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise ValueError(f"write_nifti got an affine of shape {affine.shape}; it needs finite numbers (4, 4).")
+            matrix[i, i], matrix[i, 3] = side, -side * (n - 1) / 2
+    else:
+        matrix = np.asarray(affine, np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise ValueError(f"write_nifti got an affine of shape {matrix.shape}; it needs finite numbers (4, 4).")
     values = x.detach().cpu().resolve_conj().numpy().T
-    image = nibabel.Nifti1Image(values, affine, dtype=values.dtype)
+    image = nibabel.Nifti1Image(values, matrix, dtype=values.dtype)
     image.header.set_xyzt_units("mm", "sec")
     with replacing(path) as temporary:
         nibabel.save(image, temporary)

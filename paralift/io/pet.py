@@ -28,8 +28,8 @@ class Interfile(typing.NamedTuple):
 
     data: torch.Tensor
     header: dict
-    geometry: Geometry
-    voxel_size: tuple
+    geometry: Geometry | None
+    voxel_size: tuple[float, ...] | None
 
 
 def read_listmode(path: str | os.PathLike, scanner: CylindricalScanner | None = None) -> ListMode:
@@ -51,7 +51,7 @@ def read_listmode(path: str | os.PathLike, scanner: CylindricalScanner | None = 
             raise ValueError(f"{path} tells of {told[0]} rings, {told[1]} views and {told[2]} bins, and the data file {header.get('name of data file')}; "
                              f"it needs a data file, and the {scanner.rings} rings, {views} views and {bins} bins of {scanner!r}.")
         path = path.parent / header["name of data file"]
-    raw = path.read_bytes()
+    raw = path.read_bytes()  # type: ignore[union-attr]
     if len(raw) % 4:
         raise ValueError(f"{path} has {len(raw)} bytes, which are no whole number of 32-bit words; it is cut short, or no list-mode file.")
     words = np.frombuffer(raw, "<u4")
@@ -66,7 +66,7 @@ def read_listmode(path: str | os.PathLike, scanner: CylindricalScanner | None = 
         raise ValueError(f"{path} has an event at address {address.max()}; the sinograms of {scanner!r} end at {planes * views * bins}: "
                          "pass the scanner of the file, unless it is of a foreign kind.")
     plane, view, bin = np.unravel_index(address, (planes, views, bins))
-    events = Events(*(torch.from_numpy(np.ascontiguousarray(v)) for v in (view, bin, plane)), time=torch.from_numpy(time))
+    events = Events(*(torch.from_numpy(np.ascontiguousarray(v)) for v in (view, bin, plane)), time=torch.from_numpy(time))  # type: ignore[misc]
     prompt = torch.from_numpy((word >> 30) == 1)
     return ListMode(events[prompt], events[~prompt], int(times[-1] - times[0]))
 

@@ -1,5 +1,7 @@
 """Unrolled proximal networks for denoising."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -46,7 +48,8 @@ class ProximalNetwork(nn.Module):
         return 1.8 / (1.05 * torch.linalg.matrix_norm(F, 2).square().amax())
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        u = before = None
+        u: Any = None
+        before: Any = None
         for k, clip in enumerate(self.clip):
             tau = self.step_size(k)
             if u is None:

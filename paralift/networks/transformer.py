@@ -44,6 +44,8 @@ def _check(name, width, heads, attention):
 class CausalTransformer(nn.Module):
     """Language model: tokens (n, t), t <= context -> logits (n, t, vocabulary); the embedding is also the output layer. Start as in GPT-2."""
 
+    mask: torch.Tensor
+
     def __init__(self, vocabulary: int, width: int = 128, blocks: int = 4, heads: int = 4, context: int = 128, activation: Callable[[], nn.Module] = nn.ReLU,
                  attention: str = "softmax", dropout: float = 0.0):
         super().__init__()

@@ -11,7 +11,7 @@ from .space import Space, all_finite, inner
 class _Wrapper(Functional):
     """A functional made of others: binding reaches them."""
 
-    parts = ("f",)
+    parts: tuple[str, ...] = ("f",)
     transparent = False        # f itself, evaluated in another place
 
     def __init__(self, f):

@@ -18,7 +18,7 @@ class GaussianBlur(LinearOperator):
     as it is. Raises ValueError for a negative width.
     """
 
-    def __init__(self, space: Space, fwhm: float | Sequence[float], voxel_size: float | Sequence[float] = 1.0, truncation: float = 4.0):
+    def __init__(self, space: Space, fwhm: float | Sequence[float], voxel_size: float | Sequence[float] | torch.Tensor = 1.0, truncation: float = 4.0):
         widths, size = per_axis(fwhm, space.ndim, "GaussianBlur", "fwhm"), per_axis(voxel_size, space.ndim, "GaussianBlur", "voxel_size")
         if not ((widths >= 0).all() and (size > 0).all()):
             raise ValueError(f"GaussianBlur got fwhm={fwhm} and voxel_size={voxel_size}; it needs widths of at least 0 and voxels above 0, both in mm.")

@@ -18,13 +18,15 @@ class Geometry:
     int64 tensor an axis of the shape), each (..., ndim) float64, in mm, in the order of an image's axes: (y, x) or (z, y, x). A line whose ends agree counts nothing.
     """
 
-    live = None                # which lines exist, broadcasting against the shape; None: all
-    multiplicity = None        # how many lines of the scanner add up in one, broadcasting against the shape; None: one
+    shape: tuple[int, ...]
+    ndim: int
+    live: torch.Tensor | None = None                # which lines exist, broadcasting against the shape; None: all
+    multiplicity: torch.Tensor | None = None        # how many lines of the scanner add up in one, broadcasting against the shape; None: one
 
     def ends(self, *index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         raise NotImplementedError(f"{type(self).__name__} defines no ends(*index); add it to the class.")
 
-    def rows(self, index: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def rows(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ends of all lines whose first index is in `index`."""
         grid = torch.meshgrid(index, *(torch.arange(n) for n in self.shape[1:]), indexing="ij")
         return self.ends(*grid)

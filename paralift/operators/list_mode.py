@@ -32,16 +32,16 @@ class Events:
         return len(self.view)
 
     def __getitem__(self, index: torch.Tensor | slice) -> "Events":
-        return Events(*(None if value is None else value[index] for value in vars(self).values()))
+        return Events(*(None if value is None else value[index] for value in vars(self).values()))  # type: ignore[arg-type]
 
-    def index(self, geometry: Geometry) -> list[torch.Tensor]:
+    def index(self, geometry: Geometry) -> tuple[torch.Tensor, ...]:
         """The events' indices into sinograms of `geometry`, one tensor an axis; planes are left out for a scanner of one ring. Raises ValueError where one lies outside."""
         index = (self.view, self.bin) if len(geometry.shape) == 2 else (self.view, self.plane, self.bin)
         for name, value, n in zip(("view", "bin") if len(index) == 2 else ("view", "plane", "bin"), index, geometry.shape):
             if value is None or len(value) and not 0 <= int(value.min()) <= int(value.max()) < n:
                 raise ValueError(f"events whose {name} is {'not given' if value is None else f'between {int(value.min())} and {int(value.max())}'} were put on {geometry!r}; "
                                  f"its sinograms need 0 to {n - 1}.")
-        return index
+        return index  # type: ignore[return-value]
 
     def __repr__(self):
         return f"Events({len(self)})"

@@ -58,7 +58,7 @@ class Operator:
 
     def derivative(self, x: torch.Tensor) -> "LinearOperator":
         """The derivative at `x`, a LinearOperator (the operator itself where it is linear)."""
-        return self if self.is_linear else _Derivative(self, x)
+        return self if self.is_linear else _Derivative(self, x)  # type: ignore[return-value]
 
     def __matmul__(self, other: "Operator") -> "Operator":
         return _made(_Composition, self, other) if isinstance(other, Operator) else NotImplemented

@@ -166,7 +166,7 @@ class _Quadratic(Penalty):
         return self._minimiser(torch.sub(self._target(z), g, alpha=ratio))
 
     @property
-    def passes(self) -> bool:
+    def passes(self) -> bool:  # type: ignore[override]
         return isinstance(self.potential, ZeroFunctional) and self.regulariser is None and getattr(self, "_map", None) is None
 
     def _sweep(self, z, p, g, weight, rho, fresh=False):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -50,7 +51,7 @@ class PET(LinearOperator):
             factors.append(_checked(sensitivity, "sensitivity", lines))
         if attenuation is not None:
             factors.append(self._attenuation(attenuation, lines))
-        self.factors = None
+        self.factors: Any = None
         if factors:
             self.factors = torch.ones((), dtype=dtype, device=device)
             for value in factors:

@@ -38,8 +38,9 @@ class JosephProjector(LinearOperator):
     product of a sparse and a dense matrix. Raises ValueError / TypeError for another shape, a voxel size that is not positive, complex or integer images.
     """
 
-    def __init__(self, geometry: Geometry, shape: Sequence[int], voxel_size: float | Sequence[float] = 1.0, origin: Sequence[float] | None = None, tof: TimeOfFlight | None = None,
-                 tof_bin: torch.Tensor | None = None, storage: str = "auto", dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+    def __init__(self, geometry: Geometry, shape: Sequence[int], voxel_size: float | Sequence[float] | torch.Tensor = 1.0,
+                 origin: Sequence[float] | torch.Tensor | None = None, tof: TimeOfFlight | None = None, tof_bin: torch.Tensor | None = None, storage: str = "auto",
+                 dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
         name = type(self).__name__
         if not isinstance(geometry, Geometry):
             raise TypeError(f"{name} got {geometry!r} as its geometry; it needs a Geometry, such as ParallelBeam(angles, bins) or Rays(start, end).")
@@ -82,7 +83,7 @@ class JosephProjector(LinearOperator):
             samples = sum(int(c.count.sum()) for _, c in self._slabs(rows)) * views / max(len(rows), 1)
             entries = samples * (2 ** (len(self.domain.shape) - 1) + (self.tof.reach if self.tof is not None and self.tof_bin is None else 0))
             self._bytes = round(entries * 2 * (self.domain.dtype.itemsize + 4))
-        return self._bytes
+        return self._bytes  # type: ignore[return-value]
 
     @property
     def stored(self) -> bool:

@@ -9,14 +9,14 @@ import torch
 __all__ = ["variable_density_mask", "poisson_disc_mask", "line_mask", "radial_trajectory", "spiral_trajectory"]
 
 
-def _shape(shape, who):
+def _shape(shape, who) -> tuple[int, ...]:
     shape = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
     if not shape or min(shape) < 1:
         raise ValueError(f"{who} got the shape {shape}; it needs at least one axis, of at least one point.")
     return shape
 
 
-def _budget(shape, acceleration, calibration, who):
+def _budget(shape, acceleration, calibration, who) -> tuple[int, np.ndarray]:
     """(how many samples, the calibration block as an array of bool)."""
     if not (isinstance(acceleration, (int, float)) and 1 <= acceleration < math.inf):
         raise ValueError(f"{who} got acceleration={acceleration}; it needs a number of at least 1: the points of the grid over the samples.")
@@ -170,9 +170,9 @@ def spiral_trajectory(interleaves: int, readout: int, turns: float, power: float
     s = np.linspace(0, 1, 64 * max(readout, math.ceil(turns)) + 1)
     curve = s**power * np.exp(2j * np.pi * turns * s)
     length = np.concatenate([[0], np.cumsum(np.abs(np.diff(curve)))])
-    s = torch.from_numpy(np.interp(length[-1] * np.arange(readout) / readout, length, s))
-    turn = 2 * math.pi * (turns * s + torch.arange(interleaves, dtype=torch.float64)[:, None] / interleaves)
-    return torch.stack([turn.sin(), turn.cos()], -1) * (math.pi * s**power)[:, None]
+    even = torch.from_numpy(np.interp(length[-1] * np.arange(readout) / readout, length, s))
+    turn = 2 * math.pi * (turns * even + torch.arange(interleaves, dtype=torch.float64)[:, None] / interleaves)
+    return torch.stack([turn.sin(), turn.cos()], -1) * (math.pi * even**power)[:, None]
 
 
 def _positive(who, **numbers):

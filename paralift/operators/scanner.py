@@ -87,7 +87,7 @@ class CylindricalScanner(Geometry):
 
     def pair(self, view: torch.Tensor, bin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The two crystals of a line in the plane, int64."""
-        t = bin - self.bins // 2
+        t = bin - self.bins // 2  # type: ignore[operator]
         return (view + t.div(2, rounding_mode="floor")) % self.crystals, (view - (t + 1).div(2, rounding_mode="floor") + self.crystals // 2) % self.crystals
 
     def _planes(self):
@@ -121,7 +121,7 @@ class CylindricalScanner(Geometry):
 
     def slices(self) -> torch.Tensor:
         """The slice of single-slice rebinning for every plane: the sum of its two rings, 0 to 2 (rings - 1)."""
-        return (self.plane_rings[0] + self.plane_rings[1]).round().long()
+        return (self.plane_rings[0] + self.plane_rings[1]).round().long()  # type: ignore[attr-defined]
 
     def __repr__(self):
         return f"CylindricalScanner({self.crystals} crystals, {self.rings} rings, radius {self.radius:g} mm, sinograms {self.shape})"

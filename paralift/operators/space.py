@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,24 +10,27 @@ import torch
 __all__ = ["Space"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Space:
     """Shape (trailing axes), dtype and device of an element; every leading axis of a tensor is a batch axis.
 
     It owns no data: elements are plain tensors.
     """
 
-    shape: tuple
-    dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
 
-    def __post_init__(self):
-        shape = (self.shape,) if isinstance(self.shape, int) else tuple(int(n) for n in self.shape)
+    def __init__(self, shape: Sequence[int] | int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+        shape = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
         if any(n < 0 for n in shape):
             raise ValueError(f"Space got the shape {shape}; every axis needs a length of at least 0.")
-        object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "device", torch.device(self.device))
-        object.__setattr__(self, "ndim", len(shape))
+        for name, value in (("shape", shape), ("dtype", dtype), ("device", torch.device(device))):
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def ndim(self) -> int:
+        return len(self.shape)
 
     @classmethod
     def of(cls, x: torch.Tensor) -> "Space":

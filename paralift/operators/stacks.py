@@ -16,6 +16,8 @@ class ProductSpace(Space):
     Raises ValueError where the spaces differ in dtype or device, or there is none.
     """
 
+    spaces: tuple[Space, ...]
+
     def __init__(self, *spaces: Space):
         if not spaces or any((s.dtype, s.device) != (spaces[0].dtype, spaces[0].device) for s in spaces):
             raise ValueError(f"ProductSpace got the spaces {list(spaces)}; it needs at least one, and one dtype and device for all.")

@@ -37,10 +37,10 @@ def subsets(term: Functional, parts: int | Sequence[torch.Tensor | slice]) -> li
             raise ValueError(f"subsets got parts={parts}; the first axis of {A!r} allows 1 to {n}.")
         parts = [slice(j, None, parts) for j in range(parts)]
     every = torch.arange(n)
-    rows = [every[p.cpu() if torch.is_tensor(p) else p] for p in parts]
+    rows = [every[p.cpu() if torch.is_tensor(p) else p] for p in parts]  # type: ignore[union-attr]
     if not torch.equal(torch.cat(rows).sort().values, every) or any(not len(r) for r in rows):
         raise ValueError(f"subsets got parts that do not take each of the {n} rows of {A!r} once; pass a number, or index tensors or slices that do.")
-    terms = [(a * _part(f, p, A.range) if a != 1 else _part(f, p, A.range)) @ A.rows(p) for p in parts]
+    terms = [(a * _part(f, p, A.range) if a != 1 else _part(f, p, A.range)) @ A.rows(p) for p in parts]  # type: ignore[union-attr]
     if len(terms) > 1 and _in_full(terms[0].op):
         warnings.warn(f"{A!r} computes all of its rows for every subset; give its class a rows(index) that computes only these.", stacklevel=2)
     return terms

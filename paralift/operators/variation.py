@@ -22,7 +22,7 @@ class _Variation(Functional):
     The gap is sum (h(|D w|) + h*(p) - <D w, p>) + |w - x/sigma + D* p|^2/2, without cancellation.
     """
 
-    delta = None                   # Huber's
+    delta: float | None = None                   # Huber's
 
     def __init__(self, space: SpaceLike | None = None, isotropic: bool = True, channel_axis: int | None = None, axes: Sequence[int] | int | None = None,
                  spacing: float | Sequence[float] = 1.0, tolerance: float = 1e-6, max_iterations: int = 2000):

@@ -11,6 +11,7 @@ from torch import nn
 from ..operators.functional import Functional
 from ..operators.penalties import MAC, Fenchel, Penalty
 from .activations import NO_PROX, potential_of
+from .lifted import LiftedProblem
 from .lifted_training import Data, LiftedTraining
 from .losses import Loss
 from .problem import Linearisation, Point, Problem
@@ -36,14 +37,14 @@ class ContrastiveProblem(Problem):
     The blocks are the parameters. Both minimisations start at the forward pass and take the same `inner_sweeps` sweeps with the same steps.
     """
 
-    def __init__(self, lifted: LiftedTraining, regularisers: dict[str, Functional], inner_sweeps: int):
+    def __init__(self, lifted: LiftedProblem, regularisers: dict[str, Functional], inner_sweeps: int):
         self.clamped, self.free = copy.copy(lifted), copy.copy(lifted)
         self.free.loss, self.free.anchor = _NoLoss(), None
         for phase in (self.clamped, self.free):
             phase.regularisers, phase._kept = {}, {}                 # R is no part of the phases
         self.regularisers, self.inner_sweeps = regularisers, inner_sweeps
         self.inputs, self.samples, self.theta_names = lifted.inputs, lifted.samples, lifted.theta_names
-        self._settled = ((), None)
+        self._settled: tuple = ((), None)
 
     def restrict(self, samples: torch.Tensor | slice, anchor: Point | None = None, tau: float = math.inf, seed: int = 0) -> "ContrastiveProblem":
         """The same problem on some samples (an index tensor or slice), with |theta - anchor|^2 / (2 tau) added."""

@@ -1,6 +1,7 @@
 """The error bound of perceptron inversion under a source condition."""
 
 import math
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ def inversion_error_bound(potential: Functional, output: torch.Tensor, source: t
     return 2 * d.square() / alpha + alpha * inner(source, source, potential.ndim) + gap / alpha
 
 
-def inversion_weight(source: torch.Tensor, noise: float | torch.Tensor) -> torch.Tensor:
+def inversion_weight(source: torch.Tensor, noise: float | torch.Tensor) -> Any:
     """alpha = sqrt(2) d / |v|, which balances the first two terms of `inversion_error_bound`: 2 sqrt(2) |v| d."""
     size = float(torch.linalg.vector_norm(source))
     if not size > 0 or not 0 < noise < math.inf:

@@ -1,7 +1,7 @@
 """The lifted problem: E(theta, x) over the parameters and every layer's output, for one set of samples."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -17,7 +17,7 @@ from .sweeps import Sweeps
 __all__ = ["LiftedProblem"]
 
 
-class LiftedProblem(Sweeps, FiniteSum, Problem):
+class LiftedProblem(Sweeps, FiniteSum, Problem):  # type: ignore[override]
     """E(theta, x) = (1/n) sum_i [ loss(z_L, y) + sum_{l<L} rho_l P_l(x_l, z_l) + S_l(x_l) ] + R(theta) [+ |theta - anchor|^2 / (2 tau)].
 
     Blocks: the network's parameters under their own names, and "x1" .. "x{L-1}" with the samples on the first axis.
@@ -30,7 +30,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
 
     def __init__(self, stages: Sequence[Stage], loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, rho: dict[int, float], regularisers: dict[str, Functional],
                  extra: dict[int, Functional], frozen: Iterable[str] = (), anchor: Point | None = None, tau: float = math.inf, seed: int = 0,
-                 initial: Point | None = None):
+                 initial: Any = None):
         self.stages, self.loss, self.inputs, self.targets = stages, loss, inputs, targets
         self.rho, self.regularisers, self.extra, self.frozen = rho, regularisers, extra, set(frozen)
         self.anchor, self.tau, self.seed, self.initial = anchor, tau, seed, initial
@@ -41,7 +41,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
     @property
     def normalised(self) -> bool:
         """Whether a normalisation couples the samples."""
-        return bool(batch_norms(self.network))
+        return bool(batch_norms(self.network))  # type: ignore[attr-defined]
 
     # ---- subproblems
     def restrict(self, samples: torch.Tensor | slice, anchor: Point | None = None, tau: float = math.inf, seed: int = 0) -> "LiftedProblem":
@@ -68,7 +68,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         point = dict(theta)
         for stage in self.stages[:-1]:
             z = self._z(stage, point) if stage.is_linear_layer else stage.forward(self._input(stage, point), point, self.seed, update_buffers)
-            point[f"x{stage.index}"] = stage.penalty.activation(z)
+            point[f"x{stage.index}"] = stage.penalty.activation(z)  # type: ignore[union-attr]
         return point
 
     def loss_at(self, theta: Point) -> torch.Tensor:
@@ -80,7 +80,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         """{l: |x_l - sigma(z_l)| / |sigma(z_l)|}: how far the lifted unknowns are from the forward network."""
         residuals = {}
         for stage in self.stages[:-1]:
-            p = stage.penalty.activation(stage.forward(self._input(stage, point), point, self.seed))
+            p = stage.penalty.activation(stage.forward(self._input(stage, point), point, self.seed))  # type: ignore[union-attr]
             residuals[stage.index] = float((point[f"x{stage.index}"] - p).norm() / p.norm().clamp(min=1e-30))
         return residuals
 
@@ -217,7 +217,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
             chosen[l] = min(set(range(self.depth)) - {chosen[m] for m in coupled[l] if m in chosen})
         return [theta] + [[(f"x{l}",) for l in coupled if chosen[l] == c] for c in sorted(set(chosen.values()))]
 
-    def majorised_stage(self, point: Point, blocks: Collection[str]) -> "Stage | None":
+    def majorised_stage(self, point: Point, blocks: Sequence[str]) -> "Stage | None":
         """The stage whose parameters `blocks` are, where it is a linear layer with a quadratic majoriser in them; None elsewhere."""
         owners = [s for s in self.stages if not set(blocks).isdisjoint(s.theta)]
         stage = owners[0] if len(owners) == 1 else None

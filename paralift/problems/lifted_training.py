@@ -27,7 +27,7 @@ __all__ = ["LiftedTraining"]
 Data = torch.Tensor | np.ndarray | Sequence | torch.utils.data.Dataset | torch.utils.data.DataLoader
 
 
-def _tensors(inputs, targets, like=None):
+def _tensors(inputs, targets, like=None) -> tuple[torch.Tensor, torch.Tensor]:
     """(inputs, targets) as tensors, from tensors, arrays, lists, a Dataset or a DataLoader; on the device of the tensor `like`. Numbers in arrays and lists, which are
     double by habit, and targets take its precision; integer labels become int64."""
     if isinstance(inputs, torch.utils.data.DataLoader):
@@ -37,7 +37,7 @@ def _tensors(inputs, targets, like=None):
             raise ValueError("a Dataset and targets were given; a Dataset already holds its targets, so pass targets=None.")
         if isinstance(inputs, torch.utils.data.IterableDataset):
             raise TypeError("an IterableDataset was given; training draws its samples in any order: pass a Dataset with __len__ and __getitem__, or tensors.")
-        pairs = [inputs[i] for i in range(len(inputs))]
+        pairs = [inputs[i] for i in range(len(inputs))]  # type: ignore[arg-type]
         inputs, targets = (torch.stack([torch.as_tensor(p[k]) for p in pairs]) if pairs else torch.empty(0) for k in (0, 1))
     convert = lambda a, name: a if torch.is_tensor(a) else torch.as_tensor(np.asarray(a)) if isinstance(a, (np.ndarray, list, tuple)) else _refuse(a, name)  # noqa: E731
     x, y = (a.clone() if a.is_inference() else a.detach() for a in (convert(inputs, "inputs"), convert(targets, "targets")))
@@ -103,7 +103,7 @@ class LiftedTraining(LiftedProblem):
         self._in_place = [name for name, m in self.network.named_modules() if getattr(m, "inplace", False)]         # lifting turns it off, `finish` on again
         if isinstance(validation, (tuple, list)) and len(validation) != 2:
             raise ValueError(f"validation with {len(validation)} parts was given; it needs (inputs, targets), or a Dataset or DataLoader.")
-        pairs = lambda data: _tensors(*(data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)), first)
+        pairs = lambda data: _tensors(*(data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)), first)  # type: ignore[call-arg]
         self._dataset = inputs.dataset if isinstance(inputs, torch.utils.data.DataLoader) else inputs if isinstance(inputs, torch.utils.data.Dataset) else None
         inputs, targets = _tensors(inputs, targets, first)
         if self._dataset is not None and torch.equal(_tensors(torch.utils.data.Subset(self._dataset, range(min(8, len(inputs)))), None, first)[0], inputs[:8]):
@@ -145,8 +145,8 @@ class LiftedTraining(LiftedProblem):
         lost = [pattern for pattern in patterns if not any(matches(pattern, name) for name in names)]
         if lost:
             raise ValueError(f"frozen {lost} match no parameter; the network has {names}.")
-        frozen = {name for name in names for pattern in patterns if matches(pattern, name)}
-        frozen |= {name for name, p in theta.items() if not p.requires_grad}
+        fixed = {name for name in names for pattern in patterns if matches(pattern, name)}
+        fixed |= {name for name, p in theta.items() if not p.requires_grad}
         regularisers = {}
         if weight_regulariser is not None:
             table = weight_regulariser if isinstance(weight_regulariser, dict) else {"*": weight_regulariser}
@@ -156,7 +156,7 @@ class LiftedTraining(LiftedProblem):
                 hit = [n for n in names if matches(pattern, n) and (isinstance(weight_regulariser, dict) or theta[n].dim() > 1)]
                 if not hit:
                     raise ValueError(f"weight_regulariser {pattern!r} matches no parameter; the network has {names}.")
-                regularisers.update({n: R.on(tuple(theta[n].shape)) for n in hit if n not in frozen})
+                regularisers.update({n: R.on(tuple(theta[n].shape)) for n in hit if n not in fixed})
         extra, self._without_extra = {}, list(stages)
         if activation_regulariser is not None and not isinstance(activation_regulariser, dict):
             raise TypeError(f"activation_regulariser={activation_regulariser!r} was given; it needs {{layer number: Functional}}, for instance {{1: 0.1 * L1Norm()}}.")
@@ -170,7 +170,7 @@ class LiftedTraining(LiftedProblem):
                 stages[l - 1] = self._with_extra(stages[l - 1], extra[l], rho[l])
             except ValueError as error:
                 raise ValueError(f"activation_regulariser[{l}] = {S!r} was given: {error}") from None
-        super().__init__(stages, loss, inputs, targets, rho, regularisers, extra, frozen)
+        super().__init__(stages, loss, inputs, targets, rho, regularisers, extra, fixed)
         self.initial = {name: p.detach().clone() for name, p in theta.items()}
         self._buffers = {name: b.clone() for name, b in self.network.named_buffers()}
         if self.validation is not None:
@@ -232,7 +232,7 @@ class LiftedTraining(LiftedProblem):
         self._check_size(len(inputs))
 
     @staticmethod
-    def _rho(rho, depth, default=2.0):
+    def _rho(rho, depth, default=2.0) -> dict[int, float]:
         rho = rho(depth) if callable(rho) else rho
         if not isinstance(rho, (int, float, dict)) or isinstance(rho, dict) and not all(l in range(1, depth) for l in rho):
             raise ValueError(f"rho={rho!r} was given; it needs a positive number, or {{layer: number}} for the layers 1 to {depth - 1}.")

@@ -12,7 +12,7 @@ __all__ = ["linear_model"]
 
 
 def linear_model(inputs: Data, targets: Data, loss: str | Functional | Penalty | Loss = "squared_error", regulariser: Functional | None = None, bias: bool = False,
-                 validation: Data | None = None) -> LiftedTraining:
+                 validation: tuple[Data, Data] | None = None) -> LiftedTraining:
     """min_W (1/n) sum_i loss(W x_i [+ b], y_i) + regulariser(W): a `LiftedTraining` of one linear layer that starts at zero.
 
     Parameters
@@ -36,7 +36,9 @@ def linear_model(inputs: Data, targets: Data, loss: str | Functional | Penalty |
     if isinstance(chosen, CrossEntropy):
         outputs = int(targets.max()) + 1 if targets.numel() else 1
     else:
-        shape = lambda y: y.to(inputs.dtype)[:, None] if y.dim() == 1 else y.to(inputs.dtype)
+        def shape(y) -> torch.Tensor:
+            return y.to(inputs.dtype)[:, None] if y.dim() == 1 else y.to(inputs.dtype)
+
         targets = shape(targets)
         outputs = targets.shape[-1]
         validation = None if validation is None else (validation[0], shape(_tensors(*validation)[1]))

@@ -12,9 +12,15 @@ __all__ = ["Loss", "CrossEntropy", "SquaredError", "Logistic", "FunctionalLoss",
 class Loss:
     """loss(z, y), samples first: `value` (n,), `gradient` (as z), `lipschitz` of the gradient in z. `check(z, y)` raises ValueError or TypeError before work starts."""
 
-    lipschitz = 1.0
-    classifies = False
-    convex = True               # in z
+    lipschitz: float = 1.0
+    classifies: bool = False
+    convex: bool = True               # in z
+
+    def value(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError(f"{type(self).__name__} defines no value(z, y); add it to the class.")
+
+    def gradient(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError(f"{type(self).__name__} defines no gradient(z, y); add it to the class.")
 
     def value_and_gradient(self, z: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.value(z, y), self.gradient(z, y)

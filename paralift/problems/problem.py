@@ -31,13 +31,13 @@ class Linearisation:
 class Problem:
     """min_u F(u) + G(u) [+ sum_j H_j(K_j u)]. Subclasses define the methods that raise here."""
 
-    samples = 0                 # how many samples F averages over; 0 where it is no average
-    smooth = True               # F has a gradient
-    has_prox = True             # G has a prox, block by block
-    convex = False
-    linear = ()                 # pairs (H, K) of terms H(K u) that only splitting methods can treat
-    probabilities = None        # of these terms, for methods that draw them; None: all alike
-    subsets = ()                # F in parts, f_1 @ A_1 + f_2 @ A_2 + ..., for methods that visit them in turn
+    samples: int = 0                 # how many samples F averages over; 0 where it is no average
+    smooth: bool = True               # F has a gradient
+    has_prox: bool = True             # G has a prox, block by block
+    convex: bool = False
+    linear: Any = ()                 # pairs (H, K) of terms H(K u) that only splitting methods can treat
+    probabilities: Any = None        # of these terms, for methods that draw them; None: all alike
+    subsets: Any = ()                # F in parts, f_1 @ A_1 + f_2 @ A_2 + ..., for methods that visit them in turn
 
     def start(self) -> Point:
         """A fresh starting point {name: tensor}."""
@@ -62,7 +62,7 @@ class Problem:
         """{name: bound on the Lipschitz constant of the block gradient, other blocks fixed}."""
         raise NotImplementedError(f"{type(self).__name__} has no Lipschitz bounds; use step='backtracking'.")
 
-    def majoriser(self, point: Point, blocks: Collection[str]) -> Callable[[Point], Point] | None:
+    def majoriser(self, point: Point, blocks: Sequence[str]) -> Callable[[Point], Point] | None:
         """M >= the Hessian of F in `blocks`, as a map {name: gradient} -> {name: M^-1 gradient}, where it is cheap and the blocks have no G; None elsewhere."""
         return None
 
@@ -188,7 +188,7 @@ class Problem:
 
     def draw(self, samples: torch.Tensor, anchor: Point | None = None, tau: float = inf, seed: int = 0) -> Any:
         """`restrict` for a method on minibatches, where data may be random too."""
-        return self.restrict(samples, anchor, tau, seed)
+        return self.restrict(samples, anchor, tau, seed)  # type: ignore[attr-defined]
 
 
 def _dot(a, b):

@@ -215,7 +215,7 @@ class Reconstruction(Composite):
         """The same problem with `weight` times its regulariser, and another start."""
         if self.regulariser is None:
             raise ValueError("this Reconstruction has no regulariser to weight; pass regulariser=TotalVariation(), for instance.")
-        return Reconstruction(regulariser=weight * self.regulariser, start=start, **self._given)
+        return Reconstruction(regulariser=weight * self.regulariser, start=start, **self._given)  # type: ignore[arg-type]
 
     # ---- what follows
     def finish(self, point):

@@ -24,7 +24,7 @@ class Staged(nn.Module):
     Raises ValueError where a parent is no earlier stage (the graph has a cycle), or an output is used by nobody; TypeError for other parts.
     """
 
-    def __init__(self, stages: Sequence[tuple]):
+    def __init__(self, stages: Sequence[tuple | nn.Module]):
         super().__init__()
         self.operators, self.potentials, self.parents = nn.ModuleList(), [], []
         for l, part in enumerate(stages, 1):

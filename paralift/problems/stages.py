@@ -3,7 +3,7 @@
 Every stage's vector-Jacobian product is local: no graph spans two stages, and no activation with a potential is differentiated.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -128,7 +128,7 @@ class Stage:
     def _local(self, point):
         return {inside: point[name] for name, inside in self.theta.items()}
 
-    def forward(self, x: torch.Tensor | tuple, point: Point, seed: int | None = None, update_buffers: bool = False) -> torch.Tensor:
+    def forward(self, x: Any, point: Point, seed: int | None = None, update_buffers: bool = False) -> torch.Tensor:
         """z = A(x; theta), no graph."""
         if self.is_linear_layer:
             names = self.names
@@ -150,7 +150,7 @@ class Stage:
     def _product(self, a, b):
         return (a.to(self.products) @ b.to(self.products)).to(a.dtype)
 
-    def pull_linear(self, x: torch.Tensor, point: Point, wrt_input: bool = True, wrt_theta: bool = True) -> Callable:
+    def pull_linear(self, x: torch.Tensor, point: Point, wrt_input: bool = True, wrt_theta: bool = True) -> Any:
         """The local map of a linear layer in closed form."""
         W = next(point[name] for name, inside in self.theta.items() if inside == "weight")
 
@@ -160,8 +160,8 @@ class Stage:
 
         return pull
 
-    def evaluate(self, x: torch.Tensor | tuple, point: Point, seed: int | None = None, update_buffers: bool = False, wrt_input: bool | tuple = True,
-                 wrt_theta: bool = True, keep: bool = False, loans: dict | None = None) -> tuple[torch.Tensor, Callable]:
+    def evaluate(self, x: Any, point: Point, seed: int | None = None, update_buffers: bool = False, wrt_input: bool | tuple = True,
+                 wrt_theta: bool = True, keep: bool = False, loans: dict | None = None) -> tuple[torch.Tensor, Any]:
         """z and the local map (r, scale, correction) -> (A'(x)* r, {name: scale * J_theta* (r + correction)}), which may be called once, often with `keep`;
         a correction may be of the first samples only.
 
@@ -211,7 +211,7 @@ class Stage:
         pull.fresh = fresh
         return values, pull
 
-    def input_norm_squared(self, x: torch.Tensor | tuple, point: Point, seed: int | None = None, iterations: int = 12, lowest: int = 1) -> Any:
+    def input_norm_squared(self, x: Any, point: Point, seed: int | None = None, iterations: int = 12, lowest: int = 1) -> Any:
         """|A'(x)|^2 in all parents from number `lowest` on at once, by power iteration on at most 8 samples (for affine layers the operator is the same for each),
         with 10 % on top."""
         if self.is_linear_layer:

@@ -244,7 +244,7 @@ class PIAG(Solver):
     _passes = 1.0
 
     @property
-    def passes_per_step(self) -> float:
+    def passes_per_step(self) -> float:  # type: ignore[override]
         return self._passes
 
     def _judge(self, point, previous, gamma, value, window, k, bold):

@@ -49,12 +49,12 @@ class Result:
     iterations: int
     seconds: float
     data_passes: float = 0.0
-    solution: object = None
+    solution: Any = None
     provenance: dict = field(default_factory=dict)
     reason: str = ""                # the stopping rule that held, with its numbers
-    finish: object = field(default=None, repr=False)          # x -> solution, while the solver runs
+    finish: Any = field(default=None, repr=False)          # x -> solution, while the solver runs
     layout: str = ""                # which workers had what, and what other meshes were predicted to cost
-    gather: object = field(default=None, repr=False)          # (x, state) -> both with whole blocks, or None on workers that do not lead; while the solver runs
+    gather: Any = field(default=None, repr=False)          # (x, state) -> both with whole blocks, or None on workers that do not lead; while the solver runs
 
     @property
     def success(self) -> bool:
@@ -122,7 +122,7 @@ class Result:
             raise ValueError(f"{path} holds no result; pass a file written by result.save(...) or by checkpoint=....")
         x = d["x"]
         if problem is not None and d["state"].get("buffers"):
-            problem.set_buffers(d["state"]["buffers"])
+            problem.set_buffers(d["state"]["buffers"])  # type: ignore[attr-defined]
         return cls(Status[d["status"]], x, d["state"], d["history"], d["iterations"], d["seconds"], d["data_passes"],
                    None if problem is None else problem.finish(x), d["provenance"], d.get("reason", ""), layout=d.get("layout", ""))
 

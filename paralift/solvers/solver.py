@@ -41,9 +41,10 @@ class Solver:
     max_seconds : stop after so many seconds.
     """
 
-    needs = ()                   # attributes of a problem that the method relies on, with the sentence that says what would serve
-    splits = False               # whether terms H(K x) can be treated
-    shared = None                # what several workers may share: "blocks" (of a lifted problem, or the images of a batch: all scalars come from the problem), "minibatches", ...
+    needs: tuple[tuple[str, str], ...] = ()        # attributes of a problem that the method relies on, with the sentence that says what would serve
+    splits: bool = False         # whether terms H(K x) can be treated
+    shared: str | None = None    # what several workers may share: "blocks" (of a lifted problem, or the images of a batch: all scalars come from the problem), "minibatches", ...
+    _given: inspect.BoundArguments
 
     def __new__(cls, *arguments, **named):
         self = super().__new__(cls)

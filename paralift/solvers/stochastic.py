@@ -41,7 +41,7 @@ class Stochastic(Solver):
         self.batch_size, self.step_size, self.seed = batch_size, check_step(step, name, rules), seed
 
     @property
-    def passes_per_step(self) -> float:
+    def passes_per_step(self) -> float:  # type: ignore[override]
         return self._passes
 
     def check(self, problem):

@@ -68,7 +68,8 @@ class EarlyStopping:
     def __init__(self, column: str = "accuracy", patience: int = 5, largest: bool | None = None):
         if not isinstance(patience, int) or patience < 1:
             raise ValueError(f"EarlyStopping got patience={patience!r}; it needs an integer >= 1.")
-        self.column, self.patience, self.best, self.waited = column, patience, None, 0
+        self.column, self.patience, self.waited = column, patience, 0
+        self.best: Result | None = None
         self.sign = 1.0 if (column == "accuracy" if largest is None else largest) else -1.0
 
     def __call__(self, result: Result) -> None:

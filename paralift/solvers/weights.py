@@ -59,7 +59,7 @@ def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None
         raise ValueError(f"discrepancy_weight got noise_level={noise_level!r}; it needs a positive number.")
     solver = solver or _default(problem)
     m = samples if samples is not None else problem.data.numel() if poisson else int(problem.data.count_nonzero())
-    target = safety * m if poisson else safety**2 * m * (1.0 if whitened else noise_level**2)
+    target = safety * m if poisson else safety**2 * m * (1.0 if whitened else noise_level**2)  # type: ignore[operator]
     table, results = {"weight": [], "discrepancy": [], "target": []}, {}
 
     def misfit(a):
