@@ -72,12 +72,10 @@ def test_wheel_and_source_archive(tmp_path):
 
 
 def test_import_costs_little_beside_torch():
-    """`import paralift` takes at most half as long again as `import torch`, which it imports; both in one process, so that a busy machine slows both."""
-    def seconds():
-        run = subprocess.run([sys.executable, "-X", "importtime", "-c", "import paralift"], capture_output=True, text=True, check=True, cwd=ROOT)
-        rows = [re.match(r"import time:\s+\d+ \|\s+(\d+) \| +(\S+)$", line) for line in run.stderr.splitlines()]
-        return {row[2]: int(row[1]) / 1e6 for row in rows if row and row[2] in ("torch", "paralift")}
-
-    found = [seconds() for _ in range(2)]
-    ratio = min(times["paralift"] / times["torch"] for times in found)
-    assert ratio < 1.5, f"import paralift takes {ratio:.2f} times as long as import torch: {found}"
+    """`import paralift` adds less than 0.4 of the processor time of `import torch`; both in one process, so that a busy machine slows both."""
+    code = "import time; a = time.process_time(); import torch; b = time.process_time(); import paralift; print(b - a, time.process_time() - b)"
+    ratios = []
+    while len(ratios) < 3 and min(ratios, default=1) >= 0.4:
+        torch, own = map(float, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split())
+        ratios.append(own / torch)
+    assert min(ratios) < 0.4, f"import paralift adds {min(ratios):.2f} of what import torch takes"
