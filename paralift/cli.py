@@ -69,7 +69,7 @@ def info() -> str:
 def _parser():
     parser = argparse.ArgumentParser("paralift", description="PARALIFT: train deep networks by lifting, without differentiating their activations.")
     parser.add_argument("--version", action="version", version=f"paralift {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     commands.add_parser("info", help="versions, optional packages, devices, threads and data folders; add it to a report of a fault", description=info.__doc__)
     demo = commands.add_parser("demo", help="train a network on the digits and draw two figures (seconds)", description="Train a network with sparse weights on the digits by "
                                "lifted Bregman; print the problem and the result; draw its convergence and some predictions. Needs scikit-learn: pip install 'paralift[examples]'.")

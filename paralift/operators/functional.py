@@ -30,7 +30,7 @@ class Functional:
     """
 
     convex: bool = True
-    separable: bool = False          # a sum over coordinates: the prox takes a sigma per coordinate
+    separable: bool = False           # a sum over coordinates: the prox takes a sigma per coordinate
     positive_homogeneous: bool = False
     grad_lipschitz: float = inf       # of the gradient; finite only for smooth functionals
     strong_convexity: float = 0.0     # c such that f - c |.|^2 / 2 is convex

@@ -5,6 +5,7 @@ A linear operator defines `_call` and `_adjoint`; a nonlinear one defines `_call
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -86,6 +87,18 @@ class LinearOperator(Operator):
     """An operator with an adjoint: <A x, y> = <x, A* y>. `unitary` says that A*A and AA* are the identity: its norm is 1, and f @ A has the prox A* prox_f(A x)."""
 
     is_linear, unitary = True, False
+
+    if TYPE_CHECKING:          # what the algebra makes of linear parts is linear
+        def __rmul__(self, a: complex | torch.Tensor) -> "LinearOperator": ...
+        def __neg__(self) -> "LinearOperator": ...
+        @overload  # type: ignore[no-overload-impl]
+        def __matmul__(self, other: "LinearOperator") -> "LinearOperator": ...
+        @overload
+        def __matmul__(self, other: Operator) -> Operator: ...
+        @overload  # type: ignore[no-overload-impl]
+        def __add__(self, other: "LinearOperator") -> "LinearOperator": ...
+        @overload
+        def __add__(self, other: Operator) -> Operator: ...
 
     def _adjoint(self, y):
         raise NotImplementedError(f"{type(self).__name__} defines no _adjoint(y); add it to the class.")

@@ -31,13 +31,13 @@ class Linearisation:
 class Problem:
     """min_u F(u) + G(u) [+ sum_j H_j(K_j u)]. Subclasses define the methods that raise here."""
 
-    samples: int = 0                 # how many samples F averages over; 0 where it is no average
-    smooth: bool = True               # F has a gradient
-    has_prox: bool = True             # G has a prox, block by block
+    samples: int = 0            # how many samples F averages over; 0 where it is no average
+    smooth: bool = True         # F has a gradient
+    has_prox: bool = True       # G has a prox, block by block
     convex: bool = False
-    linear: Any = ()                 # pairs (H, K) of terms H(K u) that only splitting methods can treat
-    probabilities: Any = None        # of these terms, for methods that draw them; None: all alike
-    subsets: Any = ()                # F in parts, f_1 @ A_1 + f_2 @ A_2 + ..., for methods that visit them in turn
+    linear: Any = ()            # pairs (H, K) of terms H(K u) that only splitting methods can treat
+    probabilities: Any = None   # of these terms, for methods that draw them; None: all alike
+    subsets: Any = ()           # F in parts, f_1 @ A_1 + f_2 @ A_2 + ..., for methods that visit them in turn
 
     def start(self) -> Point:
         """A fresh starting point {name: tensor}."""
