@@ -22,6 +22,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
     """
 
     least_samples = 1            # that normalisations need at a time
+    validation = None            # (inputs, targets) that `metrics` looks at
     lowest = 1                   # number of the first unknown x; 0 where the input is one too (`LiftedInversion`)
 
     def __init__(self, stages, loss, inputs, targets, rho, regularisers, extra, frozen=(), anchor=None, tau=math.inf, seed=0, initial=None):
@@ -74,7 +75,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):
         """{l: |x_l - sigma(z_l)| / |sigma(z_l)|}: how far the lifted unknowns are from the forward network."""
         residuals = {}
         for stage in self.stages[:-1]:
-            p = stage.penalty.activation(stage.forward(self._input(stage, point), point, self.seed))
+            p = stage.penalty.activation(self._z(stage, point))
             residuals[stage.index] = float((point[f"x{stage.index}"] - p).norm() / p.norm().clamp(min=1e-30))
         return residuals
 

@@ -4,7 +4,7 @@ from math import inf, isfinite
 
 import torch
 
-from ..operators.least_squares import LeastSquares
+from ..operators.least_squares import LeastSquares, conjugate_gradients
 from ..operators.norms import QuadraticForm
 from .solver import NO_PROX, NOT_CONVEX, Solver
 
@@ -67,17 +67,7 @@ class ADMM(Solver):
         apply = lambda v: gradient(v) - offset + rho * sum(K._adjoint(K._call(v)) for _, K in problem.linear)
         dot = lambda a, b: problem.inner({"x": a}, {"x": b})
         r = rhs - apply(x)
-        p, rr = r, dot(r, r)
-        target = 1e-6 * rr
-        for _ in range(50):
-            if rr <= target:
-                break
-            q = apply(p)
-            a = rr / dot(p, q)
-            x, r = x + a * p, r - a * q
-            new = dot(r, r)
-            p, rr = r + (new / rr) * p, new
-        return x
+        return conjugate_gradients(apply, r, x, dot, 1e-6 * dot(r, r), 50)
 
     def step(self, problem, state):
         x, zs, us, rho = state["point"]["x"], state["z"], state["u"], state["rho"]
