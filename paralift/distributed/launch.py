@@ -30,6 +30,7 @@ from ..problems.lifted_training import LiftedTraining
 from .asynchronous import serve_gradients
 from .layout import place
 from .mesh import Simulated, Workers
+from .room import Room
 from .terms import place_terms, shares_terms
 
 __all__ = ["share", "rank", "interrupted"]
@@ -188,7 +189,7 @@ def _fork(work, problem, solver, wish, options):
     context, folder, threads = multiprocessing.get_context("fork"), tempfile.TemporaryDirectory(prefix="paralift"), torch.get_num_threads()
     sys.stdout.flush()
     children = [context.Process(target=_child, args=(work, problem, solver, wish, options, number, folder.name), daemon=True) for number in range(1, wish.total)]
-    watch = None
+    watch, Room.current = None, Room()
     gc.collect()                                                  # an earlier group's garbage ends here, where its threads are: in a child it would wait for them for ever
     gc.freeze()                                                   # and what is here now is never collected there
     try:
@@ -225,6 +226,7 @@ def _fork(work, problem, solver, wish, options):
                     child.kill()
                     child.join()
         torch.set_num_threads(threads)
+        Room.current = None
         gc.unfreeze()
         folder.cleanup()
 

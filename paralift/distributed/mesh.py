@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from ..problems.problem import AgreedInterrupt
+from .room import Room
 
 __all__ = ["Workers", "Simulated", "Mesh"]
 
@@ -102,6 +103,7 @@ class Mesh:
             wait = timedelta(seconds=timeout)
             columns = [dist.new_group([d * layers + l for d in range(data)], timeout=wait) for l in range(layers)]       # every worker makes every group
             self.column = columns[self.layer_rank]
+        self.room = Room.current.enter(self) if Room.current is not None and data > 1 else None
 
     # ---- sums
     def total(self, t):
@@ -122,16 +124,21 @@ class Mesh:
             raise AgreedInterrupt
         return tuple(bool(f) for f in found[:-1])
 
-    def sum_data(self, t):
-        """Begin to sum t, in place, over the workers that own the same stages; a handle to wait on, or None."""
-        return dist.all_reduce(t, group=self.column, async_op=True) if self.data > 1 else None
+    def sum_data(self, parts):
+        """Begin to sum flat tensors, joined, over the workers that own the same stages; `wait` of what is returned gives the sum. Needs data > 1."""
+        slots = self.room.take((sum(p.numel() for p in parts),), parts[0].dtype) if self.room and parts[0].device.type == "cpu" else None
+        if slots is None:
+            flat = torch.cat(parts)
+            return _Sum(flat, dist.all_reduce(flat, group=self.column, async_op=True))
+        torch.cat(parts, out=slots.own)
+        return _Sum(None, slots.post())
 
     def ordered(self, parts, counts):
         """The sum over all shards of samples, in their order: parts (own shards, numbers) of this worker, counts[d] shards at data rank d. The same bits on every mesh."""
         if self.data > 1:
             most = max(counts)
             padded = parts if len(parts) == most else torch.cat([parts, parts.new_zeros(most - len(parts), *parts.shape[1:])])
-            parts = [r for block, count in zip(self.gather_data(padded), counts) for r in block[:count]]
+            parts = [r for block, count in zip(self._gather(padded), counts) for r in block[:count]]
         total = parts[0].clone()
         for p in parts[1:]:
             total += p
@@ -139,9 +146,17 @@ class Mesh:
 
     def gather_data(self, t):
         """(workers, *t.shape): t of every worker with these stages."""
+        return torch.stack(list(self._gather(t)))
+
+    def _gather(self, t):
+        """t of every worker with these stages, good until the next message but one."""
+        slots = self.room.take(t.shape, t.dtype) if self.room and t.device.type == "cpu" else None
+        if slots is not None:
+            slots.own.copy_(t)
+            return slots.post().wait()
         rows = [torch.empty_like(t) for _ in range(self.data)]
         dist.all_gather(rows, t.contiguous(), group=self.column)
-        return torch.stack(rows)
+        return rows
 
     # ---- messages along the layers
     def send(self, t, layer, tag):
@@ -183,3 +198,14 @@ class Mesh:
     def fetch(self, buffer, rank):
         dist.recv(buffer, rank)
         return buffer
+
+
+class _Sum:
+    """A sum over workers under way: of `flat`, in place, or of slots in shared memory."""
+
+    def __init__(self, flat, work):
+        self.flat, self.work = flat, work
+
+    def wait(self):
+        rows = self.work.wait()
+        return rows.sum(0) if self.flat is None else self.flat

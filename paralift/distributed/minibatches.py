@@ -88,12 +88,11 @@ class Placed(PlacedBlocks):
             for own in parts[1:]:
                 total = torch._foreach_add(total, [own[name] for name in names])
             return dict(zip(names, total))
-        flat = torch.stack([torch.cat([own[name].reshape(-1) for name in names]) for own in parts])
         if self.deterministic:
+            flat = torch.stack([torch.cat([own[name].reshape(-1) for name in names]) for own in parts])
             return self._split(names, self.mesh.ordered(flat, counts))
-        flat = flat.sum(0)
-        self.mesh.sum_data(flat).wait()
-        return self._split(names, flat)
+        own = parts[0] if len(parts) == 1 else dict(zip(names, map(sum, zip(*([part[name] for name in names] for part in parts)))))
+        return self._split(names, self.mesh.sum_data([own[name].reshape(-1) for name in names]).wait())
 
     def restrict(self, samples, seed=0):
         return Rows(self, samples, seed)

@@ -158,8 +158,7 @@ class PlacedBlocks(Blocks):
 
     def _sum_bucket(self, names, found):
         """Begin the sum over the data axis of some parameters' gradients, in one message."""
-        flat = torch.cat([sum(self._sum_parts(found.pop(name))).reshape(-1) for name in names])
-        return names, flat, self.mesh.sum_data(flat)
+        return names, self.mesh.sum_data([sum(self._sum_parts(found.pop(name))).reshape(-1) for name in names])
 
     def _assemble(self, found, buckets, names):
         gradient = {name: self.empty for name in self.names if name in names}
@@ -176,9 +175,8 @@ class PlacedBlocks(Blocks):
                 gradient.update(self._split(theta, self.mesh.ordered(flat, self.counts)))
         elif theta:
             buckets.append(self._sum_bucket(theta, found))
-        for group, flat, work in buckets:
-            work.wait()
-            gradient.update(self._split(group, flat))
+        for group, work in buckets:
+            gradient.update(self._split(group, work.wait()))
         return gradient
 
     def _split(self, names, flat):
@@ -287,10 +285,11 @@ class PlacedBlocks(Blocks):
 
     # ---- what the history shows, and what the user takes away
     def metrics(self, point):
-        whole = self._network_point(point)
-        self.buffers()
-        columns = self.problem.metrics(whole) if self.leads else {}
-        columns = self.mesh.objects(columns)[0]
+        columns = {}
+        if self.problem.validation is not None or self.normalised:      # these need the whole network, on worker 0
+            whole = self._network_point(point)
+            self.buffers()
+            columns = self.mesh.objects(self.problem.metrics(whole) if self.leads else {})[0]
         if "x1" in point:
             columns["penalty_residual"] = self._penalty_residual(point)
         return columns
@@ -302,7 +301,9 @@ class PlacedBlocks(Blocks):
         squares = torch.zeros(2, self.problem.depth, self.shards, dtype=torch.float64)
         for stage, *_ in (t for t in order if t[0].index < self.problem.depth):
             for i, (part, view) in enumerate(zip(self.parts, views)):
-                p = stage.penalty.activation(stage.forward(part._input(stage, view), view, part.seed))
+                if stage.index in far:
+                    part._kept.pop(stage.index, None)
+                p = stage.penalty.activation(part._z(stage, view))
                 squares[0, stage.index - 1, self.first + i] = float((view[f"x{stage.index}"] - p).square().sum())
                 squares[1, stage.index - 1, self.first + i] = float(p.square().sum())
         d, p = self.mesh.total(squares).sum(2).sqrt()

@@ -82,18 +82,22 @@ class LeastSquares(_Composed):
     def _conjugate_gradients(self, rhs, u, s):
         apply = lambda v: v + s * self.op._normal(v)
         dot = lambda a, b: inner(a, b, self.ndim).reshape(a.shape[:a.dim() - self.ndim] + (1,) * self.ndim)
-        r = rhs - apply(u)
-        p, rr = r, dot(r, r)
-        target = self.tolerance**2 * dot(rhs, rhs)
-        for k in range(self.max_iterations):
-            if k % 5 == 0 and (rr <= target).all():
-                break
-            q = apply(p)
-            a = rr / dot(p, q).clamp(min=torch.finfo(rhs.dtype).tiny)
-            u, r = u + a * p, r - a * q
-            new = dot(r, r)
-            p, rr = r + (new / rr.clamp(min=torch.finfo(rhs.dtype).tiny)) * p, new
-        return u
+        return conjugate_gradients(apply, rhs - apply(u), u, dot, self.tolerance**2 * dot(rhs, rhs), self.max_iterations, every=5)
 
     def __repr__(self):
         return f"{self.weight / 2:g} |A x - b|^2, A = {self.op!r}"
+
+
+def conjugate_gradients(apply, r, x, dot, target, max_iterations, every=1):
+    """x + H^-1 r, H = apply symmetric positive definite, until dot(r, r) <= target; that is looked at in every `every`-th step. dot may give one number a sample."""
+    tiny = torch.finfo(r.dtype).tiny
+    p, rr = r, dot(r, r)
+    for k in range(max_iterations):
+        if k % every == 0 and (rr <= target).all():
+            break
+        q = apply(p)
+        a = rr / dot(p, q).clamp(min=tiny)
+        x, r = x + a * p, r - a * q
+        new = dot(r, r)
+        p, rr = r + (new / rr.clamp(min=tiny)) * p, new
+    return x

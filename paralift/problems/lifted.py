@@ -27,6 +27,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):  # type: ignore[override]
     """
 
     least_samples = 1            # that normalisations need at a time
+    validation: Any = None       # (inputs, targets) that `metrics` looks at
     lowest = 1                   # number of the first unknown x; 0 where the input is one too (`LiftedInversion`)
 
     def __init__(self, stages: Sequence[Stage], loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, rho: dict[int, float], regularisers: dict[str, Functional],
@@ -81,7 +82,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):  # type: ignore[override]
         """{l: |x_l - sigma(z_l)| / |sigma(z_l)|}: how far the lifted unknowns are from the forward network."""
         residuals = {}
         for stage in self.stages[:-1]:
-            p = stage.penalty.activation(stage.forward(self._input(stage, point), point, self.seed))  # type: ignore[union-attr]
+            p = stage.penalty.activation(self._z(stage, point))  # type: ignore[union-attr]
             residuals[stage.index] = float((point[f"x{stage.index}"] - p).norm() / p.norm().clamp(min=1e-30))
         return residuals
 

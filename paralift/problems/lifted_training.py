@@ -113,7 +113,7 @@ class LiftedTraining(LiftedProblem):
         self.validation = None if validation is None else pairs(validation)
         for name, data in (("", (inputs, targets)), ("validation: ", self.validation)):
             if data is not None:
-                self._check_data(*data, first.dtype, name)
+                self._check_data(data[0], data[1], first.dtype, name)
                 self._check_indices(data[0], name)
         self._check_one_sample(inputs)
         few = inputs[:4] if len(inputs) > 1 else torch.cat([inputs, inputs])

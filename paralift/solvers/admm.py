@@ -1,10 +1,12 @@
 """The alternating direction method of multipliers, linearised."""
 
+import copy
 from math import inf, isfinite
 
 import torch
 
-from ..operators.least_squares import LeastSquares
+from ..operators.least_squares import LeastSquares, conjugate_gradients
+from ..operators.linear import IdentityOperator
 from ..operators.norms import QuadraticForm
 from .solver import NO_PROX, NOT_CONVEX, Solver
 from .stopping import Tolerance
@@ -25,6 +27,8 @@ class ADMM(Solver):
     relaxation : r in [1, 2), 1 by default.
     exact : solve the x-step by conjugate gradients where F is quadratic and G absent; otherwise the step is the linearised one above.
 
+    A problem F + G without terms H(K x) is split as F(x) + G(z), z = x.
+
     1/tau = L + rho |K|^2 with L the Lipschitz constant of grad F. residual: norm of the primal and the dual residual. Converges for 1/tau >= L + rho |K|^2 and fixed
     rho, hence also with balancing, which ends; for the means of k steps, y = rho u and F = 0,
     (G + H)(means) - E* + <y*, K mean x - mean z> <= (|x_0 - x*|^2_{1/tau - rho K*K} + rho |z_0 - K x*|^2 + |y_0 - y*|^2/rho) / (2 k).
@@ -35,7 +39,7 @@ class ADMM(Solver):
     """
 
     needs = (NOT_CONVEX, NO_PROX,
-             ("linear", "it has no term H(K x); use PGD, FISTA or DouglasRachford."))
+             ("linear", "it has no term H(K x) and no nonsmooth part to split off; use PGD, FISTA or LBFGS."))
     splits = True
     shared = "blocks"
 
@@ -45,6 +49,16 @@ class ADMM(Solver):
         if not 0 < rho < inf or not 1 <= relaxation < 2:
             raise ValueError(f"ADMM got rho={rho}, relaxation={relaxation}; it needs rho > 0 and 1 <= relaxation < 2.")
         self.rho, self.balancing, self.relaxation, self.exact = rho, balancing, relaxation, exact
+
+    def form(self, problem):
+        """Without a term H(K x) the nonsmooth part becomes one, z = x."""
+        problem = super().form(problem)
+        G = getattr(problem, "nonsmooth_part", None)
+        if problem.linear or G is None:
+            return problem
+        problem = copy.copy(problem)
+        problem.linear, problem.nonsmooth_part = ((G, IdentityOperator(G.space)),), None
+        return problem
 
     def check(self, problem):
         super().check(problem)
@@ -69,17 +83,7 @@ class ADMM(Solver):
         apply = lambda v: gradient(v) - offset + rho * sum(K._adjoint(K._call(v)) for _, K in problem.linear)
         dot = lambda a, b: problem.inner({"x": a}, {"x": b})
         r = rhs - apply(x)
-        p, rr = r, dot(r, r)
-        target = 1e-6 * rr
-        for _ in range(50):
-            if rr <= target:
-                break
-            q = apply(p)
-            a = rr / dot(p, q)
-            x, r = x + a * p, r - a * q
-            new = dot(r, r)
-            p, rr = r + (new / rr) * p, new
-        return x
+        return conjugate_gradients(apply, r, x, dot, 1e-6 * dot(r, r), 50)
 
     def step(self, problem, state):
         x, zs, us, rho = state["point"]["x"], state["z"], state["u"], state["rho"]

@@ -94,7 +94,7 @@ class PDHG(Solver):
 
     def step(self, problem, state):
         x, duals, tau, sigma, c, G = state["base"], state["base_dual"], state["tau"], state["sigma"], state["c"], problem.nonsmooth_part
-        gradient = problem.gradient({"x": x})["x"] if state["L"] else None
+        gradient = problem.gradient({"x": x})["x"] if problem.smooth_part is not None and not c else None
         v = _adjoints(problem, duals, x)
         if gradient is not None:
             v.add_(gradient)

@@ -66,7 +66,7 @@ class SPDHG(Solver):
         if list(problem.start()) != ["x"] or not hasattr(problem, "smooth_part"):
             raise TypeError(f"SPDHG cannot solve {type(problem).__name__}: it needs a Composite; use PGD or BCD for problems of several blocks.")
         L, c = PDHG._curvature(problem)
-        if L:
+        if L or problem.smooth_part is not None and not c and problem.smooth_part._gradient(problem.start()["x"]).any():
             raise TypeError(f"SPDHG takes no gradient steps on {problem.smooth_part!r}; pass it as a linear term f @ K, in blocks (linear=subsets(f @ K, 8)), or use PDHG.")
         if self.variant == "accelerated" and not max(c, PDHG._modulus(problem)) > 0:
             raise ValueError("SPDHG got variant='accelerated' for a problem without known strong convexity; use variant='adaptive'.")

@@ -179,5 +179,4 @@ def residual(problem, new, y, tau):
     if len(tau) == 1:
         (k, t), = tau.items()
         return problem.norm({k: new[k] - y[k]}) / t
-    d = {k: (new[k] - y[k]) / t for k, t in tau.items()}
-    return problem.norm(d)
+    return problem.norm({k: torch.sub(new[k], y[k]).div_(t) for k, t in tau.items()})

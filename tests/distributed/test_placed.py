@@ -9,7 +9,7 @@ import torch
 from placed_problems import mesh, normalised, problem
 
 import paralift as pl
-from paralift.distributed import Flushed, Streamed
+from paralift.distributed import Flushed, Streamed, room
 
 MESHES = [(2, 1), (1, 2), (2, 2), (4, 1), (1, 4), (1, 8)]
 METHODS = {"pgd": lambda: pl.PGD(3), "fista": lambda: pl.FISTA(3), "heavy ball": lambda: pl.PGD(3, step=0.1, acceleration="heavy_ball"), "bcd": lambda: pl.BCD(2),
@@ -123,6 +123,20 @@ def test_float32_agrees_to_rounding():
     for data, layers in ((2, 1), (2, 2), (3, 1)):
         other = pl.PGD(5, step=0.2).solve(problem(dtype=torch.float32), workers=mesh(data, layers))
         assert all(torch.allclose(serial.x[n], other.x[n], rtol=1e-4, atol=1e-6) for n in serial.x)
+
+
+@pytest.mark.parametrize("most", [2**20, 2**13])
+def test_sums_through_shared_memory(monkeypatch, most):
+    """Whatever fits into the room goes through it, the rest by messages: the same sums, also where one half is written while slow workers still read the other."""
+    monkeypatch.setattr(room, "LEAST", 1)
+    monkeypatch.setattr(room, "MOST", most)
+    for solver, schedule in ((pl.PGD(30, step=0.05), None), (pl.ISGM(3, 8), Flushed(8))):
+        one = solver.solve(problem(), workers=mesh(1, 1, schedule=schedule))
+        for data, layers in ((3, 1), (2, 2)):
+            other = solver.solve(problem(), workers=mesh(data, layers, schedule=schedule))
+            assert all(torch.equal(one.x[n], other.x[n]) for n in one.x), (data, layers)
+            loose = solver.solve(problem(), workers=pl.Workers(data=data, layers=layers, schedule=schedule, deterministic=False))
+            assert all(torch.allclose(one.x[n], loose.x[n], rtol=1e-9, atol=1e-12) for n in one.x), (data, layers)
 
 
 def test_a_run_goes_on_on_another_mesh(tmp_path):

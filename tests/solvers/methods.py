@@ -27,7 +27,7 @@ METHODS = {
     "SPDHG": {"": (lambda n: pl.SPDHG(n), {k: form for k, form in SPLIT.items() if k != "simplex"})},
     "ADMM": {"": (lambda n: pl.ADMM(n), SPLIT), "relaxed": (lambda n: pl.ADMM(n, relaxation=1.6), SPLIT),
              "fixed": (lambda n: pl.ADMM(n, rho=0.1, balancing=False), {k: form for k, form in SPLIT.items() if k != "tv"}),
-             "explicit": (lambda n: pl.ADMM(n), {"lasso": "three"})},
+             "explicit": (lambda n: pl.ADMM(n), {"lasso": "three"}), "z = x": (lambda n: pl.ADMM(n), BOUNDED)},
     "PIAG": {"adaptive": (lambda n: pl.PIAG(n), BOUNDED), "bold": (lambda n: pl.PIAG(n, step="bold"), BOUNDED)},
 }
 

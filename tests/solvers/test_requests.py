@@ -83,7 +83,7 @@ REQUESTS = {                                             # (method, call, words 
     "no prox of the smooth part": ("DouglasRachford", lambda: pl.DouglasRachford().solve(instance("logistic", "smooth")[0]), ["LogisticLoss"]),
     "K not the identity": ("DouglasRachford", lambda: pl.DouglasRachford().solve(split()), ["identity"]),
     "three parts by a method for two": ("DouglasRachford", lambda: pl.DouglasRachford().solve(instance("simplex", "three")[0]), ["3 parts"]),
-    "nothing to split": ("ADMM", lambda: pl.ADMM().solve(lasso()), ["H(K x)"]),
+    "nothing to split": ("ADMM", lambda: pl.ADMM().solve(pl.Composite(0.5 * pl.L2NormSquared(), start=b)), ["H(K x)"]),
     "a network by a convex method": ("PDHG", lambda: pl.PDHG().solve(network(20)), ["not convex"]),
     "blocks by PDHG": ("PDHG", lambda: pl.PDHG().solve(linear_model()), ["Composite"]),
     "blocks by Douglas-Rachford": ("DouglasRachford", lambda: pl.DouglasRachford().solve(linear_model()), ["Composite"]),

@@ -1,4 +1,5 @@
 import pytest
+import scipy.optimize
 import torch
 from problems import instance, network
 
@@ -71,3 +72,25 @@ def test_checkpoints_are_verified(tmp_path):
     with pytest.raises(ValueError, match="same method"):
         pl.BCD(9).solve(problem, resume=result)
     assert "objective" in result.table() and result.plot(tmp_path / "p.png") and (tmp_path / "p.png").exists()
+
+
+def test_a_linear_program_by_primal_dual_steps():
+    """min <c, x> over A x = b, x >= 0: the smooth part has no curvature, and its gradient counts. Against scipy's simplex method."""
+    class Cost(pl.Functional):
+        smooth, convex, grad_lipschitz = True, True, 0.0
+
+        def _value(self, x):
+            return x @ cost
+
+        def _gradient(self, x):
+            return cost.expand_as(x)
+
+    g = torch.Generator().manual_seed(4)
+    A, inside, cost = (torch.rand(*shape, generator=g, dtype=torch.float64) for shape in ((3, 8), (8,), (8,)))
+    b = A @ inside
+    best = scipy.optimize.linprog(cost.numpy(), A_eq=A.numpy(), b_eq=b.numpy()).fun
+    lp = pl.Composite(Cost(), pl.IndicatorNonnegative(), pl.IndicatorBox(b, b) @ pl.MatrixOperator(A), start=torch.zeros(8, dtype=torch.float64))
+    result = pl.PDHG(20000, tolerance=1e-10).solve(lp, record_every=100)
+    assert float(result.x["x"] @ cost) == pytest.approx(best, rel=1e-6) and torch.allclose(A @ result.x["x"], b, atol=1e-7)
+    with pytest.raises(TypeError, match="no gradient steps"):
+        pl.SPDHG(5).solve(lp)
