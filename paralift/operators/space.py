@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 __all__ = ["Space"]
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class Space:
     """Shape (trailing axes), dtype and device of an element; every leading axis of a tensor is a batch axis.
 
@@ -18,19 +17,21 @@ class Space:
     """
 
     shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
 
-    def __init__(self, shape: Sequence[int] | int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
-        shape = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+    if TYPE_CHECKING:          # what the constructor takes, and what it adds
+        def __init__(self, shape: Sequence[int] | int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"): ...
+        @property
+        def ndim(self) -> int: ...
+
+    def __post_init__(self):
+        shape = (self.shape,) if isinstance(self.shape, int) else tuple(int(n) for n in self.shape)
         if any(n < 0 for n in shape):
             raise ValueError(f"Space got the shape {shape}; every axis needs a length of at least 0.")
-        for name, value in (("shape", shape), ("dtype", dtype), ("device", torch.device(device))):
-            object.__setattr__(self, name, value)
-
-    @cached_property
-    def ndim(self) -> int:
-        return len(self.shape)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "device", torch.device(self.device))
+        object.__setattr__(self, "ndim", len(shape))
 
     @classmethod
     def of(cls, x: torch.Tensor) -> "Space":
