@@ -45,8 +45,8 @@ def distance(a, b):
     return float((flat(a) - flat(b)).norm() / flat(b).norm())
 
 
-double, flushed = {"dtype": torch.float64}, pl.distributed.Flushed(1)
-data, layers = pl.Workers(data=2, layers=1), pl.Workers(data=1, layers=2, schedule=flushed)
+double, flushed = {"dtype": torch.float64}, pl.distributed.Flushed()
+data, layers = pl.Workers(data=2, layers=1, schedule=flushed), pl.Workers(data=1, layers=2, schedule=flushed)
 ROWS = (("run again", {}, {}),
         ("stopped half way, resumed from the file", {"resumed": True}, {}),
         ("two threads", {"threads": 2}, {}),
