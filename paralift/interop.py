@@ -27,6 +27,16 @@ class _Batched:
         out = torch.stack([f(part) for part in flat])
         return out.reshape(*x.shape[:x.dim() - ndim], *out.shape[1:])
 
+    def _each_prox(self, x, sigma, prox):
+        """prox(element, step) for every element; `sigma` is a number, or one for each sample: (..., 1, .., 1)."""
+        if not torch.is_tensor(sigma) or sigma.dim() == 0:
+            return self._each(x, self.ndim, lambda t: prox(t, float(sigma)))
+        if sigma.dim() < self.ndim or any(n != 1 for n in sigma.shape[sigma.dim() - self.ndim:]):
+            raise ValueError(f"{type(self).__name__[1:]} got a prox step of shape {tuple(sigma.shape)}; another library's prox takes one for each sample: "
+                             f"(..., {', '.join('1' * self.ndim)}).")
+        steps = iter(sigma.expand(*x.shape[:x.dim() - self.ndim], *(1,) * self.ndim).flatten().tolist())
+        return self._each(x, self.ndim, lambda t: prox(t, next(steps)))
+
 
 def _odl_space(space):
     weight = getattr(space.weighting, "const", None)
@@ -58,10 +68,12 @@ class _FromODLFunctional(_Batched, Functional):
         return self.weight * self._each(x, self.ndim, lambda t: self._tensor(self.odl.gradient(self.odl.domain.element(_numpy(t))), x))
 
     def _prox(self, x, sigma):
-        s = float(sigma) * self.weight
-        if self._cache[0] != s:
-            self._cache = (s, self.odl.proximal(s))
-        return self._each(x, self.ndim, lambda t: self._tensor(self._cache[1](self.odl.domain.element(_numpy(t))), x))
+        def one(t, step):
+            if self._cache[0] != step:
+                self._cache = (step, self.odl.proximal(step * self.weight))
+            return self._tensor(self._cache[1](self.odl.domain.element(_numpy(t))), x)
+
+        return self._each_prox(x, sigma, one)
 
 
 class _FromODLOperator(_Batched, LinearOperator):
@@ -159,7 +171,7 @@ class _FromPyproximal(_Batched, Functional):
         return self._each(x, self.ndim, one)
 
     def _prox(self, x, sigma):
-        return self._each(x, self.ndim, lambda t: torch.as_tensor(self.operator.prox(_numpy(t).ravel(), float(sigma)), dtype=x.dtype).reshape(t.shape))
+        return self._each_prox(x, sigma, lambda t, step: torch.as_tensor(self.operator.prox(_numpy(t).ravel(), step), dtype=x.dtype).reshape(t.shape))
 
 
 def from_pyproximal(operator: Any, space: SpaceLike) -> Functional:

@@ -13,6 +13,11 @@ def test_odl():
     space = odl.rn(7)
     f = pl.from_odl(odl.functionals.L1Norm(space))
     assert torch.allclose(f(x), pl.L1Norm()(x)) and torch.allclose(f.prox(x, 0.3), pl.L1Norm().prox(x, 0.3))
+    each = torch.tensor([[0.1], [0.5], [2.0]], dtype=torch.float64)                          # a step for every sample
+    assert torch.allclose(f.prox(x, each), pl.L1Norm().prox(x, each))
+    with pytest.raises(ValueError, match="one for each sample"):
+        f.prox(x, x.abs())
+    pl.testing.check_functional(pl.from_odl(odl.functionals.L2NormSquared(odl.uniform_discr(0, 1, 7))))
     M = np.random.default_rng(0).normal(size=(4, 7))
     A = pl.from_odl(odl.MatrixOperator(M))
     pl.testing.check_operator(A)
@@ -34,6 +39,8 @@ def test_pyproximal_and_pylops():
         f = pl.from_pyproximal(theirs, (7,))
         assert torch.allclose(f.prox(x, 0.4), ours.prox(x, 0.4))
         assert torch.allclose(f(ours.prox(x, 0.4)), ours(ours.prox(x, 0.4)))
+        each = torch.tensor([[0.1], [0.5], [2.0]], dtype=torch.float64)
+        assert torch.allclose(f.prox(x, each), ours.prox(x, each))
     nuclear = pl.from_pyproximal(pyproximal.Nuclear((4, 5)), (4, 5))
     y = torch.randn(4, 5, dtype=torch.float64)
     assert torch.allclose(nuclear.prox(y, 0.4), pl.NuclearNorm().prox(y, 0.4))

@@ -62,6 +62,13 @@ def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
         exec(compile("\n" * text.count("\n", 0, block.start(1)) + block[1], ROOT / page, "exec"), namespace)
 
 
+def test_shell_scripts_of_the_pages_parse():
+    for page in PAGES:
+        for block in re.findall(r"^```bash\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M):
+            run = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
+            assert run.returncode == 0, f"{page}: {run.stderr}"
+
+
 def test_every_method_has_a_page():
     methods = [c for c in vars(pl).values() if isinstance(c, type) and issubclass(c, pl.Solver) and c is not pl.Solver]
     index = (ROOT / "doc" / "methods" / "README.md").read_text()
