@@ -1,4 +1,4 @@
-"""The documentation site: `make docs`. Pages are this folder's Markdown; the API reference (api/) and the gallery (gallery/) are written by extensions/ from the package and the examples.
+"""The documentation site, `make docs`. Pages are this folder's Markdown; extensions/ write the API reference (api/) from the package and the gallery (gallery/) from the examples.
 
 Formulas are plain text, in pages as in docstrings: they read the same in an editor, on a repository's pages and here, and need neither LaTeX nor a network.
 """
@@ -20,9 +20,9 @@ exclude_patterns = ["extensions"]
 myst_heading_anchors = 4
 smartquotes = False
 highlight_language = "none"              # indented blocks are formulas or commands; python blocks say so
+autodoc_typehints = "none"
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(torch|enum)\..*")]
-suppress_warnings = ["toctree.empty_glob"]
 html_theme, html_title = "furo", f"PARALIFT {release}"
 html_static_path, html_css_files = ["static"], ["site.css"]
 html_copy_source = False
@@ -49,8 +49,9 @@ def _links(text, folder):
 
 def _read(app, docname, source):
     page = DOC / f"{docname}.md"
-    if docname == "index":
-        source[0] = _links((ROOT / "README.md").read_text(), ROOT) + "\n" + source[0]
+    if docname == "index":                   # the README, and the toctrees without patterns that no page fits
+        lines = [line for line in source[0].splitlines() if "*" not in line or any(DOC.glob(f"{line}.md"))]
+        source[0] = _links((ROOT / "README.md").read_text(), ROOT) + "\n" + "\n".join(lines)
     elif page.exists():
         source[0] = _links(source[0], page.parent)
 

@@ -67,7 +67,8 @@ def test_every_page_is_in_a_toctree():
 def test_every_public_name_is_in_the_reference_once(extensions):
     *_, reference = extensions
     spaces = [pl, pl.data, pl.distributed, pl.io, pl.metrics, pl.networks, pl.plotting, pl.testing]
-    things = {id(vars(space)[name]): name for space in spaces for name in getattr(space, "__all__", dir(space)) if not name.startswith("_") and not inspect.ismodule(vars(space)[name])}
+    names = [(getattr(space, name), name) for space in spaces for name in getattr(space, "__all__", dir(space)) if not name.startswith("_")]
+    things = {id(thing): name for thing, name in names if not inspect.ismodule(thing)}
     shown = [id(thing) for sections in reference.pages().values() for section in sections.values() for thing in section.values()]
     assert len(shown) == len(set(shown)) and set(shown) == set(things), [things[i] for i in set(things) - set(shown)]
     for name, thing in ((n, t) for sections in reference.pages().values() for section in sections.values() for n, t in section.items()):
@@ -81,9 +82,10 @@ def test_every_public_name_is_in_the_reference_once(extensions):
 def test_every_name_has_its_place(extensions):
     *_, reference = extensions
     pages = reference.pages()
-    for name, page, section in (("PDHG", "solvers", "Methods"), ("Tolerance", "solvers", "Stopping, results, weights"), ("ReLU", "penalties", "Potentials"), ("L1Norm", "functionals", ""),
-                                ("MAC", "penalties", "Penalties"), ("MRI", "imaging", "MRI"), ("PET", "imaging", "Tomography"), ("Gradient", "operators", ""), ("Workers", "distributed", ""),
-                                ("affine", "networks", ""), ("io.read_cfl", "io", ""), ("lift", "problems", ""), ("from_odl", "interop", "")):
+    for name, page, section in (
+            ("PDHG", "solvers", "Methods"), ("Tolerance", "solvers", "Stopping, results, weights"), ("ReLU", "penalties", "Potentials"), ("MAC", "penalties", "Penalties"),
+            ("L1Norm", "functionals", ""), ("Gradient", "operators", ""), ("MRI", "imaging", "MRI"), ("PET", "imaging", "Tomography"), ("lift", "problems", ""),
+            ("affine", "networks", ""), ("Workers", "distributed", ""), ("io.read_cfl", "io", ""), ("from_odl", "interop", "")):
         assert name in pages[page][section], name
     assert all(things for sections in pages.values() for things in sections.values())
 
@@ -116,7 +118,8 @@ def test_a_broken_example_ends_the_build(extensions, tmp_path):
 
 def test_docstrings_keep_their_formulas(extensions):
     _, plain_text, reference = extensions
-    doc = ["E = |A x|^2 with A* and `PDHG`, x_1", "and `axis`.", "", "Parameters", "----------", "step, k : a number", "    or |K|.", "", "Raises ValueError.", "Source: me.", "", "    x+ = K* y"]
+    doc = ["E = |A x|^2 with A* and `PDHG`, x_1", "and `axis`.", "", "Parameters", "----------", "step, k : a number", "    or |K|.", "",
+           "Raises ValueError.", "Source: me.", "", "    x+ = K* y"]
     assert plain_text.rst(doc, reference._link) == [
         "\\ E = \\|A x\\|^2 with A\\* and \\ :py:obj:`PDHG <paralift.PDHG>`\\ , x\\_1 and \\ ``axis``\\ .", "", ".. rubric:: Parameters", "",
         "**step, k**", "    \\ a number or \\|K\\|.", "", "\\ Raises ValueError.", "", "\\ Source: me.", "", "::", "", "    x+ = K* y", ""]

@@ -70,7 +70,8 @@ def _page(script, folder):
     out = [title, "=" * len(title), "", *rst(text)]
     for figure in sorted(folder.glob("*.png")):
         out.extend([f".. image:: {folder.name}/{figure.name}", f"   :alt: {title}", "   :width: 100%", ""])
-    out.extend(["What it prints", "--------------", "", f"Figures and text are those of ``python examples/{script.name} --quick``; in full it is run by", "", "::", "", f"    {command}", ""])
+    out.extend(["What it prints", "--------------", "", f"Figures and text are those of ``python examples/{script.name} --quick``; in full it is run by", ""])
+    out.extend(["::", "", f"    {command}", ""])
     out.extend([f".. literalinclude:: {folder.name}/printed.txt", "   :language: none", "", "The script", "----------", ""])
     return "\n".join([*out, f".. literalinclude:: ../../examples/{script.name}", "   :language: python", ""])
 

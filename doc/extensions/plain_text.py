@@ -9,7 +9,8 @@ INDENT = "    "
 
 def rst(lines, link=lambda code: None):
     """The lines of a docstring in reStructuredText: * | _ stay what they are, `code` is set as code, and linked where `link(code)` knows a target; "Parameters" become a list of
-    definitions, lines that begin with "* " a list, lines further in a literal block, and "Raises", "Returns" and "Source" begin paragraphs of their own."""
+    definitions, lines that begin with "* " a list, lines further in a literal block, and "Raises", "Returns", "Source" and what follows a colon at a
+    line's end paragraphs of their own."""
     out, paragraph, k = [], [], 0
 
     def flush():
@@ -31,7 +32,7 @@ def rst(lines, link=lambda code: None):
             k = _literal(lines, k, out)
             continue
         else:
-            if re.match(r"(Raises|Returns|Sources?:|\* )", line):
+            if re.match(r"(Raises|Returns|Sources?:|\* )", line) or paragraph and paragraph[-1].endswith(":"):
                 flush()
             paragraph.append(line.strip())
         k += 1
@@ -42,7 +43,7 @@ def rst(lines, link=lambda code: None):
 def sentence(doc):
     """The first sentence of a docstring, on one line."""
     first = " ".join((doc or "").strip().split("\n\n")[0].split())
-    return re.split(r"(?<=[.;:])\s", first, maxsplit=1)[0].rstrip(".;:")
+    return re.split(r"(?<=[.:])\s", first, maxsplit=1)[0].rstrip(".:")
 
 
 def _escaped(text):

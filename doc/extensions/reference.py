@@ -108,6 +108,8 @@ def _entry(name, thing, users):
     out = [f".. auto{'class' if inspect.isclass(thing) else 'function' if callable(thing) else 'data'}:: paralift.{name}"]
     if inspect.isclass(thing):
         out.extend(["   :members:", "   :show-inheritance:"])
+    elif not callable(thing):
+        out.append("   :no-value:")
         if hasattr(thing, "__members__"):
             out.append("   :undoc-members:")
     method = f"methods/{getattr(thing, '__module__', '').rpartition('.')[2]}"
@@ -140,14 +142,16 @@ def docstring(app, what, name, obj, options, lines):
 
 
 def skip(app, what, name, obj, skip, options):
-    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+    """Members whose text says nothing: fields of a named tuple, and properties without a docstring, which would get that of their base's value (a bool's)."""
+    doc = obj.__doc__
+    return True if (doc or "").startswith("Alias for field number") or isinstance(obj, property) and not doc else None
 
 
 def bases(app, name, obj, options, found):
     """The public bases: those of a private one stand in for it."""
-    public_ones = [base for base in inspect.getmro(obj)[1:] if base in NAMES.values()]
-    known = [base for base in public_ones if not any(base in inspect.getmro(other)[1:] for other in public_ones)]
-    found[:] = [f":py:class:`paralift.{next(n for n, thing in NAMES.items() if thing is base)}`" for base in known] or [b for b in found if b.__module__.startswith(("torch", "enum"))]
+    ours = {base: name for name, base in NAMES.items() if base in inspect.getmro(obj)[1:]}
+    nearest = [base for base in ours if not any(base in inspect.getmro(other)[1:] for other in ours)]
+    found[:] = [f":py:class:`paralift.{ours[base]}`" for base in nearest] or [base for base in found if base.__module__.startswith(("torch", "enum"))]
 
 
 def setup(app):

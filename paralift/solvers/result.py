@@ -51,10 +51,12 @@ class Result:
 
     @property
     def success(self):
+        """Whether the result can be used: converged, at the limit of iterations, or stopped by a callback, after at least one iteration."""
         return self.status in (Status.CONVERGED, Status.MAX_ITERATIONS, Status.CALLBACK) and self.iterations > 0
 
     @property
     def network(self):
+        """The trained network, an ordinary torch module; AttributeError where the problem trains none."""
         solution = self.finish(self.x) if self.solution is None and self.finish is not None else self.solution
         if not isinstance(solution, torch.nn.Module):
             raise AttributeError("this result holds no network; its blocks are result.x. A result read from a file has one once its problem is given: Result.load(path, problem).")
@@ -62,10 +64,12 @@ class Result:
 
     @property
     def objective(self):
+        """The last recorded value of E, or None."""
         return self.history["objective"][-1] if self.history.get("objective") else None
 
     @property
     def residual(self):
+        """The last recorded residual, or None."""
         return self.history["residual"][-1] if self.history.get("residual") else None
 
     def table(self):
