@@ -29,7 +29,7 @@ output.mkdir(parents=True, exist_ok=True)
 
 torch.manual_seed(0)
 if arguments.quick:
-    arguments.epochs, arguments.seconds, side, codes = 30, 2, 8, 60
+    arguments.epochs, arguments.seconds, side, codes = 20, 2, 8, 60
     (train, _), (test, _) = pl.data.digits()
     train, test = train.view(-1, 1, 8, 8), test.view(-1, 1, 8, 8)
 else:
