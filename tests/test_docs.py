@@ -118,9 +118,13 @@ def test_a_broken_example_ends_the_build(extensions, tmp_path):
 
 def test_docstrings_keep_their_formulas(extensions):
     _, plain_text, reference = extensions
-    doc = ["E = |A x|^2 with A* and `PDHG`, x_1", "and `axis`.", "", "Parameters", "----------", "step, k : a number", "    or |K|.", "",
+    doc = ["E = |A x|^2 with A* and `PDHG`, x_1", "and `axis`.", "", "Parameters", "----------", "step, k : a number:", "    or |K|. l : less.", "",
            "Raises ValueError.", "Source: me.", "", "    x+ = K* y"]
     assert plain_text.rst(doc, reference._link) == [
         "\\ E = \\|A x\\|^2 with A\\* and \\ :py:obj:`PDHG <paralift.PDHG>`\\ , x\\_1 and \\ ``axis``\\ .", "", ".. rubric:: Parameters", "",
-        "**step, k**", "    \\ a number or \\|K\\|.", "", "\\ Raises ValueError.", "", "\\ Source: me.", "", "::", "", "    x+ = K* y", ""]
+        "**step, k**", "    \\ a number: or \\|K\\|.", "", "**l**", "    \\ less.", "", "\\ Raises ValueError.", "", "\\ Source: me.", "", "::", "", "    x+ = K* y", ""]
     assert plain_text.sentence("One thing: and\nmore.\n\nText.") == "One thing" and plain_text.sentence("Both 1.5 and 2.") == "Both 1.5 and 2"
+
+
+def test_signatures_of_methods_are_those_of_their_constructors():
+    assert str(inspect.signature(pl.PDHG)).startswith("(max_iterations=1000, step='auto', ") and "self" not in inspect.signature(pl.ISGM).parameters

@@ -5,18 +5,19 @@ import re
 __all__ = ["rst", "sentence"]
 
 INDENT = "    "
+NAMES = r"[a-z]\w*(?:, [a-z]\w*)* : "
 
 
 def rst(lines, link=lambda code: None):
-    """The lines of a docstring in reStructuredText: * | _ stay what they are, `code` is set as code, and linked where `link(code)` knows a target; "Parameters" become a list of
-    definitions, lines that begin with "* " a list, lines further in a literal block, and "Raises", "Returns", "Source" and what follows a colon at a
-    line's end paragraphs of their own."""
+    """The lines of a docstring in reStructuredText: * | _ stay what they are, `code` is set as code, and linked where `link(code)` knows a target; `name : text` become
+    definitions, lines that begin with "* " a list, lines further in a literal block, and "Raises", "Returns", "Source" and what follows a colon at a line's end paragraphs
+    of their own."""
     out, paragraph, k = [], [], 0
 
     def flush():
         if paragraph:
             text = " ".join(paragraph)
-            out.extend(["* " + _inline(text[2:], link) if text.startswith("* ") else _inline(text, link), ""])
+            out.extend(_definitions(text, link) or ["* " + _inline(text[2:], link) if text.startswith("* ") else _inline(text, link), ""])
             paragraph.clear()
 
     while k < len(lines):
@@ -26,13 +27,12 @@ def rst(lines, link=lambda code: None):
         elif k + 1 < len(lines) and re.fullmatch(r"-{4,}", lines[k + 1].strip()):
             flush()
             out.extend([f".. rubric:: {line.strip()}", ""])
-            k = _definitions(lines, k + 2, out, link)
-            continue
+            k += 1
         elif line.startswith(INDENT) and not paragraph:
             k = _literal(lines, k, out)
             continue
         else:
-            if re.match(r"(Raises|Returns|Sources?:|\* )", line) or paragraph and paragraph[-1].endswith(":"):
+            if re.match(rf"Raises|Returns|Sources?:|\* |{NAMES}", line) or paragraph and paragraph[-1].endswith(":") and line[0] != " ":
                 flush()
             paragraph.append(line.strip())
         k += 1
@@ -59,16 +59,12 @@ def _inline(text, link):
     return "\\ " + "".join(parts).strip()                    # so that no first word is taken for a bullet or a number
 
 
-def _definitions(lines, k, out, link):
-    """`name : text` with its continuation further in, up to an empty line; returns the line after."""
-    while k < len(lines) and lines[k].strip():
-        names, _, text = lines[k].strip().partition(" : ")
-        k, words = k + 1, [text]
-        while k < len(lines) and lines[k].startswith(INDENT):
-            words.append(lines[k].strip())
-            k += 1
-        out.extend([f"**{_escaped(names)}**", f"{INDENT}{_inline(' '.join(words), link)}", ""])
-    return k
+def _definitions(text, link):
+    """`name : text`, and further ones after a full stop; [] where the text is none."""
+    if not re.match(NAMES, text):
+        return []
+    parts = re.split(rf"(?:^|(?<=\. ))({NAMES})", text)[1:]
+    return [line for names, words in zip(parts[::2], parts[1::2]) for line in (f"**{_escaped(names[:-3])}**", f"{INDENT}{_inline(words, link)}", "")]
 
 
 def _literal(lines, k, out):

@@ -107,11 +107,9 @@ def _page(title, text, sections, users):
 def _entry(name, thing, users):
     out = [f".. auto{'class' if inspect.isclass(thing) else 'function' if callable(thing) else 'data'}:: paralift.{name}"]
     if inspect.isclass(thing):
-        out.extend(["   :members:", "   :show-inheritance:"])
+        out.extend(["   :members:"] + ["   :show-inheritance:"] * bool(_bases(thing)))
     elif not callable(thing):
         out.append("   :no-value:")
-        if hasattr(thing, "__members__"):
-            out.append("   :undoc-members:")
     method = f"methods/{getattr(thing, '__module__', '').rpartition('.')[2]}"
     links = [f":doc:`the method's page </{method}>`"] if inspect.isclass(thing) and issubclass(thing, pl.Solver) and (ROOT / "doc" / f"{method}.md").exists() else []
     links.extend(f":doc:`{script} </gallery/{script}>`" for script in users)
@@ -137,8 +135,9 @@ def write(app):
 
 
 def docstring(app, what, name, obj, options, lines):
-    """A dictionary of names and what they mean is shown as such, all else by its docstring."""
-    lines[:] = rst([f"* `{key}`: {text}" for key, text in obj.items()] if isinstance(obj, dict) else lines, _link)
+    """Names and what they mean, in a dictionary or an Enum, are shown as a list, all else by its docstring."""
+    names = obj if isinstance(obj, dict) else {name: member.value for name, member in getattr(obj, "__members__", {}).items()}
+    lines[:] = rst([*([] if isinstance(obj, dict) else lines), *(f"* `{name}`: {text}" for name, text in names.items())], _link)
 
 
 def skip(app, what, name, obj, skip, options):
@@ -148,10 +147,15 @@ def skip(app, what, name, obj, skip, options):
 
 
 def bases(app, name, obj, options, found):
-    """The public bases: those of a private one stand in for it."""
-    ours = {base: name for name, base in NAMES.items() if base in inspect.getmro(obj)[1:]}
+    found[:] = _bases(obj)
+
+
+def _bases(thing):
+    """The nearest public bases, those of a private one in its stead, or torch's."""
+    above = inspect.getmro(thing)[1:]
+    ours = {base: name for name, base in NAMES.items() if base in above}
     nearest = [base for base in ours if not any(base in inspect.getmro(other)[1:] for other in ours)]
-    found[:] = [f":py:class:`paralift.{ours[base]}`" for base in nearest] or [base for base in found if base.__module__.startswith(("torch", "enum"))]
+    return [f":py:class:`paralift.{ours[base]}`" for base in nearest] or [base for base in above if base.__module__.startswith("torch")][:1]
 
 
 def setup(app):
