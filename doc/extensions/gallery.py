@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 
 from plain_text import rst
@@ -16,7 +17,7 @@ __all__ = ["SECTIONS", "examples", "head", "names_of"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = {                    # title: patterns of names; what fits none comes last
-    "Training": ("train_*", "sparse_*", "proximal_*", "nondifferentiable", "lift_*"),
+    "Training": ("train_digits", "train_mnist", "train_*", "sparse_*", "proximal_*", "nondifferentiable", "lift_*"),
     "Potentials and penalties of your own": ("new_*",),
     "Imaging": ("mri_*", "pet_*"),
     "Inversion and source conditions": ("invert_*", "source_*", "optimal_*", "learned_*"),
@@ -80,7 +81,7 @@ def _index(pages):
     out = ["Gallery", "=======", "", "Every script of ``examples/``; figures and text are made with this documentation, by ``--quick`` runs of seconds.", ""]
     left = dict(pages)
     for section, patterns in SECTIONS.items():
-        chosen = [name for name in left if any(Path(name).match(pattern) for pattern in patterns)]
+        chosen = list(dict.fromkeys(name for pattern in patterns for name in left if fnmatch(name, pattern)))
         if chosen:
             out.extend([section, "-" * len(section), "", ".. container:: gallery", ""])
         for name in chosen:
