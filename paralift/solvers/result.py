@@ -33,7 +33,12 @@ class Status(Enum):
 
 @dataclass
 class Result:
-    """Outcome of `solver.solve(problem)`: status, x, network, objective, residual, history and provenance."""
+    """Outcome of `solver.solve(problem)`.
+
+    status : why it stopped, a Status. reason : the rule that held, with its numbers. success : whether the result can be used, as after convergence or the last iteration.
+    x : {block: tensor}. solution : what the problem makes of x, an image or a trained network. network : the same where it is a torch module; AttributeError elsewhere.
+    objective, residual : the last recorded values, or None. history : {column: [values]}, a row a recorded step. provenance : versions, seed, layout and the solver's arguments.
+    """
 
     status: Status
     x: dict
@@ -51,12 +56,10 @@ class Result:
 
     @property
     def success(self):
-        """Whether the result can be used: converged, at the limit of iterations, or stopped by a callback, after at least one iteration."""
         return self.status in (Status.CONVERGED, Status.MAX_ITERATIONS, Status.CALLBACK) and self.iterations > 0
 
     @property
     def network(self):
-        """The trained network, an ordinary torch module; AttributeError where the problem trains none."""
         solution = self.finish(self.x) if self.solution is None and self.finish is not None else self.solution
         if not isinstance(solution, torch.nn.Module):
             raise AttributeError("this result holds no network; its blocks are result.x. A result read from a file has one once its problem is given: Result.load(path, problem).")
@@ -64,12 +67,10 @@ class Result:
 
     @property
     def objective(self):
-        """The last recorded value of E, or None."""
         return self.history["objective"][-1] if self.history.get("objective") else None
 
     @property
     def residual(self):
-        """The last recorded residual, or None."""
         return self.history["residual"][-1] if self.history.get("residual") else None
 
     def table(self):
