@@ -23,8 +23,12 @@ coverage: install
 bench: install
 	for b in benchmarks/*.py; do $(RUN) $$b --quick || exit 1; done
 
-docs: install
-	$(RUN) doc/check_links.py
+docs: $(VENV)/.docs
+	$(RUN) -m sphinx --builder html --fail-on-warning --keep-going --quiet doc build/docs
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 lint: install
 	$(RUN) -m ruff check .

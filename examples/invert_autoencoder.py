@@ -21,7 +21,7 @@ parser.add_argument("--samples", type=int, default=10000, help="train on the fir
 parser.add_argument("--seconds", type=float, default=20, help="for the inversion of all images together")
 parser.add_argument("--weight", type=float, default=9e-3, help="alpha, the weight of total variation")
 parser.add_argument("--noise", type=float, default=0.01, help="on the codes, relative to their standard deviation")
-parser.add_argument("--quick", action="store_true", help="the digits, 8 x 8, one pass")
+parser.add_argument("--quick", action="store_true", help="the digits, 8 x 8")
 parser.add_argument("--output", default="output")
 arguments = parser.parse_args()
 output = Path(arguments.output)
@@ -29,7 +29,7 @@ output.mkdir(parents=True, exist_ok=True)
 
 torch.manual_seed(0)
 if arguments.quick:
-    arguments.epochs, arguments.seconds, side, codes = 3, 2, 8, 60
+    arguments.epochs, arguments.seconds, side, codes = 20, 2, 8, 60
     (train, _), (test, _) = pl.data.digits()
     train, test = train.view(-1, 1, 8, 8), test.view(-1, 1, 8, 8)
 else:

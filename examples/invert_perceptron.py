@@ -53,13 +53,13 @@ print(f"relative error {errors[-1]:.4f}, PSNR {psnr:.2f} dB from {measurements} 
 fig = Figure(figsize=(13, 3.4), layout="constrained")
 axes = fig.subplots(1, 4)
 back = problem.inputs[0]
-shown = (("image", truth), ("back-projection, the start", back / back.abs().max()), (f"TV inversion, PSNR {psnr:.1f} dB", image))
+shown = (("image, black 0, white 1", truth), ("back-projection, scaled: the start", back / back.abs().max()), (f"TV inversion, PSNR {psnr:.1f} dB", image))
 for ax, (title, picture) in zip(axes, shown):
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     ax.set(title=title, xticks=[], yticks=[])
 axes[3].semilogy(result.history["iteration"], errors, "k-", label="relative error")
 axes[3].semilogy(result.history["iteration"], torch.tensor(result.history["residual"]) / result.history["residual"][0], "k--", label="residual, first = 1")
-axes[3].set(title="PDHG", xlabel="iteration")
+axes[3].set(title="PDHG", xlabel="iteration", ylabel="relative")
 axes[3].legend()
 axes[3].grid(alpha=0.3)
 fig.savefig(output / "invert_perceptron.png", dpi=120)

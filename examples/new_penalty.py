@@ -82,6 +82,7 @@ for name, style in styles.items():
     ends.fill_between(steps, last.min(1).values, last.max(1).values, color="0.5", alpha=0.3, linewidth=0)
     curve.plot(range(1, epochs + 1), accuracy[name, 1.0, 0], style, marker="o", markersize=3, label=name)
 curve.set(title="digits, 64-64-64-10 ReLU, explicit step 1", xlabel="passes over the data", ylabel="test accuracy (%)", ylim=(0, 100))
+curve.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 ends.set(title=f"after {epochs} passes, by step (bands: {len(seeds)} seed{'s' * (len(seeds) > 1)})", xlabel="step", ylabel="test accuracy (%)", xscale="log", ylim=(0, 100))
 ends.set_xticks(steps, [f"{step:g}" for step in steps], minor=False)
 ends.minorticks_off()

@@ -71,6 +71,7 @@ for ax in (right, below):
 for (name, result), style in zip(results.items(), ("k-", "k:")):
     curve.plot(result.history["data_passes"], [100 * a for a in result.history["accuracy"]], style, label=f"{name}: {100 * result.history['accuracy'][-1]:.1f} %")
 curve.set(title="digits, 64-64-64-10, held-out images", xlabel="passes over the data", ylabel="accuracy (%)")
+curve.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 for ax in (left, right, below, curve):
     ax.grid(alpha=0.3)
     ax.legend(loc="upper right" if ax is below else "best")

@@ -89,8 +89,8 @@ for k, label in enumerate(labels):
         if f[k] is None:
             ax.text(place, 1, "no derivative", rotation=90, fontsize=7, ha="center", va="bottom")
 ax.set_xticks(range(len(rows)), rows)
-ax.axhline(10, color="black", linewidth=0.6, linestyle=":")
-ax.set_ylabel("test accuracy (%)"), ax.set_ylim(0, 100)
-ax.legend(fontsize=8, ncols=len(labels), loc="upper center", bbox_to_anchor=(0.5, 1.16), frameon=False)
+ax.axhline(10, color="black", linewidth=0.6, linestyle=":", label="chance")
+ax.set(xlabel="activation of the hidden layers", ylabel="test accuracy (%)", ylim=(0, 100))
+ax.legend(fontsize=8, ncols=len(labels) + 1, loc="upper center", bbox_to_anchor=(0.5, 1.16), frameon=False)
 fig.savefig(output / "nondifferentiable.png", dpi=120)
 print(f"figure: {output / 'nondifferentiable.png'}")

@@ -119,6 +119,7 @@ for ax in axes.ravel():
 left, middle, right = bottom.subplots(1, 3)
 for (name, curve), style in zip(curves.items(), ("k-", "k--")):
     left.plot(range(1, 1 + len(curve)), curve, style, label=name)
+left.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 left.set(xlabel="iterations", ylabel="PSNR (dB)"), left.set_title("another slice, without a regulariser", fontsize=9), left.legend(fontsize=8)
 for name, style in zip(names, ("k-", "k--")):
     history = found[name][0].history

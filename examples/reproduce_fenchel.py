@@ -130,7 +130,7 @@ for name, ax in zip(shown, fig.subplots(1, len(shown), squeeze=False)[0]):
                     label=f"{method.replace(', groups of', '')}{f', {penalty}' if penalty != '-' else ''}")
     ax.set(title=f"{name}, test error by pass", xlabel="passes over the data", ylabel="test error (%)", yscale="log")
     ax.yaxis.set_major_formatter("{x:g}"), ax.yaxis.set_minor_formatter("{x:g}")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     ax.grid(alpha=0.3, which="both")
     ax.legend(fontsize=7, ncols=3, handlelength=3, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
 fig.savefig(output / "reproduce_fenchel.png", dpi=120)

@@ -109,15 +109,15 @@ for (on, penalty, rho), found in curves.items():
     style = {"all samples": ":", "groups": "-"}[on] if "," not in rho else "--"
     left.plot(range(1, len(found) + 1), found, style, marker={"mac": "o", "lifted": "s"}.get(penalty, "^"), color=greys[penalty], markersize=4, label=f"{penalty}, rho {rho}, {on}")
 left.set(title="forward network, by pass", xlabel="passes over the data", ylabel="test accuracy (%)")
-left.xaxis.get_major_locator().set_params(integer=True)
+left.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 left.legend(fontsize=7, handlelength=4, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
-low = max(0, min(min(v) for v in bars.values()) - 2)
+low = max(0, min(reference[1][0], *(min(v) for v in bars.values())) - 2)
 for k, (label, grey) in enumerate((("forward network", "0.85"), ("last layer refitted", "0.6"), ("then a pass of Adam", "0.2"))):
     right.bar([i + 0.27 * (k - 1) for i in range(len(bars))], [v[k] for v in bars.values()], 0.27, color=grey, edgecolor="black", label=label)
 right.axhline(reference[1][0], color="black", linestyle="--", linewidth=1, label="a pass of Adam from the random start")
 right.set_xticks(range(len(bars)), bars, fontsize=6.5)
 right.set(ylim=(low, 100), ylabel="test accuracy (%)", title=f"after {passes} passes, and what it is worth as a start")
-right.legend(fontsize=7, loc="lower right", framealpha=1)
+right.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
 for ax in (left, right):
     ax.grid(alpha=0.3)
 fig.savefig(output / "reproduce_mac_lifted.png", dpi=120)

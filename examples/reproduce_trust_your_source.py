@@ -109,7 +109,7 @@ for ax in axes:
     ax.axis("off")
 for ax, (title, picture) in zip(axes, pictures.items()):
     top = float(picture.abs().flatten().quantile(0.999))
-    ax.imshow(picture, cmap="gray", vmin=-top if picture.min() < -1e-9 else 0, vmax=top or 1)
+    fig.colorbar(ax.imshow(picture, cmap="gray", vmin=-top if picture.min() < -1e-9 else 0, vmax=top or 1), ax=ax, shrink=0.7)
     ax.set_title(title.replace(": |v|", ""), fontsize=8)
 fig.savefig(output / "reproduce_trust_your_source.png", dpi=120)
 print(f"\nfigure: {output / 'reproduce_trust_your_source.png'}")

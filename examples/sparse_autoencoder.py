@@ -25,11 +25,11 @@ parser.add_argument("--epochs", type=int, default=40)
 parser.add_argument("--alpha", type=float, default=0.2, help="weight of |x_3|_1")
 parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of the noise on the inputs")
 parser.add_argument("--data", choices=["fashion_mnist", "digits"], default="fashion_mnist")
-parser.add_argument("--quick", action="store_true", help="three epochs on the digits")
+parser.add_argument("--quick", action="store_true", help="twenty epochs on the digits")
 parser.add_argument("--output", default="output")
 arguments = parser.parse_args()
 if arguments.quick:
-    arguments.data, arguments.epochs = "digits", 3
+    arguments.data, arguments.epochs = "digits", 20
 output = Path(arguments.output)
 output.mkdir(parents=True, exist_ok=True)
 name = "denoising_autoencoder" if arguments.noise else "sparse_autoencoder"
@@ -102,7 +102,7 @@ for ax, quantity, title in ((axes[1], "psnr", "PSNR (dB)"), (axes[2], "zeros", "
     ax.set(title=title, xlabel="passes over the data")
     ax.legend()
 for ax in axes:
-    ax.grid(alpha=0.3)
+    ax.grid(alpha=0.3), ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 fig.savefig(output / f"{name}_convergence.png", dpi=120)
 
 fig = Figure(figsize=(12, 3.8), layout="constrained")

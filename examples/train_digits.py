@@ -9,7 +9,7 @@ import paralift as pl
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int, default=40)
-parser.add_argument("--quick", action="store_true", help="two epochs")
+parser.add_argument("--quick", action="store_true", help="ten epochs")
 parser.add_argument("--output", default="output")
 arguments = parser.parse_args()
 output = Path(arguments.output)
@@ -20,7 +20,7 @@ torch.manual_seed(0)
 network = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
 problem = pl.LiftedTraining(network, images, labels, loss="cross_entropy", penalty="bregman", weight_regulariser=1e-5 * pl.L1Norm(), validation=(test_images, test_labels))
 print(problem)
-result = pl.ISGM(epochs=2 if arguments.quick else arguments.epochs, batch_size=32, seed=0).solve(problem)
+result = pl.ISGM(epochs=10 if arguments.quick else arguments.epochs, batch_size=32, seed=0).solve(problem)
 print(result)
 result.plot(output / "digits_convergence.png")
 with torch.no_grad():

@@ -19,11 +19,11 @@ parser.add_argument("--epochs", type=int, default=5)
 parser.add_argument("--depth", type=int, default=10)
 parser.add_argument("--width", type=int, default=128)
 parser.add_argument("--data-set", choices=["mnist", "digits"], default="digits")
-parser.add_argument("--quick", action="store_true", help="two epochs, two workers")
+parser.add_argument("--quick", action="store_true", help="six epochs, two workers")
 parser.add_argument("--output", default="output")
 arguments = parser.parse_args()
 if arguments.quick:
-    arguments.epochs, arguments.workers, arguments.width = 2, 2, 32
+    arguments.epochs, arguments.workers, arguments.width = 6, 2, 32
 output = Path(arguments.output)
 
 (images, labels), test = pl.data.mnist() if arguments.data_set == "mnist" else pl.data.digits()

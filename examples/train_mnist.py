@@ -14,11 +14,11 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int, default=5)
 parser.add_argument("--samples", type=int, default=60000, help="train on the first so many images")
 parser.add_argument("--data", choices=["mnist", "digits"], default="mnist")
-parser.add_argument("--quick", action="store_true", help="two epochs on the digits")
+parser.add_argument("--quick", action="store_true", help="ten epochs on the digits")
 parser.add_argument("--output", default="output")
 arguments = parser.parse_args()
 if arguments.quick:
-    arguments.data, arguments.epochs = "digits", 2
+    arguments.data, arguments.epochs = "digits", 10
 output = Path(arguments.output)
 output.mkdir(parents=True, exist_ok=True)
 

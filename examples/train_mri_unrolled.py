@@ -143,7 +143,7 @@ fig = Figure(figsize=(15, 6.4), layout="constrained")
 axes = fig.subplots(2, len(found) + 1)
 truth = images[test][0].abs()
 for ax, below, (name, u) in zip(axes[0], axes[1], [("true image", images[test]), *found.items()]):
-    ax.imshow(u[0].abs().clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+    drawn = ax.imshow(u[0].abs().clamp(0, 1), cmap="gray", vmin=0, vmax=1)
     ax.set_title(name if name == "true image" else f"{name}\n{float(psnr(u)[0]):.2f} dB", fontsize=9)
     if name == "true image":
         for (curve, points), style in zip(curves.items(), ("k-o", "k--s")):
@@ -158,6 +158,7 @@ for ax, below, (name, u) in zip(axes[0], axes[1], [("true image", images[test]),
     ax.axis("off")
     if name != "true image":
         below.axis("off")
+fig.colorbar(drawn, ax=axes[0, -1], label="magnitude, image in [0, 1]")
 fig.colorbar(shown, ax=axes[1, -1], label="|error|, image in [0, 1]")
 fig.savefig(output / "train_mri_unrolled.png", dpi=120)
 print(f"figure: {output / 'train_mri_unrolled.png'}")

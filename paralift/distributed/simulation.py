@@ -380,6 +380,7 @@ class Simulation:
     def plot(self, path: str | os.PathLike | None = None) -> Any:
         """Seconds an iteration and efficiency over the number of workers, both axes logarithmic; returns the figure, and saves it where a path is given."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator
 
         fig = Figure(figsize=(11, 4.2), layout="constrained")
         axes = fig.subplots(1, 2)
@@ -393,7 +394,7 @@ class Simulation:
             counts = sorted({run.workers for run in self.runs})
             counts = counts if len(counts) < 10 else counts[::2]
             ax.set_xticks(counts, labels=map(str, counts))
-            ax.minorticks_off()
+            ax.minorticks_off(), ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))), ax.yaxis.set_major_formatter("{x:g}")
             ax.set_xlabel("workers"), ax.set_title(text), ax.grid(alpha=0.3)
         axes[1].legend(fontsize=8, loc="lower left")
         fig.savefig(path, dpi=120) if path is not None else None

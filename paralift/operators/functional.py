@@ -21,8 +21,7 @@ class Functional:
 
     Parameters
     ----------
-    space : Space, int, tuple or None
-        The trailing axes of an element; leading axes are batch, and values have the batch's shape. None: vectors (the last axis).
+    space : Space, int, tuple or None: the trailing axes of an element; leading axes are batch, and values have the batch's shape. None: vectors (the last axis).
         A problem binds a functional to its unknown's space with `f.on(space)`.
 
     prox(x, sigma) = argmin_u |u - x|^2 / 2 + sigma f(u); `sigma` is a positive number or a tensor that broadcasts against `x`.

@@ -40,7 +40,12 @@ class Status(Enum):
 
 @dataclass
 class Result:
-    """Outcome of `solver.solve(problem)`: status, x, network, objective, residual, history and provenance."""
+    """Outcome of `solver.solve(problem)`.
+
+    status : why it stopped, a Status. reason : the rule that held, with its numbers. success : whether the result can be used, as after convergence or the last iteration.
+    x : {block: tensor}. solution : what the problem makes of x, an image or a trained network. network : the same where it is a torch module; AttributeError elsewhere.
+    objective, residual : the last recorded values, or None. history : {column: [values]}, a row a recorded step. provenance : the solver, its arguments, versions and the machine.
+    """
 
     status: Status
     x: dict

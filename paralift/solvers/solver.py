@@ -46,6 +46,10 @@ class Solver:
     shared: str | None = None    # what several workers may share: "blocks" (of a lifted problem, or the images of a batch: all scalars come from the problem), "minibatches", ...
     _given: inspect.BoundArguments
 
+    def __init_subclass__(cls):
+        first, *others = inspect.signature(cls.__init__).parameters.values()
+        cls.__signature__ = inspect.Signature(others)                                           # help() shows the constructor's arguments, not __new__'s
+
     def __new__(cls, *arguments, **named):
         self = super().__new__(cls)
         self._given = inspect.signature(cls.__init__).bind(self, *arguments, **named)           # for repr, in the constructor's own words
