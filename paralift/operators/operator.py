@@ -103,6 +103,10 @@ class LinearOperator(Operator):
     def _normal(self, x):
         return self._adjoint(self._call(x))
 
+    def _complement(self, x):
+        """x - A*A x."""
+        return x - self._normal(x)
+
     @property
     def normal(self):
         """x -> A*A x, as a LinearOperator; a class that knows a cheaper way overrides `_normal`."""

@@ -34,22 +34,23 @@ class FourierTransform(LinearOperator):
             self._signs = (1 - 2 * parity).to(space.dtype.to_real())
         self._natural = None if mask is None else torch.fft.ifftshift(mask.to(space.device), dim=self.axes)      # the zero frequency first
         self._half = None if mask is None or not self.real else self.half(self._natural.to(space.dtype) + mirrored(self._natural, self.axes).to(space.dtype)) / 2
+        self._rest = None if mask is None else ~self._natural if self._half is None else 1 - self._half
 
     def half(self, natural):
         """The part of a natural-order array over k-space that `torch.fft.rfftn` gives."""
         return natural.narrow(-1, 0, self.domain.shape[-1] // 2 + 1)
 
-    def multiplied(self, x, factor):
-        """Re F* (factor * F x) for real x, `factor` over the half that `half` gives, in natural order."""
-        return torch.fft.irfftn(torch.fft.rfftn(x, dim=self.axes, norm="ortho").mul_(factor), s=self.domain.shape, dim=self.axes, norm="ortho")
-
-    def normal(self, x):
-        """A*A x, without the shifts."""
-        if self.mask is None:
-            return x
+    def _filtered(self, x, factor):
+        """F* (factor * F x), without the shifts: `factor` in natural order, for real x over the half that `half` gives."""
         if self.real:
-            return self.multiplied(x, self._half)
-        return torch.fft.ifftn(torch.fft.fftn(x, dim=self.axes).mul_(self._natural), dim=self.axes)
+            return torch.fft.irfftn(torch.fft.rfftn(x, dim=self.axes, norm="ortho").mul_(factor), s=self.domain.shape, dim=self.axes, norm="ortho")
+        return torch.fft.ifftn(torch.fft.fftn(x, dim=self.axes).mul_(factor), dim=self.axes)
+
+    def _normal(self, x):
+        return x if self.mask is None else self._filtered(x, self._half if self.real else self._natural)
+
+    def _complement(self, x):
+        return torch.zeros_like(x) if self.mask is None else self._filtered(x, self._rest)
 
     def compact(self):
         """(B, expand) for a real space: B* B = A*A in half the numbers, and an isometry from B's range to A's with expand(B x) = A x."""
