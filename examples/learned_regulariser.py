@@ -67,7 +67,7 @@ def best(solve, weights):
 
 
 print(f"noisy {float(psnr(noisy).mean()):.2f} dB; zero-filled, {100 * float(K.mask.double().mean()):.0f} % of k-space, {float(psnr(K.adjoint(kspace)).mean()):.2f} dB\n")
-print("| regulariser | norm of v, mean | the same for a quarter of k-space; distance | J(image) / J(noise) | denoised, dB; weight | reconstructed, dB; weight |\n" + "|---" * 6 + "|")
+print("| regulariser | norm of v, mean | for a quarter of k-space; distance | J(image) / J(noise) | denoised, dB; weight | reconstructed, dB; weight |\n" + "|---" * 6 + "|")
 shown = {"image": test[0], "zero-filled": K.adjoint(kspace)[0]}
 for name, J in regularisers.items():
     found = [pl.FISTA(steps, tolerance=1e-8).solve(pl.SourceCondition(A, J, test), **every).solution for A in (pl.IdentityOperator(space), K)]

@@ -195,9 +195,13 @@ class GroupL1Norm(_Groups):
     def _conj_prox(self, x, sigma, out=None):
         return self._dual_ball(x, 1.0, out)
 
+    def _inside(self, x):
+        """1 / max(|x_g|, 1), the factor that projects onto the dual unit ball."""
+        return self._squares(x).clamp_(min=1).rsqrt_()
+
     def _dual_ball(self, x, radius, out=None):
         if isinstance(radius, float) and radius == 1:                          # one pass over memory less, and no division
-            return torch.mul(x, self._squares(x).clamp_(min=1).rsqrt_(), out=out)
+            return torch.mul(x, self._inside(x), out=out)
         return torch.div(x, self._size(x).div_(radius).clamp_(min=1), out=out)
 
     def _conj_value(self, x):

@@ -107,6 +107,10 @@ class LinearOperator(Operator):
         """x - A*A x."""
         return x - self._normal(x)
 
+    def _add_to(self, out, x):
+        """out + A x, in the memory of `out`."""
+        return out.add_(self._call(x))
+
     @property
     def normal(self):
         """x -> A*A x, as a LinearOperator; a class that knows a cheaper way overrides `_normal`."""

@@ -127,10 +127,10 @@ class SamplingDesign(Problem):
     def _coefficients(self, s):
         if self.own:
             s = s[..., :-self.own].reshape(self.images.shape)
-        return torch.fft.rfftn(s, dim=self.transform.axes, norm="ortho") if self.half else self.transform._call(s)
+        return self.transform._spectrum(s) if self.half else self.transform._call(s)
 
     def _back(self, w):
-        return torch.fft.irfftn(w, s=self.shape, dim=self.transform.axes, norm="ortho") if self.half else self.transform._adjoint(w)
+        return self.transform._image(w) if self.half else self.transform._adjoint(w)
 
     def _sizes(self, w):
         """|w| over images and coils, entry by entry (samples apart) or group by group."""
@@ -177,14 +177,14 @@ class SamplingDesign(Problem):
         r, gradient = self._misfit(s, w, sizes), {}
         for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points):
             value = value + penalty(f, x, point[name])
-            gradient[name] = pull(f, x, point[name], A._call(r))
+            gradient[name] = pull(f, x, point[name], A, r)
         return Linearisation(value, gradient)
 
     def gradient(self, point, blocks=None):
         s = self._synthesis(point)
         w = self._coefficients(s)
         r = self._misfit(s, w, self._sizes(w))
-        return {name: pull(f, x, point[name], A._call(r)) for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points)}
+        return {name: pull(f, x, point[name], A, r) for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points)}
 
     def _envelope(self, size):
         """min over v of |T* v - s|^2 / 2 + weight sum_g c_g |v_g|: Huber's function of |w_g|; 0 for forced samples."""

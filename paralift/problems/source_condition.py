@@ -4,7 +4,7 @@ import torch
 
 from ..operators.functional import Functional
 from ..operators.linear import IdentityOperator
-from ..operators.norms import ZeroFunctional
+from ..operators.norms import GroupL1Norm, ZeroFunctional
 from ..operators.operator import LinearOperator
 from ..operators.space import finite, inner
 from ..operators.stacks import ProductSpace, Selection
@@ -53,12 +53,15 @@ def penalty(f, x, q):
     return (f(x) - f(p)).sum() - 0.5 * inner(d, d) - inner(q, d)
 
 
-def pull(f, x, q, r=None):
-    """prox_f(x + q) - x, the gradient of B_f(x, x + q) in q, by Moreau q - prox_{f*}(x + q); plus r."""
+def pull(f, x, q, A=None, r=None):
+    """prox_f(x + q) - x, the gradient of B_f(x, x + q) in q, by Moreau q - prox_{f*}(x + q); plus A r."""
     z = x + q
-    z = f._conj_prox(z, 1.0, out=z)
-    g = torch.sub(q, z, out=z)
-    return g if r is None else g.add_(r)
+    if isinstance(f, GroupL1Norm) and not z.is_complex():
+        g = torch.addcmul(q, z, f._inside(z), value=-1, out=z)                     # one pass less over the largest tensors
+    else:
+        z = f._conj_prox(z, 1.0, out=z)
+        g = torch.sub(q, z, out=z)
+    return g if r is None else A._add_to(g, r)
 
 
 class SourceCondition(Problem):
@@ -94,6 +97,7 @@ class SourceCondition(Problem):
         self.reduced = not self.direct and projector
         compact = isinstance(K, FourierTransform) and K.real and not self.direct and not self.reduced
         self._inner, self._expand = K.compact() if compact else (K, lambda v: v)             # "v" in half the numbers
+        self._gram = self._inner.weight * self._inner.back if compact else None
         self._kept, self._norms, self._start = [], None, None
         fresh = self.start()
         if start is not None and {k: v.shape for k, v in start.items() if k in fresh} != {k: v.shape for k, v in fresh.items()}:
@@ -139,6 +143,8 @@ class SourceCondition(Problem):
             w = self._image_of("v", point["v"])
             f, u = self.potentials[0], self.image
             return penalty(f, u, w) if valued else None, {"v": self._operator._call(f._prox(u + w, 1.0) - u)} if "v" in blocks else {}
+        if self._gram is not None and not valued and blocks == ["v"]:             # K (K* v - s) without going through the image K* v
+            return None, {"v": torch.mul(self._gram, point["v"]).sub_(self._inner._call(self._synthesis(point)))}
         r, gradient, value = self._misfit(point), {}, None
         if "v" in blocks:
             gradient["v"] = self._inner._call(r).neg_()
@@ -148,7 +154,7 @@ class SourceCondition(Problem):
             if valued:
                 value = value + penalty(self.potentials[j], x, point[name])
             if name in blocks:
-                gradient[name] = pull(self.potentials[j], x, point[name], None if r is None else A._call(r))
+                gradient[name] = pull(self.potentials[j], x, point[name], A, r)
         return value, gradient
 
     def nonsmooth_value(self, point):
