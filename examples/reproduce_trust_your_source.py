@@ -53,11 +53,11 @@ def block(n, low, high):
     return mask
 
 
-def source(name, published, image, mask, steps=1000, start=None):
-    problem = pl.SourceCondition(pl.FourierTransform(pl.Space(image.shape, torch.float64), mask), TV, image, start=start)
+def source(name, published, image, K, steps=1000, start=None, unit=1.0):
+    problem = pl.SourceCondition(K, TV, image, start=start)
     solver = PALM(steps) if problem.reduced else pl.BCD(steps, step="lipschitz")
     result = solver.solve(problem, progress=False, record_every=steps)
-    show(name, published, float(result.solution.norm))
+    show(name, published, unit * float(result.solution.norm))
     pictures[f"{name}, K* v"] = problem.operator.adjoint(result.solution.element)
     return result
 
@@ -76,9 +76,10 @@ if arguments.quick:
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, 64, dtype=torch.float64)] * 2, indexing="ij")
     image = (x**2 + 1.7 * y**2 < 0.6).double() - 0.4 * ((x - 0.2) ** 2 + y**2 < 0.1).double()
     pictures["image"] = image
-    source("64 x 64, all of k-space: |v|", None, image, None, 100)
-    found, _ = optimal("64 x 64, sampling", (None, None), image, pl.FourierTransform(pl.Space(image.shape, torch.float64)), 0.24 / 9, 100, forced=block(64, 32, 33))
-    source("64 x 64, on that mask: |v|", None, image, found.mask, 100)
+    F = lambda mask=None: pl.FourierTransform(pl.Space(image.shape, torch.float64), mask)
+    source("64 x 64, all of k-space: |v|", None, image, F(), 100)
+    found, _ = optimal("64 x 64, sampling", (None, None), image, F(), 0.24 / 9, 100, forced=block(64, 32, 33))
+    source("64 x 64, on that mask: |v|", None, image, F(found.mask), 100)
 else:
     try:
         from skimage.color import rgb2gray
@@ -88,16 +89,19 @@ else:
         print("the images need scikit-image: pip install 'paralift[examples]'")
     else:
         logan, man = torch.tensor(shepp_logan_phantom()), torch.tensor(resize(rgb2gray(astronaut()), (400, 400), anti_aliasing=True))
-        F = pl.FourierTransform(pl.Space((400, 400), torch.float64))
+        F = lambda mask=None: pl.FourierTransform(pl.Space((400, 400), torch.float64), mask)
         pictures["Shepp-Logan"] = logan
-        source("Shepp-Logan 400^2, all of k-space: |v|", 101.7771, logan, None)
-        source("Shepp-Logan 400^2, block [135:265]^2: |v|", 72.7867, logan, block(400, 135, 265))
+        source("Shepp-Logan 400^2, all of k-space: |v|", 101.7771, logan, F())
+        source("Shepp-Logan 400^2, block [135:265]^2: |v|", 72.7867, logan, F(block(400, 135, 265)))
+        optimal("Shepp-Logan, optimal sampling", (None, 14553), logan, F(), 0.1 / 9, 1000, forced=block(400, 200, 201))
         pictures["astronaut"] = man
-        source("astronaut 400^2, block [100:300]^2: |v|", 255.15003684600313, man, block(400, 100, 300))
-        found, point = optimal("astronaut, optimal sampling", (205.9323367190563, 38262), man, F, 0.24 / 9, 1000, forced=block(400, 200, 201))
-        source("astronaut, refined on that mask: |v|", 302.4659029626773, man, found.mask, 999, point)
+        source("astronaut 400^2, block [100:300]^2: |v|", 255.15003684600313, man, F(block(400, 100, 300)))
+        found, point = optimal("astronaut, optimal sampling", (205.9323367190563, 38262), man, F(), 0.24 / 9, 1000, forced=block(400, 200, 201))
+        source("astronaut, refined on that mask: |v|", 302.4659029626773, man, F(found.mask), 999, point)
         small = torch.tensor(resize(shepp_logan_phantom(), (256, 256), anti_aliasing=True))
-        optimal("Shepp-Logan 256^2, Hadamard columns", (900.0608864300362, 4713), small, pl.HadamardTransform(pl.Space(small.shape, torch.float64), 0), 3 / 9 / 16, 2500, 16.0)
+        H = pl.HadamardTransform(pl.Space(small.shape, torch.float64), 0)
+        found, point = optimal("Shepp-Logan 256^2, Hadamard columns", (900.0608864300362, 4713), small, H, 3 / 9 / 16, 2500, 16.0)
+        source("Shepp-Logan 256^2, refined on that mask: |v|", 1183.91, small, pl.DiagonalOperator(found.mask.double()) @ H, 2499, point, 16.0)
 
 from matplotlib.figure import Figure  # noqa: E402
 

@@ -92,7 +92,16 @@ class Functional:
         """The spaces of the unknowns that the value minimises over by itself (TGV: a vector field), for elements of `space`; () for most."""
         return ()
 
-    def split(self, space: SpaceLike) -> list["Functional"]:
+    def minimisers(self, x):
+        """Those unknowns, of `auxiliary(space)`, at x: the functional's value is that of its terms there. () where there are none."""
+        return ()
+
+    def feasible_duals(self, space, duals):
+        """Duals y of the terms of `split(space)`, near `duals` and in the domains of the conjugates, with sum_j (K_j* y_j) = 0 in the unknowns of `auxiliary(space)`, so that
+        <., sum_j (K_j* y_j)> minus the conjugates is below the functional. As they are where there are no such unknowns."""
+        return duals
+
+    def split(self, space: SpaceLike) -> list['Functional']:
         """Terms f @ K, f of known prox and K linear, whose sum is this functional: what `Composite(linear=...)`, PDHG and ADMM take. Total variation gives
         [GroupL1Norm() @ Gradient(space)], a functional with no form but its prox [self @ IdentityOperator(space)]; a * f and f + g scale and join the terms.
 

@@ -88,6 +88,12 @@ class _Scaled(_Wrapper):
     def auxiliary(self, space):
         return self.f.auxiliary(space)
 
+    def minimisers(self, x):
+        return self.f.minimisers(x)
+
+    def feasible_duals(self, space, duals):
+        return [self.a * y for y in self.f.feasible_duals(space, [y / self.a for y in duals])] if self.a else [torch.zeros_like(y) for y in duals]
+
     def split(self, space):
         return [(self.a * t.f) @ t.op for t in self.f.split(space)]
 
@@ -142,6 +148,12 @@ class _Translated(_Wrapper):
 
     def auxiliary(self, space):
         return self.f.auxiliary(space)
+
+    def minimisers(self, x):
+        return self.f.minimisers(x - self.shift)
+
+    def feasible_duals(self, space, duals):
+        return self.f.feasible_duals(space, duals)
 
     def split(self, space):
         space, own = space if isinstance(space, Space) else Space(space), self.f.auxiliary(space)
@@ -205,6 +217,13 @@ class _Sum(_Wrapper):
     def auxiliary(self, space):
         return (*self.f.auxiliary(space), *self.g.auxiliary(space))
 
+    def minimisers(self, x):
+        return (*self.f.minimisers(x), *self.g.minimisers(x))
+
+    def feasible_duals(self, space, duals):
+        k = len(self.f.split(space))
+        return [*self.f.feasible_duals(space, duals[:k]), *self.g.feasible_duals(space, duals[k:])]
+
     def split(self, space):
         own, other = self.f.auxiliary(space), self.g.auxiliary(space)
         terms, more = self.f.split(space), self.g.split(space)
@@ -258,6 +277,12 @@ class _Composed(Functional):
 
     def auxiliary(self, space):
         return self.f.auxiliary(self.op.range)
+
+    def minimisers(self, x):
+        return self.f.minimisers(self.op._call(x))
+
+    def feasible_duals(self, space, duals):
+        return self.f.feasible_duals(self.op.range, duals)
 
     def split(self, space):
         if not self.op.is_linear:

@@ -136,6 +136,12 @@ class Gradient(LinearOperator):
                 part.div_(h)
         return out
 
+    def _add_to(self, out, x):
+        for i, (a, h) in enumerate(zip(self.axes, self.spacing)):
+            n, part = self.domain.shape[a], out.select(-self.n - 1, i)
+            part.narrow(a, 0, n - 1).add_(x.narrow(a, 1, n - 1), alpha=1 / h).sub_(x.narrow(a, 0, n - 1), alpha=1 / h)
+        return out
+
     def _sums(self, y):
         out = y.new_empty(*y.shape[:y.dim() - self.n - 1], *self.domain.shape)
         for i, (a, h) in enumerate(zip(self.axes, self.spacing)):

@@ -32,4 +32,6 @@ class _LinearFunction(torch.autograd.Function):
 def linear_function(x: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor], adjoint: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """forward(x), whose derivatives of every order (backward, jvp, vmap) are the two callables: for linear maps that torch cannot differentiate, such as
     products with stored sparse matrices and calls of other libraries. Both callables take leading batch axes and plain tensors."""
-    return _LinearFunction.apply(x, forward, adjoint)
+    if (x.requires_grad and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return _LinearFunction.apply(x, forward, adjoint)
+    return forward(x)                                              # nobody differentiates: without autograd's bookkeeping, as long as a pass over an image

@@ -165,17 +165,20 @@ class _Groups(Functional):
     def _dims(self):
         return [a - self.ndim if a >= 0 else a for a in (self.axis if isinstance(self.axis, tuple) else (self.axis,))]
 
-    def _size(self, x):
+    def _squares(self, x):
         dims = self._dims()
         if math.prod(x.shape[d] for d in dims) > 8:
-            return torch.linalg.vector_norm(x, dim=dims, keepdim=True)
+            return torch.linalg.vector_norm(x, dim=dims, keepdim=True).square_()
         parts = [x.abs() if x.is_complex() else x]
         for d in dims:
             parts = [v for p in parts for v in p.split(1, d)]
-        size = parts[0].square()
+        squares = parts[0].square()
         for v in parts[1:]:
-            size.addcmul_(v, v)
-        return size.sqrt_()
+            squares.addcmul_(v, v)
+        return squares
+
+    def _size(self, x):
+        return self._squares(x).sqrt_()
 
 
 class GroupL1Norm(_Groups):
@@ -193,7 +196,13 @@ class GroupL1Norm(_Groups):
     def _conj_prox(self, x, sigma, out=None):
         return self._dual_ball(x, 1.0, out)
 
+    def _inside(self, x):
+        """1 / max(|x_g|, 1), the factor that projects onto the dual unit ball."""
+        return self._squares(x).clamp_(min=1).rsqrt_()
+
     def _dual_ball(self, x, radius, out=None):
+        if isinstance(radius, float) and radius == 1:                          # one pass over memory less, and no division
+            return torch.mul(x, self._inside(x), out=out)
         return torch.div(x, self._size(x).div_(radius).clamp_(min=1), out=out)
 
     def _conj_value(self, x):

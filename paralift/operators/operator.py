@@ -118,6 +118,14 @@ class LinearOperator(Operator):
     def _normal(self, x):
         return self._adjoint(self._call(x))
 
+    def _complement(self, x):
+        """x - A*A x."""
+        return x - self._normal(x)
+
+    def _add_to(self, out, x):
+        """out + A x, in the memory of `out`."""
+        return out.add_(self._call(x))
+
     @property
     def normal(self) -> "LinearOperator":
         """x -> A*A x, as a LinearOperator; a class that knows a cheaper way overrides `_normal`."""

@@ -113,7 +113,19 @@ class TotalGeneralisedVariation(_Variation):
         a0, a1 = self.alpha
         return a1 * f._value(y) - inner(y, p, self.ndim + 1) + a0 * g._value(e) - inner(e, q, self.ndim + 1)
 
+    def minimisers(self, x):
+        return (self._minimise(x)[0],)
+
+    def feasible_duals(self, space, duals):
+        f = self.on(space)
+        E = f._symmetrised(f.space)
+        return list(f._feasible(f._norm().on(E.range)._dual_ball(duals[1], self.alpha[0]), E, f._norm().on(E.domain)))
+
     def _value(self, x):
+        return self._minimise(x)[1]
+
+    def _minimise(self, x):
+        """(w, the value there)."""
         D, E, f, g = self._parts(x)
         a0, a1 = self.alpha
         y, norm = D._call(x), max(sum(4 / h**2 for h in self._grid()[2]), 1e-12) ** 0.5
@@ -127,7 +139,7 @@ class TotalGeneralisedVariation(_Variation):
             if k % CHECK == 1 and (self._excess(y - new_w, E._call(new_w), *self._feasible(new_q, E, f), f, g) <= level).all():
                 break
             w, q = torch.lerp(w, new_w, r), torch.lerp(q, new_q, r)
-        return a1 * f._value(y - new_w) + a0 * g._value(E._call(new_w))
+        return new_w, a1 * f._value(y - new_w) + a0 * g._value(E._call(new_w))
 
     def _prox(self, x, sigma):
         sigma = self._steps(x, sigma)

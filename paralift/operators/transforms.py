@@ -34,45 +34,64 @@ class FourierTransform(LinearOperator):
             parity = sum(torch.arange(n, device=space.device).reshape([-1 if i == a else 1 for i in range(space.ndim)]) for a, n in enumerate(space.shape)) % 2
             self._signs = (1 - 2 * parity).to(space.dtype.to_real())
         self._natural = None if mask is None else torch.fft.ifftshift(mask.to(space.device), dim=self.axes)      # the zero frequency first
-        self._half = None if mask is None or not self.real else self.half(self._natural.to(space.dtype) + mirrored(self._natural, self.axes).to(space.dtype)) / 2
+        self._half = self._rest = None
+        if mask is not None and self.real:                        # A*A in half the spectrum, without the columns behind the last sample
+            natural = self._natural.to(space.dtype)
+            weight = self.half(natural + mirrored(natural, self.axes)) / 2
+            self.columns = 1 + int(weight.reshape(-1, weight.shape[-1]).any(0).nonzero().max()) if mask.any() else 1
+            self._half = weight[..., :self.columns].to(space.dtype.to_complex())                            # real factors would be converted in every product
+            if self.columns > 0.75 * weight.shape[-1]:
+                self._rest = (1 - weight).to(space.dtype.to_complex())
 
     def half(self, natural: torch.Tensor) -> torch.Tensor:
         """The part of a natural-order array over k-space that `torch.fft.rfftn` gives."""
         return natural.narrow(-1, 0, self.domain.shape[-1] // 2 + 1)
 
-    def multiplied(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        """Re F* (factor * F x) for real x, `factor` over the half that `half` gives, in natural order."""
-        return torch.fft.irfftn(torch.fft.rfftn(x, dim=self.axes, norm="ortho").mul_(factor), s=self.domain.shape, dim=self.axes, norm="ortho")
+    def _spectrum(self, x, columns=None):
+        """Half the spectrum of real x, zero frequency first: all of it, or its first columns."""
+        if columns is None or len(self.axes) == 1:
+            return torch.fft.rfftn(x, dim=self.axes, norm="ortho")[..., :columns]
+        return torch.fft.fftn(torch.fft.rfft(x, norm="ortho")[..., :columns], dim=self.axes[:-1], norm="ortho")
 
-    def normal(self, x):
-        """A*A x, without the shifts."""
+    def _image(self, w):
+        """Real x from half its spectrum, or from the first columns of it where the others are 0; irfftn would go over memory in the wrong order."""
+        y = torch.fft.ifftn(w, dim=self.axes[:-1], norm="ortho").contiguous() if len(self.axes) > 1 else w
+        return torch.fft.irfft(y, n=self.domain.shape[-1], norm="ortho")
+
+    def _normal(self, x):
         if self.mask is None:
             return x
         if self.real:
-            return self.multiplied(x, self._half)
+            return self._image(self._spectrum(x, self.columns).mul_(self._half))
         return torch.fft.ifftn(torch.fft.fftn(x, dim=self.axes).mul_(self._natural), dim=self.axes)
 
+    def _complement(self, x):
+        if self._rest is not None:
+            return self._image(self._spectrum(x).mul_(self._rest))
+        y = self._normal(x)
+        return x - y if y is x else torch.sub(x, y, out=y)
+
     def compact(self) -> tuple[LinearOperator, Callable[[torch.Tensor], torch.Tensor]]:
-        """(B, expand) for a real space: B* B = A*A in half the numbers, and an isometry from B's range to A's with expand(B x) = A x."""
+        """(B, expand) for a real space: B* B = A*A in half the numbers or less, B B* y = weight * back * y for y = B x, and expand, with expand(B x) = A x, keeps norms."""
         column = torch.arange(self.domain.shape[-1] // 2 + 1, device=self.domain.device)
         own = (column == 0) | (2 * column == self.domain.shape[-1])                    # columns that hold their mirror images themselves
         ones = torch.ones(self.domain.shape, dtype=self.domain.dtype, device=self.domain.device)
         natural = ones if self.mask is None else self._natural.to(self.domain.dtype)
         here, there = self.half(natural), self.half(mirrored(natural, self.axes))
-        weight = torch.where(own, here, (here + there).sqrt())
+        weight, columns = torch.where(own, (here + there) / 2, here + there).sqrt(), len(column) if self.mask is None else self.columns
+        weight, own = weight[..., :columns], own[:columns]
 
         def expand(y):
-            part = torch.where(weight > 0, y / weight.clamp(min=1), 0)
-            full = part.new_zeros(*y.shape[:y.dim() - len(self.axes)], *self.domain.shape)
-            full[..., :len(column)] = part
+            full = y.new_zeros(*y.shape[:y.dim() - len(self.axes)], *self.domain.shape)
+            full[..., :columns] = torch.where(weight > 0, y / weight.clamp(min=0.5), 0)
             rest = slice(len(column), None)
             full[..., rest] = mirrored(full, self.axes).conj()[..., rest]
             return torch.fft.fftshift(full * natural, dim=self.axes)
 
-        return _HalfFourier(self.domain, weight, torch.where(own, weight, 0.5 * weight)), expand
+        return _HalfFourier(self, weight, torch.where(own, weight, 0.5 * weight)), expand
 
     def norm(self, iterations=100, tolerance=1e-6, seed=0):
-        return 1.0 if self.mask is None else math.sqrt(float(self._half.max())) if self.real else float(self.mask.any())
+        return 1.0 if self.mask is None else math.sqrt(float(self._half.real.max())) if self.real else float(self.mask.any())
 
     def _call(self, x):
         if self._signs is not None:
@@ -89,17 +108,18 @@ class FourierTransform(LinearOperator):
 
 
 class _HalfFourier(LinearOperator):
-    """x -> weight * the half spectrum of real x, in natural order; its adjoint by `back`, which counts columns once or twice."""
+    """x -> weight * the half spectrum of real x (its first columns), in natural order; its adjoint by `back`, which counts columns once or twice."""
 
-    def __init__(self, space, weight, back):
-        super().__init__(space, Space(tuple(weight.shape), space.dtype.to_complex(), space.device))
-        self.axes, self.weight, self.back = tuple(range(-space.ndim, 0)), weight, back
+    def __init__(self, transform, weight, back):
+        dtype = transform.range.dtype
+        super().__init__(transform.domain, Space(tuple(weight.shape), dtype, transform.domain.device))
+        self.transform, self.weight, self.back = transform, weight.to(dtype), back.to(dtype)
 
     def _call(self, x):
-        return torch.fft.rfftn(x, dim=self.axes, norm="ortho").mul_(self.weight)
+        return self.transform._spectrum(x, self.weight.shape[-1]).mul_(self.weight)
 
     def _adjoint(self, y):
-        return torch.fft.irfftn(y * self.back, s=self.domain.shape, dim=self.axes, norm="ortho")
+        return self.transform._image(y * self.back)
 
 
 def mirrored(natural, axes):

@@ -1,6 +1,6 @@
 """What is solved: the contract, composites and lifted training."""
 
-from .certificate import Certificate, project_subdifferential
+from .certificate import Certificate, certain_subgradient, nearest_subgradient
 from .composite import Composite
 from .contrastive import ContrastiveProblem, ContrastiveTraining
 from .convexity import Convexity

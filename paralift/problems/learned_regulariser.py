@@ -83,6 +83,9 @@ class LearnedRegulariser(Problem):
             gradient["filters"] = (self._correlate(s, q) + self.rho * self._correlate(self.images, p - q)) / n
         return Linearisation(value, gradient)
 
+    def smooth_value(self, point, blocks=None):
+        return self.linearise(point, ()).value
+
     def _correlate(self, u, q):
         """d <q, K_theta u> / d theta, summed over the images."""
         return torch.nn.grad.conv2d_weight(u.unsqueeze(1), (q.shape[1], 1, *self.first.shape[1:]), q).squeeze(1)

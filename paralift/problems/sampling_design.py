@@ -55,7 +55,7 @@ class SamplingDesign(Problem):
     ----------
     transform : T, a linear isometry (T*T = 1) from images to coefficients: FourierTransform(space), HadamardTransform(space), Fourier with coil maps of sum of squares 1
         (range (coils, *k-space); coils share their samples).
-    regulariser : J = H(A .) as `split` gives it, such as TotalVariation() or L1Norm() @ Wavelet(...); a sum of several is taken too.
+    regulariser : J = H(A .) as `split` gives it, such as TotalVariation(), L1Norm() @ Wavelet(...), TotalGeneralisedVariation(); sums too.
     images : (*space.shape), or (n, *space.shape): n images share one mask (group sparsity).
     weight : of the l1 (group) norm; or instead
     budget : how many samples the mask may have, a number of samples, or a share of all where it is below 1: then `design(solver)` looks for the weight.
@@ -71,8 +71,8 @@ class SamplingDesign(Problem):
     convex = True
 
     def __init__(self, transform: LinearOperator, regulariser: Functional, images: torch.Tensor, weight: float | None = None, budget: float | None = None,
-                 groups: torch.Tensor | None = None, forced: torch.Tensor | None = None):
-        images, terms = check_image("SamplingDesign", transform, regulariser, images)
+                 groups: torch.Tensor | None=None, forced: torch.Tensor | None=None):
+        _, joined, terms = check_image("SamplingDesign", transform, regulariser, images)
         space, shape = transform.domain, transform.range.shape
         self.shape = shape[len(shape) - space.ndim:]                                   # of k-space; what is in front are coils
         probe = space.randn(generator=torch.Generator(space.device).manual_seed(0))
@@ -80,7 +80,8 @@ class SamplingDesign(Problem):
             raise ValueError(f"SamplingDesign got {transform!r}, which is no isometry (T*T = 1); it needs one without a mask, such as FourierTransform(space).")
         self.transform, self.images, self.count = transform, images, images.numel() // space.size
         self.potentials, self.analysis = [t.f for t in terms], [t.op for t in terms]
-        self.points = [A._call(images) for A in self.analysis]
+        self.points = [A._call(joined) for A in self.analysis]
+        self.own = self.analysis[0].domain.size - space.size                            # unknowns that J minimises over, behind the image's
         self.names = ["q"] if len(terms) == 1 else [f"q{j + 1}" for j in range(len(terms))]
         self.labels = torch.arange(math.prod(self.shape)).reshape(self.shape) if groups is None else self._labels(groups)
         self.apart = groups is None
@@ -129,31 +130,33 @@ class SamplingDesign(Problem):
 
     # ---- the spectrum of s = sum_j A_j* q_j
     def _coefficients(self, s):
-        return torch.fft.rfftn(s, dim=self.transform.axes, norm="ortho") if self.half else self.transform._call(s)
+        if self.own:
+            s = s[..., :-self.own].reshape(self.images.shape)
+        return self.transform._spectrum(s) if self.half else self.transform._call(s)
 
     def _back(self, w):
-        return torch.fft.irfftn(w, s=self.shape, dim=self.transform.axes, norm="ortho") if self.half else self.transform._adjoint(w)
+        return self.transform._image(w) if self.half else self.transform._adjoint(w)
 
     def _sizes(self, w):
         """|w| over images and coils, entry by entry (samples apart) or group by group."""
-        if self.apart and w.dim() == self.here.dim():
+        if self.apart and w.dim() == self.here.dim() and not w.is_complex():
             return w.abs()
-        square = w.real.square().addcmul_(w.imag, w.imag) if w.is_complex() else w.square()
-        square = square.reshape(-1, *self.here.shape).sum(0)
+        square = w.real.square().addcmul_(w.imag, w.imag) if w.is_complex() else w.square()                          # several times faster than abs()
+        square = square if square.dim() == self.here.dim() else square.reshape(-1, *self.here.shape).sum(0)
         if self.apart:
             return square.sqrt_()
         into = square.new_zeros(len(self.costs) + 1)                                          # the last place takes the forced samples
         halves = (0.5 * square * self.copies).flatten()
         return into.index_add_(0, self.here.flatten() % len(into), halves).index_add_(0, self.there.flatten() % len(into), halves)[:-1].sqrt()
 
-    def _factors(self, sizes, weight):
-        """max(1 - weight c_g / |w_g|, 0) for each entry; overwrites `sizes`."""
+    def _shares(self, sizes, weight):
+        """min(weight c_g / |w_g|, 1) for each entry, what w - v keeps of w; 0 for forced samples. Overwrites `sizes`."""
         cost = weight * (math.sqrt(self.count) if self.apart else self.costs.clamp(min=1e-30))
-        f = sizes.reciprocal_().mul_(-cost).add_(1).clamp_(min=0)
+        f = sizes.reciprocal_().mul_(cost).clamp_(max=1)
         if not self.apart:
-            f = torch.cat([f, f.new_ones(1)])
+            f = torch.cat([f, f.new_zeros(1)])
             f = f[self.here] if not self.half else 0.5 * (f[self.here] + f[self.there])
-        return f if self.free is None else f.masked_fill_(self.free, 1.0)
+        return f if self.free is None else f.masked_fill_(self.free, 0.0)
 
     # ---- the contract
     def start(self):
@@ -162,25 +165,31 @@ class SamplingDesign(Problem):
         return {name: torch.zeros_like(x) for name, x in zip(self.names, self.points)}
 
     def _synthesis(self, point):
-        return sum(A._adjoint(point[name]) for name, A in zip(self.names, self.analysis))
+        parts = [A._adjoint(point[name]) for name, A in zip(self.names, self.analysis)]
+        return parts[0] if len(parts) == 1 else sum(parts)
+
+    def _misfit(self, s, w, sizes):
+        """s - T* v, v the best one; T* (w - v), as T*T = 1. Overwrites w, where it is no one else's, and sizes."""
+        f = self._shares(sizes, self.weight)
+        r = self._back(w.mul_(f) if self.half else w * f)
+        return torch.cat([r.reshape(*s.shape[:-1], -1), s[..., -self.own:]], -1) if self.own else r
 
     def linearise(self, point, blocks=None):
         s = self._synthesis(point)
         w = self._coefficients(s)
         sizes = self._sizes(w)
-        value = self._envelope(sizes)
-        r = s - self._back(w * self._factors(sizes, self.weight))
-        gradient = {}
+        value = self._envelope(sizes) + (0.5 * s[..., -self.own:].abs().square().sum() if self.own else 0)
+        r, gradient = self._misfit(s, w, sizes), {}
         for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points):
             value = value + penalty(f, x, point[name])
-            gradient[name] = pull(A._call(r), f, x, point[name])
+            gradient[name] = pull(f, x, point[name], A, r)
         return Linearisation(value, gradient)
 
     def gradient(self, point, blocks=None):
         s = self._synthesis(point)
         w = self._coefficients(s)
-        r = s.sub_(self._back(w.mul_(self._factors(self._sizes(w), self.weight))))
-        return {name: pull(A._call(r), f, x, point[name]) for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points)}
+        r = self._misfit(s, w, self._sizes(w))
+        return {name: pull(f, x, point[name], A, r) for name, f, A, x in zip(self.names, self.potentials, self.analysis, self.points)}
 
     def _envelope(self, size):
         """min over v of |T* v - s|^2 / 2 + weight sum_g c_g |v_g|: Huber's function of |w_g|; 0 for forced samples."""
@@ -209,8 +218,7 @@ class SamplingDesign(Problem):
         """The `Sampling` of a point: the support of v, or the groups of largest score up to `budget` samples."""
         w = self._coefficients(self._synthesis(point))
         scores = self._scores(self._sizes(w))
-        factor = self._factors(self._sizes(w), self.weight)
-        norms = ((w * factor).abs().square() * self.copies).reshape(self.count, -1).sum(1).sqrt()
+        norms = ((w * (1 - self._shares(self._sizes(w), self.weight))).abs().square() * self.copies).reshape(self.count, -1).sum(1).sqrt()
         if budget is None:
             chosen = scores > self.weight
         else:

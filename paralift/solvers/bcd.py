@@ -113,12 +113,12 @@ class BCD(Solver):
         before = state["point"]
         point, residual = self._sweep(problem, before, state["sweep"], state["previous"])
         new = {"point": point, "previous": before if self.inertia else {}, "sweep": state["sweep"] + 1}
-        return new, lambda: {"objective": float(problem.value(point)), "residual": residual, **problem.metrics(point)}
+        return new, lambda: {"objective": float(problem.value(point)), "residual": residual(), **problem.metrics(point)}
 
     # ---- one sweep over the blocks
     def _sweep(self, problem, point, sweep, previous=None):
-        """(point after a sweep, norm of its gradient maps)."""
-        point, squares = dict(point), 0.0
+        """(point after a sweep, a function that gives the norm of its gradient maps)."""
+        point, squares = dict(point), []
         for groups in self._turns(problem, sweep):
             names = [k for group in groups for k in group]
             y = {k: torch.lerp(previous[k], point[k], 1 + self.inertia) if self.inertia else point[k] for k in names}
@@ -127,21 +127,21 @@ class BCD(Solver):
             ready, rest = ([group for group, solve in zip(groups, solves) if (solve is None) == searched] for searched in (False, True))
             if ready:
                 gradient = problem.gradient(at, [k for group in ready for k in group])
-                squares += sum(problem.inners(gradient, gradient).values())
+                squares.append(sum(problem.inners(gradient, gradient).values()))
                 for group, solve in zip(groups, solves):
                     if solve is not None:
                         change = solve(gradient)
                         point.update({k: torch.sub(y[k], change[k], alpha=self.factor) for k in group})
             if rest:
-                new, size = self._proximal_steps(problem, at, rest)
+                new, square = self._proximal_steps(problem, at, rest)
                 point.update(new)
-                squares += size
-        return point, squares**0.5
+                squares.append(square)
+        return point, lambda: sum(s() if callable(s) else s for s in squares) ** 0.5
 
     def _proximal_steps(self, problem, at, groups):
-        """(new blocks of groups that do not couple, the sum of |(new - old)/tau|^2 in the first step): proximal gradient steps, each group's cut until its part of F falls
-        below its quadratic model."""
-        names, maps, new = [k for group in groups for k in group], {}, {}
+        """(new blocks of groups that do not couple, the sum of |(new - old)/tau|^2 in the first step, or a function that gives it): proximal gradient steps, each group's cut
+        until its part of F falls below its quadratic model."""
+        names, maps, moved, new = [k for group in groups for k in group], {}, None, {}
         bounds = problem.lipschitz(at, names)
         tau = {k: self.factor / max(float(bounds[k]), 1e-12) if isfinite(bounds[k]) else 1.0 for k in names}
         for inner in range(self.inner_steps):
@@ -150,13 +150,14 @@ class BCD(Solver):
             for _ in range(40):
                 own = [k for group in active for k in group]
                 trial = problem.prox({k: torch.sub(at[k], lin.gradient[k], alpha=tau[k]) for k in own}, tau)
+                new.update({k: trial[k] for k in own})
+                if not self.search:
+                    moved = moved or [(k, at[k], trial[k], tau[k]) for k in own]
+                    break
                 d = {k: trial[k] - at[k] for k in own}
                 size = problem.inners(d, d)
-                new.update({k: trial[k] for k in own})
                 if inner == 0:
                     maps.update({k: size[k] / tau[k] ** 2 for k in own})
-                if not self.search:
-                    break
                 here, slopes = problem.group_values({**at, **new}, active), problem.inners({k: lin.gradient[k] for k in own}, d)
                 failed = []
                 for group, value in zip(active, here):
@@ -169,7 +170,12 @@ class BCD(Solver):
                 if not active:
                     break
             at = {**at, **new}
-        return new, sum(maps.values())
+
+        def square():
+            d = {k: (after - before).div_(step) for k, before, after, step in moved}
+            return sum(problem.inners(d, d).values())
+
+        return new, sum(maps.values()) if self.search else square
 
     # ---- one pass over groups of samples
     def _restrict(self, problem, point, rows, g, S, tau=inf):

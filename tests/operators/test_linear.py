@@ -80,6 +80,7 @@ def test_fourier_transform(shape, dtype):
         axes = tuple(range(1, 1 + len(shape)))
         plain = np.fft.fftshift(np.fft.fftn(x.numpy(), axes=axes, norm="ortho"), axes=axes) * (1 if op.mask is None else mask.numpy())
         assert np.allclose(op(x).numpy(), plain) and torch.allclose(op.normal(x), op.adjoint(op(x)))
+        assert torch.allclose(op._complement(x), x - op.adjoint(op(x)))
         if op.real:
             half, expand = op.compact()
             pl.testing.check_operator(half)

@@ -116,12 +116,35 @@ def test_one_image_and_its_copies_have_one_mask():
 
 
 def test_wavelet_like_regularisers():
-    """An l1 norm in an orthonormal basis, and a sum of it and total variation."""
-    for J in (pl.L1Norm() @ pl.HadamardTransform(S), 0.5 * pl.TotalVariation() + pl.L1Norm() @ pl.HadamardTransform(S)):
-        problem = pl.SamplingDesign(pl.FourierTransform(S), J, images(2, 16, 16), weight=0.05)
+    """An l1 norm in an orthonormal basis, and a sum of it and total variation; total variation with x >= 0."""
+    for J in (pl.L1Norm() @ pl.HadamardTransform(S), 0.5 * pl.TotalVariation() + pl.L1Norm() @ pl.HadamardTransform(S), pl.TotalVariation() + pl.IndicatorNonnegative()):
+        problem = pl.SamplingDesign(pl.FourierTransform(S), J, images(2, 16, 16).abs(), weight=0.05)
         pl.testing.check_problem(problem)
         result = pl.FISTA(100).solve(problem, progress=False)
         assert result.history["objective"][-1] < result.history["objective"][0] and 0 < result.solution.samples < 256
+
+
+@pytest.mark.parametrize("groups", [None, pl.line_groups((16, 16))])
+def test_total_generalised_variation(groups):
+    """TGV's own field joins the unknowns: the objective in full k-space, v eliminated, plus |E* q2 - q1|^2 / 2 from its optimality; gradients; a mask at a budget."""
+    J = pl.TotalGeneralisedVariation((1.0, 1.0), tolerance=1e-6)
+    problem = pl.SamplingDesign(pl.FourierTransform(S), J, images(2, 16, 16), weight=0.05, groups=groups, forced=CENTRE)
+    pl.testing.check_problem(problem)
+    g = torch.Generator().manual_seed(2)
+    q = {name: torch.randn(x.shape, dtype=x.dtype, generator=g) for name, x in zip(problem.names, problem.points)}
+    s, fields = (t for t in pl.ProductSpace(S, *J.auxiliary(S)).split(sum(A.adjoint(q[name]) for name, A in zip(problem.names, problem.analysis))))
+    labels, total = torch.arange(256).reshape(16, 16) if groups is None else groups, 0.5 * float(fields.square().sum())
+    size = pl.FourierTransform(S)(s).abs().square().sum(0)
+    for label in labels.unique():
+        inside = (labels == label) & ~CENTRE
+        r, c = float(size[inside].sum()) ** 0.5, 0.05 * math.sqrt(2 * int(inside.sum()))
+        total += 0.5 * r * r if r <= c else c * r - 0.5 * c * c
+    for name, f, z in zip(problem.names, problem.potentials, problem.points):
+        p = f.prox(z + q[name], 1.0)
+        total += float((f(z) - f(p)).sum() - 0.5 * (z - p).square().sum() - (q[name] * (z - p)).sum())
+    assert float(problem.value(q)) == pytest.approx(total, rel=1e-10)
+    found = pl.SamplingDesign(pl.FourierTransform(S), J, images(2, 16, 16), budget=64, groups=groups, forced=CENTRE).design(pl.FISTA(100))
+    assert 48 < found.samples <= 64 and found.mask[8, 8]
 
 
 def test_learned_regulariser():
