@@ -51,6 +51,14 @@ class FourierTransform(LinearOperator):
             return self.multiplied(x, self._half)
         return torch.fft.ifftn(torch.fft.fftn(x, dim=self.axes).mul_(self._natural), dim=self.axes)
 
+    def resolvent(self, x, s):
+        """(I + s A*A)^{-1} x, s >= 0 a number or a tensor that broadcasts."""
+        if self.mask is None:
+            return x / (1 + s)
+        if self.real:
+            return self.multiplied(x, 1 / (1 + s * self._half))
+        return torch.fft.ifftn(torch.fft.fftn(x, dim=self.axes).mul_(1 / (1 + s * self._natural.to(x.real.dtype))), dim=self.axes)
+
     def compact(self):
         """(B, expand) for a real space: B* B = A*A in half the numbers, and an isometry from B's range to A's with expand(B x) = A x."""
         column = torch.arange(self.domain.shape[-1] // 2 + 1, device=self.domain.device)
