@@ -41,13 +41,15 @@ class SamplingDesign(Problem):
     regulariser : J = H(A .) as `split` gives it, such as TotalVariation() or L1Norm() @ Wavelet(...); a sum of several is taken too.
     images : (*space.shape), or (n, *space.shape): n images share one mask (group sparsity).
     weight : of the l1 (group) norm; or instead
-    budget : how many samples the mask may have, a number of samples, or a share of all where it is below 1: then `design(solver)` looks for the weight.
+    budget : how many samples the mask may have, a number of samples, or a share of all where it is below 1: then `design(solver)` looks for the weight. Of real images a
+        FourierTransform takes one of each pair of mirror images then, F u(-k) = conj F u(k), as `SampleGroups` says; the support that belongs to a weight has both.
     groups : None (samples apart), or integer labels of k-space samples that are taken together: `line_groups(shape)`, `spoke_groups(shape, spokes)`.
     forced : bool over k-space, samples that are taken at no cost: the zero frequency (total variation does not see it, so it is never chosen), a calibration region.
 
     c_g is sqrt(n |g|), so that the weight means the same for one image and for many. v is eliminated: v_g = max(1 - weight c_g / |w_g|, 0) w_g, w = T A* q, so the blocks are
     "q" ("q1", ...), the problem is smooth and convex, and PGD(step=1/9) takes the steps of the authors' PALM (TV in two dimensions); FISTA is faster.
-    `result.solution` is a `Sampling`. Raises ValueError / TypeError where T is no isometry, a budget cannot be met, labels or forced samples have another shape.
+    `result.solution` is a `Sampling`; for reconstructions its mask is a start, see `refine_mask`.
+    Raises ValueError / TypeError where T is no isometry, a budget cannot be met, labels or forced samples have another shape.
     Source: Benning, Bubba, Ratti & Riccio, IMA J. Appl. Math., 2024 (arXiv 2303.00696) for one image and samples apart.
     """
 
