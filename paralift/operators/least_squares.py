@@ -7,12 +7,14 @@ from .linear import MatrixOperator
 from .norms import L2NormSquared
 from .operator import Operator
 from .space import inner
+from .transforms import FourierTransform
 
 __all__ = ["LeastSquares"]
 
 
 class LeastSquares(_Composed):
-    """weight/2 |A x - b|^2. prox: (I + s A*A) u = x + s A* b with s = sigma * weight, by a factor kept per s for matrices, by conjugate gradients otherwise.
+    """weight/2 |A x - b|^2. prox: (I + s A*A) u = x + s A* b with s = sigma * weight, by a factor kept per s for matrices, in k-space for FourierTransform, by conjugate
+    gradients otherwise.
 
     Parameters
     ----------
@@ -65,7 +67,9 @@ class LeastSquares(_Composed):
 
     def _prox(self, x, sigma):
         s = sigma * self.weight
-        rhs = x + s * self.op._adjoint(self.data.expand(*x.shape[:x.dim() - self.ndim], *self.op.range.shape))
+        rhs = x + s * self._pulled_back()
+        if isinstance(self.op, FourierTransform):
+            return self.op.resolvent(rhs, s)
         if isinstance(self.op, MatrixOperator) and not torch.is_tensor(s):
             return self._direct(rhs, s)
         return self._conjugate_gradients(rhs, x, s)

@@ -71,6 +71,15 @@ class FourierTransform(LinearOperator):
         y = self._normal(x)
         return x - y if y is x else torch.sub(x, y, out=y)
 
+    def resolvent(self, x: torch.Tensor, s: float | torch.Tensor) -> torch.Tensor:
+        """(I + s A*A)^{-1} x, s >= 0 a number or a tensor that broadcasts."""
+        if self.mask is None:
+            return x / (1 + s)
+        if self.real:
+            weight = s * self._half
+            return x - self._image(self._spectrum(x, self.columns) * (weight / (1 + weight)))
+        return torch.fft.ifftn(torch.fft.fftn(x, dim=self.axes).mul_(1 / (1 + s * self._natural.to(x.real.dtype))), dim=self.axes)
+
     def compact(self) -> tuple[LinearOperator, Callable[[torch.Tensor], torch.Tensor]]:
         """(B, expand) for a real space: B* B = A*A in half the numbers or less, B B* y = weight * back * y for y = B x, and expand, with expand(B x) = A x, keeps norms."""
         column = torch.arange(self.domain.shape[-1] // 2 + 1, device=self.domain.device)

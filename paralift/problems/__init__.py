@@ -12,9 +12,11 @@ from .lifted_inversion import LiftedInversion
 from .lifted_training import LiftedTraining
 from .linear_model import linear_model
 from .losses import CrossEntropy, FunctionalLoss, KullbackLeiblerLoss, Logistic, Loss, PenaltyLoss, SquaredError
+from .mask_refinement import refine_mask
 from .partition import partition, stage_costs
 from .problem import Linearisation, Problem
 from .reconstruction import Reconstruction
-from .sampling_design import Sampling, SamplingDesign, line_groups, spoke_groups
+from .sample_groups import SampleGroups, line_groups, spoke_groups
+from .sampling_design import Sampling, SamplingDesign
 from .source_condition import SourceCondition
 from .stages import Stage, affine, chain

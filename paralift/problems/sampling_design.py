@@ -1,7 +1,6 @@
 """`SamplingDesign`: where to sample a transform, by sparse source elements of training images."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,23 +10,10 @@ from ..operators.functional import Functional
 from ..operators.operator import LinearOperator
 from ..operators.transforms import FourierTransform, mirrored
 from .problem import Linearisation, Point, Problem
+from .sample_groups import SampleGroups
 from .source_condition import check_image, penalty, pull
 
-__all__ = ["SamplingDesign", "Sampling", "line_groups", "spoke_groups"]
-
-
-def line_groups(shape: Sequence[int], axis: int = -1) -> torch.Tensor:
-    """Labels of k-space samples (shape): those with one coordinate along `axis`, the phase-encoding axis, form a Cartesian line."""
-    axis %= len(shape)
-    return torch.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape).clone()
-
-
-def spoke_groups(shape: Sequence[int], spokes: int) -> torch.Tensor:
-    """Labels of k-space samples (h, w), zero frequency at (h // 2, w // 2): each belongs to the nearest of `spokes` lines through the centre, at angles k pi / spokes (rad)."""
-    if len(shape) != 2 or spokes < 1:
-        raise ValueError(f"spoke_groups got shape={tuple(shape)}, spokes={spokes}; it needs two axes and at least one spoke.")
-    y, x = torch.meshgrid(*((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape), indexing="ij")
-    return (torch.atan2(y, x).remainder(math.pi) * spokes / math.pi).round().long() % spokes
+__all__ = ["SamplingDesign", "Sampling"]
 
 
 @dataclass
@@ -58,23 +44,24 @@ class SamplingDesign(Problem):
     regulariser : J = H(A .) as `split` gives it, such as TotalVariation(), L1Norm() @ Wavelet(...), TotalGeneralisedVariation(); sums too.
     images : (*space.shape), or (n, *space.shape): n images share one mask (group sparsity).
     weight : of the l1 (group) norm; or instead
-    budget : how many samples the mask may have, a number of samples, or a share of all where it is below 1: then `design(solver)` looks for the weight.
+    budget : how many samples the mask may have, a number of samples, or a share of all where it is below 1: then `design(solver)` looks for the weight. Of real images a
+        FourierTransform takes one of each pair of mirror images then, F u(-k) = conj F u(k), as `SampleGroups` says; the support that belongs to a weight has both.
     groups : None (samples apart), or integer labels of k-space samples that are taken together: `line_groups(shape)`, `spoke_groups(shape, spokes)`.
     forced : bool over k-space, samples that are taken at no cost: the zero frequency (total variation does not see it, so it is never chosen), a calibration region.
 
     c_g is sqrt(n |g|), so that the weight means the same for one image and for many. v is eliminated: v_g = max(1 - weight c_g / |w_g|, 0) w_g, w = T A* q, so the blocks are
     "q" ("q1", ...), the problem is smooth and convex, and PGD(step=1/9) takes the steps of the authors' PALM (TV in two dimensions); FISTA is faster.
-    `result.solution` is a `Sampling`. Raises ValueError / TypeError where T is no isometry, a budget cannot be met, labels or forced samples have another shape.
+    `result.solution` is a `Sampling`; for reconstructions its mask is a start, see `refine_mask`.
+    Raises ValueError / TypeError where T is no isometry, a budget cannot be met, labels or forced samples have another shape.
     Source: Benning, Bubba, Ratti & Riccio, IMA J. Appl. Math., 2024 (arXiv 2303.00696) for one image and samples apart.
     """
 
     convex = True
 
     def __init__(self, transform: LinearOperator, regulariser: Functional, images: torch.Tensor, weight: float | None = None, budget: float | None = None,
-                 groups: torch.Tensor | None=None, forced: torch.Tensor | None=None):
+                 groups: torch.Tensor | None = None, forced: torch.Tensor | None = None):
         _, joined, terms = check_image("SamplingDesign", transform, regulariser, images)
-        space, shape = transform.domain, transform.range.shape
-        self.shape = shape[len(shape) - space.ndim:]                                   # of k-space; what is in front are coils
+        space = transform.domain
         probe = space.randn(generator=torch.Generator(space.device).manual_seed(0))
         if not torch.linalg.vector_norm(transform._adjoint(transform._call(probe)) - probe) <= 1e3 * torch.finfo(space.dtype).eps * torch.linalg.vector_norm(probe):
             raise ValueError(f"SamplingDesign got {transform!r}, which is no isometry (T*T = 1); it needs one without a mask, such as FourierTransform(space).")
@@ -83,20 +70,10 @@ class SamplingDesign(Problem):
         self.points = [A._call(joined) for A in self.analysis]
         self.own = self.analysis[0].domain.size - space.size                            # unknowns that J minimises over, behind the image's
         self.names = ["q"] if len(terms) == 1 else [f"q{j + 1}" for j in range(len(terms))]
-        self.labels = torch.arange(math.prod(self.shape)).reshape(self.shape) if groups is None else self._labels(groups)
-        self.apart = groups is None
-        self.forced = torch.zeros(self.shape, dtype=torch.bool) if forced is None else forced
-        if not torch.is_tensor(self.forced) or self.forced.dtype != torch.bool or tuple(self.forced.shape) != self.shape:
-            raise ValueError(f"SamplingDesign got forced={type(forced).__name__}; it needs a bool tensor of k-space's shape {self.shape}.")
-        self.sizes = torch.bincount(self.labels[~self.forced].flatten(), minlength=int(self.labels.max()) + 1)
+        self.groups = SampleGroups(transform, groups, forced, "SamplingDesign")
+        self.shape, self.labels, self.forced, self.apart, self.sizes = (getattr(self.groups, name) for name in ("shape", "labels", "forced", "apart", "sizes"))
         self._check_budget(weight, budget)
         self._prepare()
-
-    def _labels(self, groups):
-        if not torch.is_tensor(groups) or groups.dtype != torch.int64 or tuple(groups.shape) != self.shape or groups.min() < 0:
-            given = groups if not torch.is_tensor(groups) else f"{groups.dtype} of shape {tuple(groups.shape)}"
-            raise ValueError(f"SamplingDesign got groups={given}; it needs int64 labels >= 0 of k-space's shape {self.shape}.")
-        return groups
 
     def _check_budget(self, weight, budget):
         if (weight is None) == (budget is None):
@@ -105,10 +82,11 @@ class SamplingDesign(Problem):
             raise ValueError(f"SamplingDesign got weight={weight}; it needs a positive number.")
         self.weight, self.budget, free = weight, None, int(self.forced.sum())
         if budget is not None:
-            total = self.forced.numel()
-            self.budget = round(budget * total) if isinstance(budget, float) and 0 < budget < 1 else budget
-            if not isinstance(self.budget, int) or not free < self.budget < total:
-                raise ValueError(f"SamplingDesign got budget={budget}: an impossible one; it needs more samples than the {free} forced ones and fewer than all {total}.")
+            most = self.groups.total
+            self.budget = round(budget * self.forced.numel()) if isinstance(budget, float) and 0 < budget < 1 else budget
+            if not isinstance(self.budget, int) or not free < self.budget < most:
+                which = " that are no mirror images of each other" if self.groups.paired else ""
+                raise ValueError(f"SamplingDesign got budget={budget}: an impossible one; it needs more samples than the {free} forced ones and fewer than all {most}{which}.")
 
     def _prepare(self):
         """Over the entries of the spectrum at hand (half of it where image and transform are real): the group of each, that of its mirror image, how often it counts."""
@@ -219,14 +197,7 @@ class SamplingDesign(Problem):
         w = self._coefficients(self._synthesis(point))
         scores = self._scores(self._sizes(w))
         norms = ((w * (1 - self._shares(self._sizes(w), self.weight))).abs().square() * self.copies).reshape(self.count, -1).sum(1).sqrt()
-        if budget is None:
-            chosen = scores > self.weight
-        else:
-            order = scores.argsort(descending=True, stable=True)
-            fits = self.sizes[order].cumsum(0) <= budget - int(self.forced.sum())
-            chosen = torch.zeros_like(scores, dtype=torch.bool)
-            chosen[order[fits]] = True
-        mask = self.forced | chosen[self.labels]
+        mask = self.forced | (scores > self.weight)[self.labels] if budget is None else self.groups.mask(self.groups.fill(scores, budget))
         return Sampling(mask, self.weight, norms.reshape(self.images.shape[:self.images.dim() - self.transform.domain.ndim]), int(mask.sum()), scores)
 
     def _scores(self, size):
@@ -258,7 +229,7 @@ class SamplingDesign(Problem):
             for _ in range(trials):
                 self.start = lambda: dict(zero if point is None else point)
                 point = solver.solve(self, progress=False).x
-                found = self.sampling(point).samples
+                found = int(self.groups.mask(self._scores(self._sizes(self._coefficients(self._synthesis(point)))) > self.weight).sum())
                 if abs(found - self.budget) <= tolerance * self.budget:
                     break
                 low, high = (max(low, self.weight), high) if found > self.budget else (low, min(high, self.weight))
@@ -275,11 +246,10 @@ class SamplingDesign(Problem):
         return {name: x - f._prox(x, 1.0) for name, f, x in zip(self.names, self.potentials, self.points)}
 
     def _weight(self, point):
-        """The score of the last group that fits the budget."""
+        """The largest score that the budget leaves out."""
         scores = self._scores(self._sizes(self._coefficients(self._synthesis(point))))
-        order = scores.argsort(descending=True, stable=True)
-        last = int((self.sizes[order].cumsum(0) <= self.budget - int(self.forced.sum())).sum())
-        return max(float(scores[order[min(max(last, 1), len(order) - 1)]]), 1e-12)
+        left = scores[(self.groups.costs > 0) & ~self.groups.fill(scores, self.budget)]
+        return max(float(left.max()) if len(left) else 0.0, 1e-12)
 
     def __repr__(self):
         what = f"weight {self.weight:g}" if self.budget is None else f"budget {self.budget} of {self.forced.numel()} samples"

@@ -1,0 +1,99 @@
+"""What a sampling budget buys: single samples of k-space, lines, spokes, each once where real images give its mirror image for nothing."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from ..operators.transforms import FourierTransform, mirrored
+
+__all__ = ["line_groups", "spoke_groups", "SampleGroups"]
+
+
+def line_groups(shape: Sequence[int], axis: int = -1) -> torch.Tensor:
+    """Labels of k-space samples (shape): those with one coordinate along `axis`, the phase-encoding axis, form a Cartesian line."""
+    axis %= len(shape)
+    return torch.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape).clone()
+
+
+def spoke_groups(shape: Sequence[int], spokes: int) -> torch.Tensor:
+    """Labels of k-space samples (h, w), zero frequency at (h // 2, w // 2): each belongs to the nearest of `spokes` lines through the centre, at angles k pi / spokes (rad)."""
+    if len(shape) != 2 or spokes < 1:
+        raise ValueError(f"spoke_groups got shape={tuple(shape)}, spokes={spokes}; it needs two axes and at least one spoke.")
+    y, x = torch.meshgrid(*((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in shape), indexing="ij")
+    return (torch.atan2(y, x).remainder(math.pi) * spokes / math.pi).round().long() % spokes
+
+
+class SampleGroups:
+    """The groups of k-space samples among which a mask chooses.
+
+    Parameters
+    ----------
+    transform : whose coefficients are sampled; its range, less the axes of coils, is k-space.
+    groups : None (samples apart), or int64 labels >= 0 of k-space's shape: `line_groups(shape)`, `spoke_groups(shape, spokes)`.
+    forced : bool over k-space, samples that every mask has.
+
+    A real image has F u(-k) = conj F u(k). So for a FourierTransform of a real space a group and its mirror image, where that is a group too, are one choice, named by the
+    smaller label, and a mask takes the cheaper of the two (the first where they cost the same). Elsewhere every group is a choice of its own.
+    `choice` (k-space's shape): the label of the choice that each sample belongs to; `costs`: the samples that a choice adds to the forced ones, 0 for labels that are none.
+    Raises ValueError for labels or forced samples of another kind or shape.
+    """
+
+    def __init__(self, transform, groups=None, forced=None, who="SampleGroups"):
+        shape = tuple(transform.range.shape[len(transform.range.shape) - transform.domain.ndim:])
+        self.shape, self.apart = shape, groups is None
+        self.labels = torch.arange(math.prod(shape)).reshape(shape) if groups is None else groups
+        self.forced = torch.zeros(shape, dtype=torch.bool) if forced is None else forced
+        if not torch.is_tensor(self.labels) or self.labels.dtype != torch.int64 or tuple(self.labels.shape) != shape or self.labels.min() < 0:
+            given = groups if not torch.is_tensor(groups) else f"{groups.dtype} of shape {tuple(groups.shape)}"
+            raise ValueError(f"{who} got groups={given}; it needs int64 labels >= 0 of k-space's shape {shape}.")
+        if not torch.is_tensor(self.forced) or self.forced.dtype != torch.bool or tuple(self.forced.shape) != shape:
+            raise ValueError(f"{who} got forced={type(self.forced).__name__}; it needs a bool tensor of k-space's shape {shape}.")
+        self.paired = isinstance(transform, FourierTransform) and transform.real
+        labels, count = self.labels.flatten(), int(self.labels.max()) + 1
+        self.sizes = torch.bincount(labels[~self.forced.flatten()], minlength=count)                     # samples of a group that are not forced
+        own = torch.arange(count)
+        partner = self._partners(labels, own, transform.axes) if self.paired else own
+        self.choice = torch.minimum(own, partner)[labels].reshape(shape)
+        cheaper = (self.sizes < self.sizes[partner]) | ((self.sizes == self.sizes[partner]) & (own <= partner))
+        self._taken = cheaper[labels].reshape(shape) & ~self.forced
+        self.costs = torch.bincount(self.choice[self._taken], minlength=count)
+
+    def _partners(self, labels, own, axes):
+        """The group of the opposite frequencies, or the group itself where these are no group."""
+        mirror = torch.fft.fftshift(mirrored(torch.fft.ifftshift(self.labels), axes)).flatten()
+        least = torch.full_like(own, len(own)).scatter_reduce_(0, labels, mirror, "amin")
+        most = torch.full_like(own, -1).scatter_reduce_(0, labels, mirror, "amax")
+        partner = torch.where(least == most, least, own)
+        return torch.where(partner[partner] == own, partner, own)
+
+    @property
+    def total(self):
+        """How many samples the largest mask has."""
+        return int(self.forced.sum() + self.costs.sum())
+
+    def mask(self, chosen):
+        """The mask of the choices `chosen` (bool, one for each label)."""
+        return self.forced | (self._taken & chosen[self.choice])
+
+    def held(self, mask):
+        """The choices of which a mask has a sample that is not forced."""
+        return torch.bincount(self.choice[mask & ~self.forced], minlength=len(self.costs)).bool() & (self.costs > 0)
+
+    def sums(self, energy):
+        """sum of `energy` (..., *k-space), per choice, over its samples and their mirror images and over leading axes, on the CPU."""
+        energy = energy.reshape(-1, *self.shape).sum(0).cpu().flatten()
+        return energy.new_zeros(len(self.costs)).index_add_(0, self.choice.flatten(), energy)
+
+    def fill(self, scores, budget, chosen=None):
+        """`chosen` (none by default) and the choices of largest score after them, until the mask would have more than `budget` samples."""
+        chosen = torch.zeros(len(self.costs), dtype=torch.bool) if chosen is None else chosen.clone()
+        order = torch.where(chosen | (self.costs == 0), -math.inf, scores).argsort(descending=True, stable=True)
+        order = order[~chosen[order] & (self.costs[order] > 0)]
+        chosen[order[self.costs[order].cumsum(0) <= budget - int(self.mask(chosen).sum())]] = True
+        return chosen
+
+    def draw(self, density, budget, seed=0):
+        """A random mask of at most `budget` samples: choices without replacement, with chances proportional to `density` (one for each label); infinite: always."""
+        clock = torch.empty(len(self.costs), dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(seed))
+        return self.mask(self.fill(density.double() / clock, budget))
