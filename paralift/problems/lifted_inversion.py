@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import nn
 
-from ..operators.dual_prox import DualProx
+from ..operators.dual_prox import DualProx, variations
 from ..operators.functional import Functional
 from ..operators.norms import ZeroFunctional
 from ..operators.penalties import MAC, LiftedBregman
@@ -36,8 +36,9 @@ class LiftedInversion(LiftedProblem):
     ----------
     network : torch.nn.Module of one input and one output; used in evaluation mode, as a copy.
     output : (n, ...), what the network gave, with noise, samples on the first axis.
-    regulariser : R with a prox (TotalVariation(), L1Norm(), ..), or of terms f @ K whose joint prox is found on the dual (`DualProx`); on one sample's input, of which
-        total variation takes the last two axes as the image. None for none.
+    regulariser : R with a prox (TotalVariation(), L1Norm(), ..), or of terms f @ K whose joint prox is found on the dual (`DualProx`), or smooth: HuberTotalVariation(0.02),
+        and other smooth ones without a closed prox beside C, count to F, so that a step costs a gradient and no inner iteration. On one sample's input, of which total
+        variation takes the last two axes as the image. None for none.
     constraint : C, a Functional with a prox such as IndicatorBox(0, 1), or None.
     weight : alpha >= 0.
     penalty : of the hidden layers, as in `LiftedTraining`.
@@ -97,9 +98,12 @@ class LiftedInversion(LiftedProblem):
             loss.check(z[:1].expand(len(output), *z.shape[1:]), output)
         inputs = self._start_inputs(start, output, shape, like)
         super().__init__(stages, loss, inputs, output, LiftedTraining._rho(rho, len(stages), 1.0), {}, {}, initial, initial=initial)
-        self.weight = float(weight)
+        self.weight, self._maps, self._norms, self._still = float(weight), {}, {}, set()
+        self._first = next(stage for stage in stages if 0 in stage.parents)
         self.regulariser, self.constraint = self._bound(regulariser, constraint)
-        self.affine = all(is_affine(stage, self.start()) for stage in stages)
+        start = self.start()
+        self._still = {stage.index for stage in stages if is_affine(stage, start)}
+        self.affine, self._kept = len(self._still) == self.depth, {}
         self.convex = self.depth == 1 and self.affine and loss.convex and all(f.convex for f in (self.regulariser, self.constraint) if f is not None)
 
     # ---- what was given
@@ -153,12 +157,15 @@ class LiftedInversion(LiftedProblem):
         if inner.shape != self.space.shape[self.space.ndim - inner.ndim:]:
             raise ValueError(f"LiftedInversion got {R!r} for inputs of shape {self.space.shape}; it needs one on their last axes.")
         R, C = (f if f is None else f.on(inner) for f in (R, C))
+        scaled, self.explicit = None if R is None else self.weight * R, None
         if R is None or not self.weight:
             self.prior = C or ZeroFunctional(inner)
+        elif scaled.smooth and scaled.differentiable and (C is not None or not R.has_prox or variations(R)):
+            self.prior, self.explicit = C or ZeroFunctional(inner), scaled               # a gradient costs one pass, the prox an iteration
         elif C is None and R.has_prox:
-            self.prior = self.weight * R
+            self.prior = scaled
         else:
-            self.prior = DualProx(self.weight * R, C, inner)
+            self.prior = DualProx(scaled, C, inner)
         self.inner_space = inner
         return R, C
 
@@ -177,7 +184,7 @@ class LiftedInversion(LiftedProblem):
         """The same problem on some samples (an index tensor or slice); nothing is trained, so an anchor and tau change nothing."""
         take = (lambda a: a.index_select(0, samples)) if torch.is_tensor(samples) else (lambda a: a[samples])
         new = copy.copy(self)
-        new.inputs, new.targets, new.seed, new._kept = take(self.inputs), take(self.targets), seed, {}
+        new.inputs, new.targets, new.seed, new._kept, new._maps = take(self.inputs), take(self.targets), seed, {}, {}
         new.samples = len(new.inputs)
         return new
 
@@ -190,6 +197,74 @@ class LiftedInversion(LiftedProblem):
     # ---- the contract
     def _potential(self, l):
         return (1.0, self.prior) if l == 0 else super()._potential(l)
+
+    def _stage_value(self, stage, point, z):
+        value = super()._stage_value(stage, point, z)
+        return value if self.explicit is None or stage is not self._first else value + self.explicit(point["x0"]).sum()
+
+    def _terms(self, stage, point, theta, wanted, need_out, n, value=True):
+        term, parts = super()._terms(stage, point, theta, wanted, need_out, n, value)
+        if self.explicit is not None and stage is self._first and wanted[stage.parents.index(0)]:
+            parts.append(("x0", self.explicit._gradient(point["x0"]) / n))
+        return term, parts
+
+    def _stage_bounds(self, stage, point, theta, wanted, need_out, n):
+        bounds = super()._stage_bounds(stage, point, theta, wanted, need_out, n)
+        if self.explicit is not None and stage is self._first and "x0" in bounds:
+            bounds["x0"] += self.explicit.grad_lipschitz / n
+        return bounds
+
+    # ---- stages that are affine in their inputs: theta never moves, so one local map and one bound serve all points, and z on a line follows from z at two points
+    def _inputs_of(self, stage, point):
+        return [point[f"x{p}"] for p in stage.parents]
+
+    def _image(self, stage, inputs):
+        """z at these inputs, if it is kept."""
+        for own, versions, z in self._kept.get(stage.index, ()):
+            if all(a is b and a._version == v for a, b, v in zip(inputs, own, versions)):
+                return z
+        return None
+
+    def _keep(self, stage, inputs, z):
+        self._kept[stage.index] = [(inputs, [a._version for a in inputs], z), *self._kept.get(stage.index, ())[:2]]
+        return z
+
+    def _z(self, stage, point):
+        if stage.index not in self._still:
+            return super()._z(stage, point)
+        inputs = self._inputs_of(stage, point)
+        z = self._image(stage, inputs)
+        return self._keep(stage, inputs, stage.forward(self._input(stage, point), point)) if z is None else z
+
+    def _evaluate(self, stage, point, wanted, theta):
+        if stage.index not in self._still:
+            return super()._evaluate(stage, point, wanted, theta)
+        if stage.index not in self._maps:
+            self._maps[stage.index] = stage.evaluate(self._input(stage, point), point, wrt_theta=False, keep=True)[1]
+        pull, several = self._maps[stage.index], len(stage.parents) > 1
+
+        def chosen(r, scale=1.0):
+            g = pull(r)[0]
+            return (tuple(v if w else None for v, w in zip(g, wanted)) if several else g), {}
+
+        return self._z(stage, point), chosen
+
+    def _input_norm(self, stage, point):
+        if stage.index not in self._still:
+            return super()._input_norm(stage, point)
+        if stage.index not in self._norms:
+            self._norms[stage.index] = float(stage.input_norm_squared(self._input(stage, point), point, iterations=60, lowest=0, margin=1.02))
+        return self._norms[stage.index]
+
+    def extrapolate(self, old, new, weight, blocks):
+        y = super().extrapolate(old, new, weight, blocks)
+        for stage in self.stages:
+            name = f"x{stage.parents[0]}"
+            if stage.index in self._still and len(stage.parents) == 1 and name in blocks:
+                ends = [self._image(stage, [point[name]]) for point in (old, new)]
+                if all(z is not None for z in ends):
+                    self._keep(stage, [y[name]], torch.lerp(*ends, 1 + weight))
+        return y
 
     def convexity(self):
         """The certificate of joint convexity in x_0, .., x_{L-1}: see `Convexity`."""
@@ -206,10 +281,11 @@ class LiftedInversion(LiftedProblem):
         A = AffinePart(self.stages[0], self.initial, self.space)
         penalty = self.loss.penalty if isinstance(self.loss, PenaltyLoss) else LiftedBregman(ZeroFunctional(A.range))
         data = PenaltyTerm(penalty, self.targets, A.offset, A.range) @ A
-        terms = [] if self.regulariser is None or not self.weight else (self.weight * self.regulariser).split(self.inner_space)
+        smooth = self.explicit if self.regulariser is not None and not self.regulariser.has_prox else None
+        terms = [] if self.regulariser is None or not self.weight or smooth is not None else (self.weight * self.regulariser).split(self.inner_space)
         if not data.f.has_prox:
-            return Composite(data, self.constraint, terms, self.inputs)
-        return Composite(None, self.constraint, [data, *terms], self.inputs)                 # gradient steps of length 1/|A|^2 would leave the kernel of A to R almost still
+            return Composite(data if smooth is None else data + smooth, self.constraint, terms, self.inputs)
+        return Composite(smooth, self.constraint, [data, *terms], self.inputs)                 # gradient steps of length 1/|A|^2 would leave the kernel of A to R almost still
 
     # ---- what the user sees
     def metrics(self, point):
@@ -232,7 +308,7 @@ class LiftedInversion(LiftedProblem):
         for s in self.stages:
             tie = "(output)" if s.penalty is None else f"{self.rho[s.index]:g} {short(s.penalty)}"
             lines.append(f"  {s.index:>5}  {', '.join(map(str, s.parents)):<9.9} {s.operator:<34.34} {s.space!s:<16} {tie}")
-        return "\n".join([*lines, f"  x0: {self.prior!r}"])
+        return "\n".join([*lines, f"  x0: {' + '.join(repr(f) for f in (self.explicit, self.prior) if f is not None)}"])
 
 
 def _refuse(layers):

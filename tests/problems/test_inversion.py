@@ -170,6 +170,62 @@ def test_samples_on_two_workers_give_the_same():
         pl.PGD(2).solve(problem, workers=pl.Workers(data=1, layers=2))
 
 
+# ---- smooth regularisers, and what is kept
+def deep_conv():
+    torch.manual_seed(4)
+    return nn.Sequential(nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(27, 20), nn.ReLU(), nn.Linear(20, 14), nn.ReLU()).double()
+
+
+def test_a_smooth_regulariser_is_part_of_F():
+    """Its gradient, value and bound; and the minimiser is that of the form with a prox."""
+    net, u = deep_conv(), images(3).unsqueeze(1)
+    make = lambda R, **kw: pl.LiftedInversion(net, net(u).detach(), R, weight=0.05, shape=(1, 6, 6), **kw)
+    problem = make(pl.HuberTotalVariation(0.1), constraint=pl.IndicatorBox(0, 1))
+    pl.testing.check_problem(problem)
+    point = {k: v + 0.1 if k[0] == "x" else v for k, v in problem.start().items()}
+    without = make(None)
+    R = 0.05 * pl.HuberTotalVariation(0.1, pl.Space((6, 6), D))
+    assert abs(float(problem.smooth_value(point) - without.smooth_value(point) - R(point["x0"]).mean())) < 1e-12
+    gained = problem.lipschitz(point)["x0"] - without.lipschitz(point)["x0"]
+    assert gained == pytest.approx(0.05 * 8 / 0.1 / 3) and problem.lipschitz(point)["x1"] == without.lipschitz(point)["x1"]
+    layer, y = perceptron(), perceptron()(images(1)).detach()
+    one = pl.LiftedInversion(layer, y, pl.HuberTotalVariation(0.1), weight=0.5, shape=(6, 6))
+    a, b = pl.FISTA(3000, step="lipschitz").solve(one, record_every=100), pl.PDHG(3000).solve(one, record_every=100)
+    assert (a.solution - b.solution).norm() < 1e-5 * b.solution.norm()
+
+
+def test_images_of_affine_stages_are_kept(monkeypatch):
+    """A sweep with inertia costs one product forward and one back a stage; images on a line are those of the stage; an unknown changed in place is seen."""
+    net, u, calls = deep_conv(), images(3).unsqueeze(1), []
+    problem = pl.LiftedInversion(net, net(u).detach(), pl.HuberTotalVariation(0.1), weight=0.01, shape=(1, 6, 6))
+    plain = type(problem.stages[0]).forward
+    monkeypatch.setattr(type(problem.stages[0]), "forward", lambda self, *a, **k: (calls.append(self.index), plain(self, *a, **k))[1])
+    solver = pl.BCD(1, step="lipschitz", inertia="nesterov")
+    state = solver.start(problem)
+    for _ in range(4):
+        calls.clear()
+        state, _ = solver.step(problem, state)
+    assert sorted(calls) == [1, 2, 3]
+    y = problem.extrapolate(state["previous"], state["point"], 0.6, ["x0", "x1", "x2"])
+    for stage in problem.stages:
+        assert torch.allclose(problem._z(stage, y), plain(stage, problem._input(stage, y), y), rtol=1e-12)
+    y["x0"].mul_(2)
+    assert torch.equal(problem._z(problem.stages[0], y), plain(problem.stages[0], y["x0"], y))
+
+
+def test_nesterov_inertia_lowers_e_faster():
+    net, u = deep_conv(), images(3).unsqueeze(1)
+    problem = pl.LiftedInversion(net, net(u).detach(), pl.HuberTotalVariation(0.05), weight=1e-3, rho=3.0, constraint=pl.IndicatorBox(0, 1), shape=(1, 6, 6))
+    start = float(problem.value(problem.start()))
+    found = {beta: pl.BCD(150, step="lipschitz", inertia=beta).solve(problem, record_every=150).objective for beta in (0.0, 0.7, "nesterov")}
+    assert found["nesterov"] < found[0.7] < found[0.0] < 0.5 * start
+    solver = pl.BCD(6, step="lipschitz", inertia="nesterov")
+    alone, shared = solver.solve(problem), solver.solve(problem, workers=pl.Workers(data=2, layers=1))
+    assert (alone.solution - shared.solution).abs().max() < 1e-10
+    again = solver.solve(problem, resume=pl.BCD(3, step="lipschitz", inertia="nesterov").solve(problem))
+    assert torch.equal(again.solution, alone.solution)
+
+
 # ---- convexity
 def dense(problem):
     """Q by second differences of its definition, column by column, for a chain or the residual network of one sample; written with explicit matrices."""
