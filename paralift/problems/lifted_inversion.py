@@ -16,8 +16,10 @@ from ..operators.penalty_term import PenaltyTerm
 from ..operators.space import Space, all_finite
 from .activations import NO_PROX, potential_of
 from .composite import Composite
+from .conv_adjoint import conv_adjoint
 from .convexity import AffinePart, convexity, is_affine
 from .cut import leaves_of
+from .input_sweep import InputSweep
 from .lift import lift
 from .lifted import LiftedProblem
 from .lifted_training import LiftedTraining
@@ -27,7 +29,7 @@ from .stages import Stage, bind_spaces
 __all__ = ["LiftedInversion"]
 
 
-class LiftedInversion(LiftedProblem):
+class LiftedInversion(InputSweep, LiftedProblem):
     """min over x_0, .., x_{L-1} of (1/n) sum_i [ D(z_L, y) + sum_{0<l<L} rho_l P_l(x_l, z_l) + alpha R(x_0) + C(x_0) ], z_l = A_l(x_{l-1}), the parameters theta fixed.
 
     Blocks "x0" (the inputs), "x1", .. of n samples; the parameters lie in the point beside them and never move. `result.solution` holds the inputs x_0.
@@ -98,7 +100,7 @@ class LiftedInversion(LiftedProblem):
             loss.check(z[:1].expand(len(output), *z.shape[1:]), output)
         inputs = self._start_inputs(start, output, shape, like)
         super().__init__(stages, loss, inputs, output, LiftedTraining._rho(rho, len(stages), 1.0), {}, {}, initial, initial=initial)
-        self.weight, self._maps, self._norms, self._still = float(weight), {}, {}, set()
+        self.weight, self._maps, self._norms, self._spectra, self._still = float(weight), {}, {}, {}, set()
         self._first = next(stage for stage in stages if 0 in stage.parents)
         self.regulariser, self.constraint = self._bound(regulariser, constraint)
         start = self.start()
@@ -135,10 +137,14 @@ class LiftedInversion(LiftedProblem):
         zeros = torch.zeros(len(output), *shape, dtype=like.dtype, device=like.device)
         if start == "zeros":
             return zeros
-        z, pull = torch.func.vjp(self.network, zeros)
-        r = output - z
-        g = pull(r)[0]
-        Jg = torch.func.jvp(self.network, (zeros,), (g,))[1]
+        with torch.enable_grad():
+            u = zeros.clone().requires_grad_()
+            z = self.network(u)
+            v = torch.zeros_like(z, requires_grad=True)
+            back = torch.autograd.grad(z, u, v, create_graph=True)[0]
+        r = output - z.detach()
+        g = torch.autograd.grad(z, u, r, retain_graph=True)[0]
+        Jg = torch.autograd.grad(back, v, g)[0]                   # back is linear in v: J by its adjoint's adjoint
         t = (r * Jg).flatten(1).sum(1) / Jg.square().flatten(1).sum(1).clamp(min=torch.finfo(like.dtype).tiny)
         return t.clamp(min=0).view(-1, *[1] * len(shape)) * g
 
@@ -240,11 +246,13 @@ class LiftedInversion(LiftedProblem):
         if stage.index not in self._still:
             return super()._evaluate(stage, point, wanted, theta)
         if stage.index not in self._maps:
-            self._maps[stage.index] = stage.evaluate(self._input(stage, point), point, wrt_theta=False, keep=True)[1]
-        pull, several = self._maps[stage.index], len(stage.parents) > 1
+            adjoint = conv_adjoint(stage.module, tuple(self._inputs_of(stage, point)[0].shape[1:]))
+            pull = stage.evaluate(self._input(stage, point), point, wrt_theta=False, keep=True)[1] if adjoint is None else None
+            self._maps[stage.index] = adjoint or (lambda r: pull(r)[0])
+        adjoint, several = self._maps[stage.index], len(stage.parents) > 1
 
         def chosen(r, scale=1.0):
-            g = pull(r)[0]
+            g = adjoint(r)
             return (tuple(v if w else None for v, w in zip(g, wanted)) if several else g), {}
 
         return self._z(stage, point), chosen
@@ -253,7 +261,16 @@ class LiftedInversion(LiftedProblem):
         if stage.index not in self._still:
             return super()._input_norm(stage, point)
         if stage.index not in self._norms:
-            self._norms[stage.index] = float(stage.input_norm_squared(self._input(stage, point), point, iterations=60, lowest=0, margin=1.02))
+            xs = [torch.zeros_like(x[:1]) for x in self._inputs_of(stage, point)]
+            joined = lambda vs: vs[0] if len(vs) == 1 else tuple(vs)
+            offset, pull = stage.evaluate(joined(xs), point, wrt_theta=False, keep=True)
+            g = torch.Generator().manual_seed(0)
+            vs = [torch.randn(x.shape, dtype=x.dtype, generator=g).to(x.device) for x in xs]
+            for _ in range(50):
+                size = torch.stack([v.norm() for v in vs]).norm().clamp(min=1e-30)
+                back = pull(stage.forward(joined([v / size for v in vs]), point) - offset)[0]
+                vs = list(back) if len(xs) > 1 else [back]
+            self._norms[stage.index] = 1.03 * float(torch.stack([v.norm() for v in vs]).norm())
         return self._norms[stage.index]
 
     def extrapolate(self, old, new, weight, blocks):
@@ -294,7 +311,7 @@ class LiftedInversion(LiftedProblem):
             return {}
         with torch.no_grad():
             error = (self.network(point["x0"]) - self.targets).norm() / self.targets.norm().clamp(min=1e-30)
-        residuals = self.penalty_residuals(point)
+        residuals = self.penalty_residuals(point) if all(f"x{l}" in point for l in range(self.depth)) else {}
         return {"output_error": float(error), **({"penalty_residual": max(residuals.values())} if residuals else {})}
 
     def finish(self, point):

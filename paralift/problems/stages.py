@@ -207,15 +207,15 @@ class Stage:
         pull.fresh = fresh
         return values, pull
 
-    def input_norm_squared(self, x, point, seed=None, iterations=12, lowest=1, margin=1.1):
+    def input_norm_squared(self, x, point, seed=None, iterations=12, lowest=1):
         """|A'(x)|^2 in all parents from number `lowest` on at once, by power iteration on at most 8 samples (for affine layers the operator is the same for each),
-        times `margin`."""
+        with 10 % on top."""
         if self.is_linear_layer:
             W = point[next(name for name, inside in self.theta.items() if inside == "weight")]
             v = torch.ones(W.shape[1], dtype=W.dtype, device=W.device)
             for _ in range(iterations):
                 v = W.T @ (W @ (v / torch.linalg.vector_norm(v).clamp(min=1e-30)))
-            return margin * torch.linalg.vector_norm(v)
+            return 1.1 * torch.linalg.vector_norm(v)
         xs = [v[:8] for v in (x if isinstance(x, tuple) else (x,))]
         moving = [i for i, v in enumerate(xs) if v.is_floating_point() and (self.parents[i] >= lowest or len(xs) == 1)]
         local = self._local(point)
@@ -232,7 +232,7 @@ class Stage:
         for _ in range(iterations):
             size = length(vs)
             vs = torch.func.vjp(f, *at)[1](push_forward(f, at, tuple(v / size for v in vs)))
-        return margin * length(vs)
+        return 1.1 * length(vs)
 
 
 def bind_spaces(stages, x, theta):
