@@ -15,9 +15,9 @@ LARGEST = 512                    # outputs of a stage whose implicit residual is
 class InputSweep:
     """Part of `LiftedInversion`: hidden x as a function of x_0, from the forward pass and one backward sweep.
 
-    Stage by stage, backwards: x_l = argmin rho_l P_l(x_l, z_l) + <pull of the children, x_l>, a child c pulling by A_c* w_c, where w_c is the residual rho_c dP_c/dz at the x_l that
-    it leads to, in the quadratic model: w_c = (I + s_c/rho_l A_c A_c*)^-1 r_c with the slope s_c of r_c in z_c, solved for by the eigenvectors of A_c A_c*, once for all points, where
-    A_c is affine with at most 512 outputs in a row, on the outputs with r_c != 0; elsewhere w_c = r_c. rho -> inf gives back-propagation.
+    Stage by stage, backwards: x_l = argmin rho_l P_l(x_l, z_l) + <pull of the children, x_l>. A child c pulls by A_c* w_c, w_c its residual r_c = rho_c dP_c/dz or, where A_c is
+    affine with at most 512 outputs in a row, what remains of it after the implicit step in x_l: w_c = (I + s_c/rho_l A_c A_c*)^-1 r_c where r_c != 0, s_c the slope of r_c in z_c,
+    solved by the eigenvectors of A_c A_c*, once for all points. It weighs strong and weak singular directions of A_c more alike; rho -> inf gives back-propagation.
     """
 
     def _tied(self, l, tie):

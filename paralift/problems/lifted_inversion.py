@@ -224,13 +224,6 @@ class LiftedInversion(InputSweep, LiftedProblem):
     def _inputs_of(self, stage, point):
         return [point[f"x{p}"] for p in stage.parents]
 
-    def _image(self, stage, inputs):
-        """z at these inputs, if it is kept."""
-        for own, versions, z in self._kept.get(stage.index, ()):
-            if all(a is b and a._version == v for a, b, v in zip(inputs, own, versions)):
-                return z
-        return None
-
     def _keep(self, stage, inputs, z):
         self._kept[stage.index] = [(inputs, [a._version for a in inputs], z), *self._kept.get(stage.index, ())[:2]]
         return z
@@ -239,14 +232,16 @@ class LiftedInversion(InputSweep, LiftedProblem):
         if stage.index not in self._still:
             return super()._z(stage, point)
         inputs = self._inputs_of(stage, point)
-        z = self._image(stage, inputs)
-        return self._keep(stage, inputs, stage.forward(self._input(stage, point), point)) if z is None else z
+        for own, versions, z in self._kept.get(stage.index, ()):
+            if all(a is b and a._version == v for a, b, v in zip(inputs, own, versions)):
+                return z
+        return self._keep(stage, inputs, stage.forward(self._input(stage, point), point))
 
     def _evaluate(self, stage, point, wanted, theta):
         if stage.index not in self._still:
             return super()._evaluate(stage, point, wanted, theta)
         if stage.index not in self._maps:
-            adjoint = conv_adjoint(stage.module, tuple(self._inputs_of(stage, point)[0].shape[1:]))
+            adjoint = conv_adjoint(stage.module, stage._local(point).get("weight"), tuple(self._inputs_of(stage, point)[0].shape[1:]))
             pull = stage.evaluate(self._input(stage, point), point, wrt_theta=False, keep=True)[1] if adjoint is None else None
             self._maps[stage.index] = adjoint or (lambda r: pull(r)[0])
         adjoint, several = self._maps[stage.index], len(stage.parents) > 1
@@ -278,9 +273,7 @@ class LiftedInversion(InputSweep, LiftedProblem):
         for stage in self.stages:
             name = f"x{stage.parents[0]}"
             if stage.index in self._still and len(stage.parents) == 1 and name in blocks:
-                ends = [self._image(stage, [point[name]]) for point in (old, new)]
-                if all(z is not None for z in ends):
-                    self._keep(stage, [y[name]], torch.lerp(*ends, 1 + weight))
+                self._keep(stage, [y[name]], torch.lerp(self._z(stage, old), self._z(stage, new), 1 + weight))
         return y
 
     def convexity(self):

@@ -150,8 +150,8 @@ class BCD(Solver):
         return point, squares**0.5, turned
 
     def _proximal_steps(self, problem, at, groups):
-        """(new blocks of groups that do not couple, their steps tau, the sum of |(new - old)/tau|^2 in the first step): proximal gradient steps, each group's cut until its part of F falls
-        below its quadratic model."""
+        """(new blocks of groups that do not couple, their steps tau, the sum of |(new - old)/tau|^2 in the first step): proximal gradient steps, each group's cut until its part
+        of F falls below its quadratic model."""
         names, maps, new = [k for group in groups for k in group], {}, {}
         bounds = problem.lipschitz(at, names)
         tau = {k: self.factor / max(float(bounds[k]), 1e-12) if isfinite(bounds[k]) else 1.0 for k in names}

@@ -16,13 +16,13 @@ class ImplicitGradient(Solver):
     ----------
     max_iterations : K; a step costs about one back-propagation, and the continuation ends at K (resume with the same number to go on exactly).
     step : "auto" (0.2) or a number, in the units of the input: what a coordinate moves in a step while its gradients agree.
-    continuation : (a, b); in step k the hidden rho are a^(1 - k/K) and alpha is b^(1 - k/K) times the problem's: loose ties, under which stages with few outputs act by their
-        residuals after the implicit step, so that weak singular directions move as fast as strong ones, and smooth images at first; the problem's own at the end.
+    continuation : (a, b); in step k the hidden rho are a^(1 - k/K) and alpha is b^(1 - k/K) times the problem's. Loose ties first, under which stages with few outputs act by
+        their residuals after an implicit step, so that weak singular directions move nearly as fast as strong ones, and smooth images; the problem's own in the end.
 
-    E of the forward pass at x_0 is recorded as the "objective". No convergence is proved, as for Adam; with rho -> inf it is Adam with back-propagation on x_0, where activations have
-    derivatives. Flat ones are no obstacle: x_l leaves the flat part where its pull exceeds it. A regulariser needs a gradient (`HuberTotalVariation(0.02)` in the place of
-    `TotalVariation()`), or a separable prox. Sources: Toulis & Airoldi, Ann. Statist. 45(4), 2017 (implicit steps); Kingma & Ba, ICLR 2015; Wang & Benning, Front. Appl. Math. Stat.
-    9:1176850, 2023 (the energy).
+    E of the forward pass at x_0 is recorded as the "objective". No convergence is proved, as for Adam; with rho -> inf it is Adam with back-propagation on x_0, where activations
+    have derivatives. Flat ones are no obstacle: x_l leaves the flat part where its pull exceeds it. A regulariser needs a gradient (`HuberTotalVariation(0.02)` in the place of
+    `TotalVariation()`) or a separable prox. Sources: Toulis & Airoldi, Ann. Statist. 45(4), 2017 (implicit steps); Kingma & Ba, ICLR 2015; Wang & Benning, Front. Appl. Math.
+    Stat. 9:1176850, 2023 (the energy).
     """
 
     shared = "blocks"
@@ -37,10 +37,11 @@ class ImplicitGradient(Solver):
     def check(self, problem):
         super().check(problem)
         if not hasattr(problem, "input_gradient"):
-            raise TypeError(f"ImplicitGradient cannot solve {type(problem).__name__}: it finds inputs of networks, LiftedInversion(...); use ISGM for parameters, PGD or BCD elsewhere.")
+            raise TypeError(f"ImplicitGradient cannot solve {type(problem).__name__}: it finds inputs of networks, LiftedInversion(...); use ISGM for parameters, PGD or BCD "
+                            "elsewhere.")
         if not problem.prior.separable:
-            raise TypeError(f"ImplicitGradient cannot treat {problem.prior!r}: its metric needs a separable prox or a gradient; use HuberTotalVariation(0.02) for TotalVariation(), "
-                            "or BCD.")
+            raise TypeError(f"ImplicitGradient cannot treat {problem.prior!r}: its metric needs a separable prox or a gradient; use HuberTotalVariation(0.02) for "
+                            "TotalVariation(), or BCD.")
 
     def start(self, problem):
         kept = {"x0", *problem.start_theta()}
