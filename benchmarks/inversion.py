@@ -1,10 +1,9 @@
-"""Lifted inversion: the rate of the error bound, deep inversion against Adam on the image, cost per sample of batches.
+"""Lifted inversion of a perceptron: the rate at which the Bregman distance falls with the noise, and the theorem's bound (`benchmarks/deep_inversion.py`: more layers).
 
 `python benchmarks/inversion.py [--quick]`, on one thread.
 """
 
 import math
-import time
 
 import torch
 from peers import options
@@ -60,68 +59,3 @@ for size in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)[:3 if quick else 5]:
 logs = torch.tensor(rows, dtype=D).clamp(min=1e-300).log10()
 x = logs[:, 0] - logs[:, 0].mean()
 print(f"slope of log D_J over log d: {float((x * logs[:, 1]).sum() / x.square().sum()):.3f} (the theorem's bound: 1)")
-
-
-# ---- deep inversion
-def encoder():
-    """(encoder, test images): three layers to 300 codes, trained in an autoencoder by lifting."""
-    torch.manual_seed(0)
-    try:
-        (train, _), (test, _) = pl.data.mnist(flatten=False)
-    except FileNotFoundError:
-        (train, _), (test, _) = (tuple((x.view(-1, 8, 8), y)) for x, y in pl.data.digits())
-    n, q = train.shape[1], train.shape[1] // 4
-    net = nn.Sequential(
-        nn.Conv2d(1, 8, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * q * q, 300), nn.ReLU(),
-        nn.Linear(300, 16 * q * q), nn.ReLU(), nn.Unflatten(1, (16, q, q)), nn.ConvTranspose2d(16, 8, 4, stride=2, padding=1), nn.ReLU(),
-        nn.ConvTranspose2d(8, 1, 4, stride=2, padding=1))
-    x = train[:1000 if quick else 5000].view(-1, 1, n, n)
-    return pl.ISGM(2 if quick else 8, batch_size=64, step=2e-3, schedule="linear", seed=0).solve(
-        pl.LiftedTraining(net, x, x, loss="squared_error", rho=10.0), progress=False).network[:7], test[:50].view(-1, 1, n, n)
-
-
-def adam(net, y, images, seconds, lr, alpha):
-    """Adam on the image for |N(u) - y|^2 / 2 + alpha TV(u), TV smoothed by 1e-4 in its root; (error, steps)."""
-    u = torch.zeros_like(images, requires_grad=True)
-    optimiser, began, steps = torch.optim.Adam([u], lr=lr), time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        loss = 0.5 * (net(u) - y).square().sum()
-        if alpha:
-            across, down = nn.functional.pad(u.diff(dim=-1), (0, 1)), nn.functional.pad(u.diff(dim=-2), (0, 0, 0, 1))
-            loss = loss + alpha * (across.square() + down.square() + 1e-8).sqrt().sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        steps += 1
-    return float((u.detach() - images).norm() / images.norm()), steps
-
-
-def lifted(net, y, images, seconds, alpha):
-    problem = pl.LiftedInversion(net, y, pl.TotalVariation(tolerance=1e-2), weight=alpha, rho=3.0, shape=tuple(images.shape[1:]))
-    result = pl.FISTA(10**6, max_seconds=seconds).solve(problem, record_every=10, progress=False)
-    return float((result.solution - images).norm() / images.norm()), result.iterations
-
-
-net, images = encoder()
-net.requires_grad_(False)
-with torch.no_grad():
-    clean = net(images)
-    y = (clean + 0.01 * clean.std() * torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))).clamp(min=0)
-budgets = (1.0,) if quick else (3.0, 6.0, 12.0)
-print(f"\ndeep inversion: {len(images)} test images {tuple(images.shape[1:])} from {y.shape[1]} codes with 1 % noise; relative error (steps) after seconds, all images together")
-print(f"{'':<44}" + "".join(f"{f'{b:g} s':>18}" for b in budgets))
-makers = {f"Adam, back-propagation, lr {lr:g}, alpha {a:g}": (lambda s, lr=lr, a=a: adam(net, y, images, s, lr, a)) for a in (0.0, 9e-3) for lr in (0.01, 0.03, 0.1)}
-makers["LiftedInversion, FISTA, alpha 0.009"] = lambda s: lifted(net, y, images, s, 9e-3)
-for name, run in makers.items():
-    print(f"{name:<44}" + "".join("{:>18}".format("{:.4f} ({})".format(*run(b))) for b in budgets), flush=True)
-
-# ---- batches
-print("\nbatches: milliseconds a sample for 20 iterations of FISTA, minimum of 3")
-for n in (1, 5, 25) if quick else (1, 5, 25, 50):
-    best = math.inf
-    for _ in range(3):
-        problem = pl.LiftedInversion(net, y[:n], pl.TotalVariation(tolerance=1e-3), weight=9e-3, rho=3.0, shape=tuple(images.shape[1:]))
-        began = time.perf_counter()
-        pl.FISTA(20).solve(problem, record_every=20, progress=False)
-        best = min(best, time.perf_counter() - began)
-    print(f"  {n:>3} samples: {1000 * best / n:8.2f}")

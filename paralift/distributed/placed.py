@@ -277,6 +277,16 @@ class PlacedBlocks(Blocks):
         xs = [part._input(stage, view) for part, view in zip(self.parts, views)]
         return self.problem.majoriser_from(stage, self._ordered([gram(x.reshape(-1, x.shape[-1]), "bias" in stage.theta.values()) for x in xs]))
 
+    def input_gradient(self, point, tie, weight):
+        """Of this worker's samples."""
+        return torch.cat([part.input_gradient(self._view(point, i), tie, weight) for i, part in enumerate(self.parts)])
+
+    def input_value(self, point):
+        values = torch.zeros(self.shards, dtype=torch.float64)
+        for i, part in enumerate(self.parts):
+            values[self.first + i] = float(part.input_value(self._view(point, i))) * part.samples
+        return self.mesh.total(values).sum() / self.samples
+
     def sweep_order(self):
         return self.problem.sweep_order()
 

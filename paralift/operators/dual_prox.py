@@ -10,10 +10,10 @@ from .variation import _Variation
 __all__ = ["DualProx"]
 
 
-def _variations(f):
+def variations(f):
     """The total variations and relatives inside f."""
     parts = f.parts if isinstance(f, _Wrapper) else ("f",) if isinstance(f, _Composed) else ()
-    return [f] if isinstance(f, _Variation) else [v for name in parts for v in _variations(getattr(f, name))]
+    return [f] if isinstance(f, _Variation) else [v for name in parts for v in variations(getattr(f, name))]
 
 
 class DualProx(_Wrapper):
@@ -38,7 +38,7 @@ class DualProx(_Wrapper):
         super().__init__(f.on(space))
         self.parts = ("f",) if g is None else ("f", "g")
         self.g = g if g is None else g.on(space)
-        own = _variations(f)
+        own = variations(f)
         self.tolerance = min((v.tolerance for v in own), default=1e-6) if tolerance is None else tolerance
         self.max_iterations = max((v.max_iterations for v in own), default=1000) if max_iterations is None else max_iterations
         self.convex, self.separable = f.convex and (g is None or g.convex), False

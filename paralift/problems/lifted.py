@@ -136,13 +136,16 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):  # type: ignore[override]
         """|theta - anchor|^2 / (2 tau) over the parameters in `blocks` (None: all)."""
         return sum((point[name] - self.anchor[name]).square().sum() for name in self.theta_names if blocks is None or name in blocks) / (2 * self.tau)
 
+    def _evaluate(self, stage, point, wanted, theta):
+        """z_l and its local map."""
+        if stage.is_linear_layer:
+            return self._z(stage, point), stage.pull_linear(self._input(stage, point), point, wanted[0], theta)
+        return stage.evaluate(self._input(stage, point), point, self.seed, wrt_input=wanted, wrt_theta=theta)
+
     def _terms(self, stage, point, theta, wanted, need_out, n, value=True):
         """(sum over the samples of the stage's term in F, or 0 without `value`, [(block, its part of the gradient of the mean over n samples)]), as `_touched` asks."""
         l = stage.index
-        if stage.is_linear_layer:
-            z, pull = self._z(stage, point), stage.pull_linear(self._input(stage, point), point, wanted[0], bool(theta))
-        else:
-            z, pull = stage.evaluate(self._input(stage, point), point, self.seed, wrt_input=wanted, wrt_theta=bool(theta))
+        z, pull = self._evaluate(stage, point, wanted, bool(theta))
         parts = [(f"x{l}", stage.penalty._gradient_x(point[f"x{l}"], z) * (self.rho[l] / n))] if need_out else []
         if theta or any(wanted):
             gx, gtheta = pull(self._residual(stage, point, z), 1 / n)
@@ -275,11 +278,15 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):  # type: ignore[override]
         if need_out:
             bounds[f"x{l}"] = self.rho[l] * stage.penalty.curvature / n
         if any(wanted):
-            norm = float(stage.input_norm_squared(self._input(stage, point), point, self.seed, lowest=self.lowest))
+            norm = self._input_norm(stage, point)
             bounds.update({f"x{p}": weight * norm / n for p, want in zip(stage.parents, wanted) if want})
         if theta:
             bounds.update(dict.fromkeys(theta, weight * self._theta_norm(stage, point) / n))
         return bounds
+
+    def _input_norm(self, stage, point):
+        """A bound on |A_l'|^2 in the inputs."""
+        return float(stage.input_norm_squared(self._input(stage, point), point, self.seed, lowest=self.lowest))
 
     def _theta_norm(self, stage, point):
         """|J_theta|^2 summed over the samples: for a linear layer |[X, 1]|^2; by power iteration in both cases, with 10 to 20 % added."""

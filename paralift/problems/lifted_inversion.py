@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..operators.dual_prox import DualProx
+from ..operators.dual_prox import DualProx, variations
 from ..operators.functional import Functional
 from ..operators.norms import ZeroFunctional
 from ..operators.penalties import MAC, LiftedBregman, Penalty
@@ -18,8 +18,10 @@ from ..operators.penalty_term import PenaltyTerm
 from ..operators.space import Space, all_finite
 from .activations import NO_PROX, potential_of
 from .composite import Composite
+from .conv_adjoint import conv_adjoint
 from .convexity import AffinePart, Convexity, convexity, is_affine
 from .cut import leaves_of
+from .input_sweep import InputSweep
 from .lift import lift
 from .lifted import LiftedProblem
 from .lifted_training import LiftedTraining
@@ -30,7 +32,7 @@ from .stages import Stage, bind_spaces
 __all__ = ["LiftedInversion"]
 
 
-class LiftedInversion(LiftedProblem):
+class LiftedInversion(InputSweep, LiftedProblem):
     """min over x_0, .., x_{L-1} of (1/n) sum_i [ D(z_L, y) + sum_{0<l<L} rho_l P_l(x_l, z_l) + alpha R(x_0) + C(x_0) ], z_l = A_l(x_{l-1}), the parameters theta fixed.
 
     Blocks "x0" (the inputs), "x1", .. of n samples; the parameters lie in the point beside them and never move. `result.solution` holds the inputs x_0.
@@ -39,8 +41,9 @@ class LiftedInversion(LiftedProblem):
     ----------
     network : torch.nn.Module of one input and one output; used in evaluation mode, as a copy.
     output : (n, ...), what the network gave, with noise, samples on the first axis.
-    regulariser : R with a prox (TotalVariation(), L1Norm(), ..), or of terms f @ K whose joint prox is found on the dual (`DualProx`); on one sample's input, of which
-        total variation takes the last two axes as the image. None for none.
+    regulariser : R with a prox (TotalVariation(), L1Norm(), ..), or of terms f @ K whose joint prox is found on the dual (`DualProx`), or smooth: HuberTotalVariation(0.02),
+        and other smooth ones without a closed prox beside C, count to F, so that a step costs a gradient and no inner iteration. On one sample's input, of which total
+        variation takes the last two axes as the image. None for none.
     constraint : C, a Functional with a prox such as IndicatorBox(0, 1), or None.
     weight : alpha >= 0.
     penalty : of the hidden layers, as in `LiftedTraining`.
@@ -102,9 +105,12 @@ class LiftedInversion(LiftedProblem):
             loss.check(z[:1].expand(len(output), *z.shape[1:]), output)
         inputs = self._start_inputs(start, output, shape, like)
         super().__init__(stages, loss, inputs, output, LiftedTraining._rho(rho, len(stages), 1.0), {}, {}, initial, initial=initial)
-        self.weight = float(weight)
+        self.weight, self._maps, self._norms, self._spectra, self._still = float(weight), {}, {}, {}, set()
+        self._first = next(stage for stage in stages if 0 in stage.parents)
         self.regulariser, self.constraint = self._bound(regulariser, constraint)
-        self.affine = all(is_affine(stage, self.start()) for stage in stages)
+        start = self.start()
+        self._still = {stage.index for stage in stages if is_affine(stage, start)}
+        self.affine, self._kept = len(self._still) == self.depth, {}
         self.convex = self.depth == 1 and self.affine and loss.convex and all(f.convex for f in (self.regulariser, self.constraint) if f is not None)
 
     # ---- what was given
@@ -136,10 +142,14 @@ class LiftedInversion(LiftedProblem):
         zeros = torch.zeros(len(output), *shape, dtype=like.dtype, device=like.device)
         if start == "zeros":
             return zeros
-        z, pull = torch.func.vjp(self.network, zeros)
-        r = output - z
-        g = pull(r)[0]
-        Jg = torch.func.jvp(self.network, (zeros,), (g,))[1]
+        with torch.enable_grad():
+            u = zeros.clone().requires_grad_()
+            z = self.network(u)
+            v = torch.zeros_like(z, requires_grad=True)
+            back = torch.autograd.grad(z, u, v, create_graph=True)[0]
+        r = output - z.detach()
+        g = torch.autograd.grad(z, u, r, retain_graph=True)[0]
+        Jg = torch.autograd.grad(back, v, g)[0]                   # back is linear in v: J by its adjoint's adjoint
         t = (r * Jg).flatten(1).sum(1) / Jg.square().flatten(1).sum(1).clamp(min=torch.finfo(like.dtype).tiny)
         return t.clamp(min=0).view(-1, *[1] * len(shape)) * g
 
@@ -158,12 +168,15 @@ class LiftedInversion(LiftedProblem):
         if inner.shape != self.space.shape[self.space.ndim - inner.ndim:]:
             raise ValueError(f"LiftedInversion got {R!r} for inputs of shape {self.space.shape}; it needs one on their last axes.")
         R, C = (f if f is None else f.on(inner) for f in (R, C))
+        scaled, self.explicit = None if R is None else self.weight * R, None
         if R is None or not self.weight:
             self.prior = C or ZeroFunctional(inner)
+        elif scaled.smooth and scaled.differentiable and (C is not None or not R.has_prox or variations(R)):
+            self.prior, self.explicit = C or ZeroFunctional(inner), scaled               # a gradient costs one pass, the prox an iteration
         elif C is None and R.has_prox:
-            self.prior = self.weight * R
+            self.prior = scaled
         else:
-            self.prior = DualProx(self.weight * R, C, inner)
+            self.prior = DualProx(scaled, C, inner)
         self.inner_space = inner
         return R, C
 
@@ -182,7 +195,7 @@ class LiftedInversion(LiftedProblem):
         """The same problem on some samples (an index tensor or slice); nothing is trained, so an anchor and tau change nothing."""
         take = (lambda a: a.index_select(0, samples)) if torch.is_tensor(samples) else (lambda a: a[samples])
         new = copy.copy(self)
-        new.inputs, new.targets, new.seed, new._kept = take(self.inputs), take(self.targets), seed, {}
+        new.inputs, new.targets, new.seed, new._kept, new._maps = take(self.inputs), take(self.targets), seed, {}, {}
         new.samples = len(new.inputs)
         return new
 
@@ -195,6 +208,78 @@ class LiftedInversion(LiftedProblem):
     # ---- the contract
     def _potential(self, l):
         return (1.0, self.prior) if l == 0 else super()._potential(l)
+
+    def _stage_value(self, stage, point, z):
+        value = super()._stage_value(stage, point, z)
+        return value if self.explicit is None or stage is not self._first else value + self.explicit(point["x0"]).sum()
+
+    def _terms(self, stage, point, theta, wanted, need_out, n, value=True):
+        term, parts = super()._terms(stage, point, theta, wanted, need_out, n, value)
+        if self.explicit is not None and stage is self._first and wanted[stage.parents.index(0)]:
+            parts.append(("x0", self.explicit._gradient(point["x0"]) / n))
+        return term, parts
+
+    def _stage_bounds(self, stage, point, theta, wanted, need_out, n):
+        bounds = super()._stage_bounds(stage, point, theta, wanted, need_out, n)
+        if self.explicit is not None and stage is self._first and "x0" in bounds:
+            bounds["x0"] += self.explicit.grad_lipschitz / n
+        return bounds
+
+    # ---- stages that are affine in their inputs: theta never moves, so one local map and one bound serve all points, and z on a line follows from z at two points
+    def _inputs_of(self, stage, point):
+        return [point[f"x{p}"] for p in stage.parents]
+
+    def _keep(self, stage, inputs, z):
+        self._kept[stage.index] = [(inputs, [a._version for a in inputs], z), *self._kept.get(stage.index, ())[:2]]
+        return z
+
+    def _z(self, stage, point):
+        if stage.index not in self._still:
+            return super()._z(stage, point)
+        inputs = self._inputs_of(stage, point)
+        for own, versions, z in self._kept.get(stage.index, ()):
+            if all(a is b and a._version == v for a, b, v in zip(inputs, own, versions)):
+                return z
+        return self._keep(stage, inputs, stage.forward(self._input(stage, point), point))
+
+    def _evaluate(self, stage, point, wanted, theta):
+        if stage.index not in self._still:
+            return super()._evaluate(stage, point, wanted, theta)
+        if stage.index not in self._maps:
+            adjoint = conv_adjoint(stage.module, stage._local(point).get("weight"), tuple(self._inputs_of(stage, point)[0].shape[1:]))
+            pull = stage.evaluate(self._input(stage, point), point, wrt_theta=False, keep=True)[1] if adjoint is None else None
+            self._maps[stage.index] = adjoint or (lambda r: pull(r)[0])
+        adjoint, several = self._maps[stage.index], len(stage.parents) > 1
+
+        def chosen(r, scale=1.0):
+            g = adjoint(r)
+            return (tuple(v if w else None for v, w in zip(g, wanted)) if several else g), {}
+
+        return self._z(stage, point), chosen
+
+    def _input_norm(self, stage, point):
+        if stage.index not in self._still:
+            return super()._input_norm(stage, point)
+        if stage.index not in self._norms:
+            xs = [torch.zeros_like(x[:1]) for x in self._inputs_of(stage, point)]
+            joined = lambda vs: vs[0] if len(vs) == 1 else tuple(vs)
+            offset, pull = stage.evaluate(joined(xs), point, wrt_theta=False, keep=True)
+            g = torch.Generator().manual_seed(0)
+            vs = [torch.randn(x.shape, dtype=x.dtype, generator=g).to(x.device) for x in xs]
+            for _ in range(50):
+                size = torch.stack([v.norm() for v in vs]).norm().clamp(min=1e-30)
+                back = pull(stage.forward(joined([v / size for v in vs]), point) - offset)[0]
+                vs = list(back) if len(xs) > 1 else [back]
+            self._norms[stage.index] = 1.03 * float(torch.stack([v.norm() for v in vs]).norm())
+        return self._norms[stage.index]
+
+    def extrapolate(self, old, new, weight, blocks):
+        y = super().extrapolate(old, new, weight, blocks)
+        for stage in self.stages:
+            name = f"x{stage.parents[0]}"
+            if stage.index in self._still and len(stage.parents) == 1 and name in blocks:
+                self._keep(stage, [y[name]], torch.lerp(self._z(stage, old), self._z(stage, new), 1 + weight))
+        return y
 
     def convexity(self) -> Convexity:
         """The certificate of joint convexity in x_0, .., x_{L-1}: see `Convexity`."""
@@ -211,10 +296,11 @@ class LiftedInversion(LiftedProblem):
         A = AffinePart(self.stages[0], self.initial, self.space)
         penalty = self.loss.penalty if isinstance(self.loss, PenaltyLoss) else LiftedBregman(ZeroFunctional(A.range))
         data = PenaltyTerm(penalty, self.targets, A.offset, A.range) @ A
-        terms = [] if self.regulariser is None or not self.weight else (self.weight * self.regulariser).split(self.inner_space)
+        smooth = self.explicit if self.regulariser is not None and not self.regulariser.has_prox else None
+        terms = [] if self.regulariser is None or not self.weight or smooth is not None else (self.weight * self.regulariser).split(self.inner_space)
         if not data.f.has_prox:
-            return Composite(data, self.constraint, terms, self.inputs)
-        return Composite(None, self.constraint, [data, *terms], self.inputs)                 # gradient steps of length 1/|A|^2 would leave the kernel of A to R almost still
+            return Composite(data if smooth is None else data + smooth, self.constraint, terms, self.inputs)
+        return Composite(smooth, self.constraint, [data, *terms], self.inputs)                 # gradient steps of length 1/|A|^2 would leave the kernel of A to R almost still
 
     # ---- what the user sees
     def metrics(self, point):
@@ -223,7 +309,7 @@ class LiftedInversion(LiftedProblem):
             return {}
         with torch.no_grad():
             error = (self.network(point["x0"]) - self.targets).norm() / self.targets.norm().clamp(min=1e-30)
-        residuals = self.penalty_residuals(point)
+        residuals = self.penalty_residuals(point) if all(f"x{l}" in point for l in range(self.depth)) else {}
         return {"output_error": float(error), **({"penalty_residual": max(residuals.values())} if residuals else {})}
 
     def finish(self, point):
@@ -237,7 +323,7 @@ class LiftedInversion(LiftedProblem):
         for s in self.stages:
             tie = "(output)" if s.penalty is None else f"{self.rho[s.index]:g} {short(s.penalty)}"
             lines.append(f"  {s.index:>5}  {', '.join(map(str, s.parents)):<9.9} {s.operator:<34.34} {s.space!s:<16} {tie}")
-        return "\n".join([*lines, f"  x0: {self.prior!r}"])
+        return "\n".join([*lines, f"  x0: {' + '.join(repr(f) for f in (self.explicit, self.prior) if f is not None)}"])
 
 
 def _refuse(layers):

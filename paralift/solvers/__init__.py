@@ -6,6 +6,7 @@ from .bregman_pgd import BregmanPGD
 from .conjugate_gradient import ConjugateGradient
 from .douglas_rachford import DouglasRachford
 from .fista import FISTA
+from .implicit_gradient import ImplicitGradient
 from .isgm import ISGM
 from .katyusha import Katyusha
 from .lbfgs import LBFGS

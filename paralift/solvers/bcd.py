@@ -24,7 +24,7 @@ class BCD(Solver):
         lies below its quadratic model), "palm" (the same without M_b), "lipschitz" (1/L_b as it is), or a number: "auto" with that factor on M_b^{-1} and 1/L_b.
     order : "cyclic" (the problem's sweep order), "random" (a fresh order in every sweep, from `seed`), "red_black" (the problem's colours: all parameters, then every
         other layer's x; blocks of one colour do not couple, so they may be updated at once, by many workers, with the same result).
-    inertia : beta, 0 (PALM) to 0.707 (iPALM).
+    inertia : beta, 0 (PALM) to 0.707 (iPALM); or "nesterov": beta = (t - 1)/t+, t+ = t + 1/3, t = 1 at first and again once <y - u+, u+ - u> > 0 in the metric of the steps.
     inner_steps : steps in a row on a block that has no majoriser.
     batch_size : samples in a group, in place of all at once; an iteration is then a pass over the groups, see below.
     tau : of the groups' proximal term.
@@ -38,6 +38,7 @@ class BCD(Solver):
     metric: Chouzenoux, Pesquet & Repetti, J. Global Optim. 66, 2016). On p blocks, E smooth and mu-strongly convex, a sweep lowers E - E* by
     1 - mu / (2 Lmax (1 + p L^2/Lmin^2)) or more (Beck & Tetruashvili, SIAM J. Optim. 23(4), 2013). With beta < 1/sqrt(2), G_b convex and tau_b <= 1/L_b,
     E(u_k) + sum_b |u_b - u_b of the sweep before|^2 / (2 tau_b) falls while the bounds do not grow (doc/methods/bcd.md); iPALM: Pock & Sabach, SIAM J. Imaging Sci. 9(4), 2016.
+    Nesterov's weights are not proved for several blocks; they were the fastest on inversion (Xu & Yin, SIAM J. Imaging Sci. 6(3), 2013; O'Donoghue & Candes, 2015).
     """
 
     needs = (NO_GRADIENT, NO_PROX)
@@ -48,8 +49,8 @@ class BCD(Solver):
         self.step_size = check_step(step, "BCD", ("auto", "palm", "lipschitz"))
         if order not in ("cyclic", "random", "red_black"):
             raise ValueError(f"BCD got order={order!r}; choose 'cyclic', 'random' or 'red_black'.")
-        if not isinstance(inertia, (int, float)) or not 0 <= inertia < 0.5**0.5:
-            raise ValueError(f"BCD got inertia={inertia!r}; it needs a number in [0, 0.707), below 1/sqrt(2), up to which descent is proved.")
+        if inertia != "nesterov" and (not isinstance(inertia, (int, float)) or not 0 <= inertia < 0.5**0.5):
+            raise ValueError(f"BCD got inertia={inertia!r}; it needs a number in [0, 0.707), below 1/sqrt(2), up to which descent is proved, or 'nesterov'.")
         for name, value in (("inner_steps", inner_steps), ("batch_size", 1 if batch_size is None else batch_size)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"BCD got {name}={value!r}; it needs an integer >= 1.")
@@ -75,7 +76,7 @@ class BCD(Solver):
     def start(self, problem):
         theta = () if self.batch_size is None else problem.start_theta()
         point = problem.start() if self.batch_size is None or not self._stores else self._stored_start(problem, theta)
-        state = {"point": point, "previous": point if self.inertia else {}, "sweep": 0}
+        state = {"point": point, "previous": point if self.inertia else {}, "sweep": 0, **({"t": 1.0} if self.inertia == "nesterov" else {})}
         return state if self.batch_size is None else {**state, "tau": self.tau, "value": inf, "rho": dict(problem.rho), "rows": [k for k in point if k not in theta]}
 
     @property
@@ -110,37 +111,48 @@ class BCD(Solver):
     def step(self, problem, state):
         if self.batch_size is not None:
             return self._pass(problem, state)
-        before = state["point"]
-        point, residual = self._sweep(problem, before, state["sweep"], state["previous"])
-        new = {"point": point, "previous": before if self.inertia else {}, "sweep": state["sweep"] + 1}
+        before, inertia, t = state["point"], self.inertia, {}
+        if inertia == "nesterov":
+            t = {"t": state["t"] + 1 / 3}
+            inertia = (state["t"] - 1) / t["t"]
+        point, residual, turned = self._sweep(problem, before, state["sweep"], state["previous"], inertia)
+        if t and turned > 0:
+            t = {"t": 1.0}
+        new = {"point": point, "previous": before if self.inertia else {}, "sweep": state["sweep"] + 1, **t}
         return new, lambda: {"objective": float(problem.value(point)), "residual": residual(), **problem.metrics(point)}
 
     # ---- one sweep over the blocks
-    def _sweep(self, problem, point, sweep, previous=None):
-        """(point after a sweep, a function that gives the norm of its gradient maps)."""
-        point, squares = dict(point), []
+    def _sweep(self, problem, point, sweep, previous=None, inertia=0.0):
+        """(point after a sweep, a function that gives the norm of its gradient maps, sum over the blocks of <y - u+, u+ - u> in the metric of the steps)."""
+        point, squares, turned = dict(point), [], 0.0
         for groups in self._turns(problem, sweep):
             names = [k for group in groups for k in group]
-            y = {k: torch.lerp(previous[k], point[k], 1 + self.inertia) if self.inertia else point[k] for k in names}
-            at = {**point, **y}
+            at = problem.extrapolate(previous, point, inertia, names) if inertia else point
             solves = [problem.majoriser(at, group) if self.majorise else None for group in groups]
             ready, rest = ([group for group, solve in zip(groups, solves) if (solve is None) == searched] for searched in (False, True))
             if ready:
                 gradient = problem.gradient(at, [k for group in ready for k in group])
                 squares.append(sum(problem.inners(gradient, gradient).values()))
+                moved = {}
                 for group, solve in zip(groups, solves):
                     if solve is not None:
                         change = solve(gradient)
-                        point.update({k: torch.sub(y[k], change[k], alpha=self.factor) for k in group})
+                        moved.update({k: torch.sub(at[k], change[k], alpha=self.factor) for k in group})
+                if inertia:
+                    turned += self.factor * sum(problem.inners({k: gradient[k] for k in moved}, {k: v - point[k] for k, v in moved.items()}).values())
+                point.update(moved)
             if rest:
-                new, square = self._proximal_steps(problem, at, rest)
+                new, tau, square = self._proximal_steps(problem, at, rest)
+                if inertia:
+                    products = problem.inners({k: at[k] - v for k, v in new.items()}, {k: v - point[k] for k, v in new.items()})
+                    turned += sum(v / tau[k] for k, v in products.items())
                 point.update(new)
                 squares.append(square)
-        return point, lambda: sum(s() if callable(s) else s for s in squares) ** 0.5
+        return point, lambda: sum(s() if callable(s) else s for s in squares) ** 0.5, turned
 
     def _proximal_steps(self, problem, at, groups):
-        """(new blocks of groups that do not couple, the sum of |(new - old)/tau|^2 in the first step, or a function that gives it): proximal gradient steps, each group's cut
-        until its part of F falls below its quadratic model."""
+        """(new blocks of groups that do not couple, their steps tau, the sum of |(new - old)/tau|^2 in the first step, or a function that gives it): proximal gradient steps, each
+        group's cut until its part of F falls below its quadratic model."""
         names, maps, moved, new = [k for group in groups for k in group], {}, None, {}
         bounds = problem.lipschitz(at, names)
         tau = {k: self.factor / max(float(bounds[k]), 1e-12) if isfinite(bounds[k]) else 1.0 for k in names}
@@ -175,7 +187,7 @@ class BCD(Solver):
             d = {k: (after - before).div_(step) for k, before, after, step in moved}
             return sum(problem.inners(d, d).values())
 
-        return new, sum(maps.values()) if self.search else square
+        return new, tau, sum(maps.values()) if self.search else square
 
     # ---- one pass over groups of samples
     def _restrict(self, problem, point, rows, g, S, tau=inf):
@@ -196,9 +208,9 @@ class BCD(Solver):
         point = {k: self.storage.copy(v) if k in rows else v for k, v in state["point"].items()}
         for turn, g in enumerate(self._draw(len(groups), 1, sweep).tolist()):
             sub, own = self._restrict(problem, point, rows, g, groups[g], tau)
-            new, _ = self._sweep(sub, sub.start(), sweep * len(groups) + turn)
+            new = self._sweep(sub, sub.start(), sweep * len(groups) + turn)[0]
             if not sub.value(new) <= sub.value(own):
-                new, _ = self._sweep(sub, own, sweep * len(groups) + turn)
+                new = self._sweep(sub, own, sweep * len(groups) + turn)[0]
             for k, v in new.items():
                 if k in rows:
                     point[k].index_copy_(0, groups[g], v.to(point[k].dtype))

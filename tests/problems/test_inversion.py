@@ -170,6 +170,140 @@ def test_samples_on_two_workers_give_the_same():
         pl.PGD(2).solve(problem, workers=pl.Workers(data=1, layers=2))
 
 
+# ---- smooth regularisers, and what is kept
+def deep_conv():
+    torch.manual_seed(4)
+    return nn.Sequential(nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(27, 20), nn.ReLU(), nn.Linear(20, 14), nn.ReLU()).double()
+
+
+def test_a_smooth_regulariser_is_part_of_F():
+    """Its gradient, value and bound; and the minimiser is that of the form with a prox."""
+    net, u = deep_conv(), images(3).unsqueeze(1)
+    make = lambda R, **kw: pl.LiftedInversion(net, net(u).detach(), R, weight=0.05, shape=(1, 6, 6), **kw)
+    problem = make(pl.HuberTotalVariation(0.1), constraint=pl.IndicatorBox(0, 1))
+    pl.testing.check_problem(problem)
+    point = {k: v + 0.1 if k[0] == "x" else v for k, v in problem.start().items()}
+    without = make(None)
+    R = 0.05 * pl.HuberTotalVariation(0.1, pl.Space((6, 6), D))
+    assert abs(float(problem.smooth_value(point) - without.smooth_value(point) - R(point["x0"]).mean())) < 1e-12
+    gained = problem.lipschitz(point)["x0"] - without.lipschitz(point)["x0"]
+    assert gained == pytest.approx(0.05 * 8 / 0.1 / 3) and problem.lipschitz(point)["x1"] == without.lipschitz(point)["x1"]
+    layer, y = perceptron(), perceptron()(images(1)).detach()
+    one = pl.LiftedInversion(layer, y, pl.HuberTotalVariation(0.1), weight=0.5, shape=(6, 6))
+    a, b = pl.FISTA(3000, step="lipschitz").solve(one, record_every=100), pl.PDHG(3000).solve(one, record_every=100)
+    assert (a.solution - b.solution).norm() < 1e-5 * b.solution.norm()
+
+
+def test_images_of_affine_stages_are_kept(monkeypatch):
+    """A sweep with inertia costs one product forward and one back a stage; images on a line are those of the stage; an unknown changed in place is seen."""
+    net, u, calls = deep_conv(), images(3).unsqueeze(1), []
+    problem = pl.LiftedInversion(net, net(u).detach(), pl.HuberTotalVariation(0.1), weight=0.01, shape=(1, 6, 6))
+    plain = type(problem.stages[0]).forward
+    monkeypatch.setattr(type(problem.stages[0]), "forward", lambda self, *a, **k: (calls.append(self.index), plain(self, *a, **k))[1])
+    solver = pl.BCD(1, step="lipschitz", inertia="nesterov")
+    state = solver.start(problem)
+    for _ in range(4):
+        calls.clear()
+        state, _ = solver.step(problem, state)
+    assert sorted(calls) == [1, 2, 3]
+    y = problem.extrapolate(state["previous"], state["point"], 0.6, ["x0", "x1", "x2"])
+    for stage in problem.stages:
+        assert torch.allclose(problem._z(stage, y), plain(stage, problem._input(stage, y), y), rtol=1e-12)
+    y["x0"].mul_(2)
+    assert torch.equal(problem._z(problem.stages[0], y), plain(problem.stages[0], y["x0"], y))
+
+
+def test_nesterov_inertia_lowers_e_faster():
+    net, u = deep_conv(), images(3).unsqueeze(1)
+    problem = pl.LiftedInversion(net, net(u).detach(), pl.HuberTotalVariation(0.05), weight=1e-3, rho=3.0, constraint=pl.IndicatorBox(0, 1), shape=(1, 6, 6))
+    start = float(problem.value(problem.start()))
+    found = {beta: pl.BCD(150, step="lipschitz", inertia=beta).solve(problem, record_every=150).objective for beta in (0.0, 0.7, "nesterov")}
+    assert found["nesterov"] < found[0.7] < found[0.0] < 0.5 * start
+    solver = pl.BCD(6, step="lipschitz", inertia="nesterov")
+    alone, shared = solver.solve(problem), solver.solve(problem, workers=pl.Workers(data=2, layers=1))
+    assert (alone.solution - shared.solution).abs().max() < 1e-10
+    again = solver.solve(problem, resume=pl.BCD(3, step="lipschitz", inertia="nesterov").solve(problem))
+    assert torch.equal(again.solution, alone.solution)
+
+
+# ---- implicit backward sweeps
+def plain_gradient(net, u, y):
+    u = u.clone().requires_grad_()
+    return torch.autograd.grad(0.5 * (net(u) - y).square().sum(), u)[0]
+
+
+def test_tight_ties_give_back_propagation_and_loose_ones_the_implicit_residual():
+    """rho -> inf: the gradient of |N(x_0) - y|^2 / 2; one hidden layer without activations: (I + A_2 A_2* / rho)^-1 (N(x_0) - y), pulled back, in closed form."""
+    net, u = deep_conv(), images(3).unsqueeze(1)
+    y = net(u).detach()
+    problem = pl.LiftedInversion(net, y, fidelity="squared_error", rho=1e9, shape=(1, 6, 6), start=0.3 * torch.rand(3, 1, 6, 6, dtype=D))
+    g = problem.input_gradient({"x0": problem.inputs})
+    exact = plain_gradient(net, problem.inputs, y)
+    assert (g - exact).norm() < 1e-5 * exact.norm()
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Linear(7, 6), pl.networks.chain(pl.SoftThreshold(0.0))[0], nn.Linear(6, 5)).double()
+    A1, A2 = linear[0].weight.detach(), linear[2].weight.detach()
+    u, y = torch.randn(4, 7, dtype=D), torch.randn(4, 5, dtype=D)
+    problem = pl.LiftedInversion(linear, y, rho=0.3, start=u)
+    r = linear(u).detach() - y
+    w = torch.linalg.solve(torch.eye(5, dtype=D) + A2 @ A2.T / (0.3 * 2), r.T).T
+    assert torch.allclose(problem.input_gradient({"x0": u}, tie=2.0), w @ A2 @ A1, rtol=1e-10)
+    assert problem.input_value({"x0": u}) == pytest.approx(float(0.5 * r.square().sum() / 4), rel=1e-12)
+
+
+def test_implicit_gradient_finds_the_input():
+    """Of a network that is flat at the start, where back-propagation has no gradient at all; on two workers the same; resumed the same bits; R and C are kept."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 40), nn.Softshrink(0.5), nn.Linear(40, 40), nn.Softshrink(0.5)).double()
+    with torch.no_grad():
+        net[0].weight.normal_(), net[2].weight.normal_().div_(4)
+        net[0].bias.zero_(), net[2].bias.zero_()
+    u = torch.rand(5, 12, dtype=D)
+    y, zeros = net(u).detach(), torch.zeros(5, 12, dtype=D)
+    assert float(plain_gradient(net, zeros, y).norm()) == 0
+    problem = pl.LiftedInversion(net, y, fidelity="squared_error", rho={1: 10.0}, constraint=pl.IndicatorBox(0, 1), start=zeros)
+    solver = pl.ImplicitGradient(300, step=0.05)
+    result = solver.solve(problem, record_every=100)
+    assert ((result.solution >= 0) & (result.solution <= 1)).all() and (result.solution - u).norm() < 0.05 * u.norm()
+    assert result.objective == pytest.approx(float(0.5 * (net(result.solution) - y).detach().square().sum() / 5), rel=1e-9)
+    short = pl.ImplicitGradient(20)
+    alone, shared = short.solve(problem), short.solve(problem, workers=pl.Workers(data=2, layers=1))
+    assert (alone.solution - shared.solution).abs().max() < 1e-9 and alone.objective == pytest.approx(shared.objective, rel=1e-9)
+
+    def stop(running):
+        if running.iterations == 9:
+            raise StopIteration
+
+    half = short.solve(problem, callback=stop)
+    assert half.iterations == 9 and torch.equal(short.solve(problem, resume=half).solution, alone.solution)
+
+
+def test_implicit_gradient_says_what_it_cannot():
+    net, y = deep_conv(), torch.zeros(2, 14, dtype=D)
+    with pytest.raises(TypeError, match="HuberTotalVariation"):
+        pl.ImplicitGradient().solve(pl.LiftedInversion(net, y, pl.TotalVariation(), shape=(1, 6, 6)))
+    with pytest.raises(TypeError, match="it finds inputs of networks"):
+        pl.ImplicitGradient().solve(pl.Composite(0.5 * pl.L2NormSquared(3)))
+    for options in ({"continuation": 3.0}, {"continuation": (0.0, 1.0)}, {"step": -1.0}):
+        with pytest.raises(ValueError, match="positive number"):
+            pl.ImplicitGradient(**options)
+
+
+@pytest.mark.parametrize("kernel,stride,padding,size", [(4, 2, 1, 12), (3, 2, 1, 8), (2, 2, 0, 6), (5, 3, 2, 9), (3, 1, 1, 6), (4, 2, 0, 9)])
+def test_adjoint_of_strided_convolutions(kernel, stride, padding, size):
+    from paralift.problems.conv_adjoint import conv_adjoint
+
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, kernel, stride=stride, padding=padding).double()
+    adjoint = conv_adjoint(conv, conv.weight.detach(), (3, size, size))
+    x = torch.randn(2, 3, size, size, dtype=D, requires_grad=True)
+    z = conv(x)
+    r = torch.randn_like(z)
+    assert (adjoint is None) == (stride == 1 or size != stride * z.shape[-1])
+    if adjoint is not None:
+        assert torch.allclose(adjoint(r), torch.autograd.grad(z, x, r)[0], rtol=1e-12, atol=1e-13)
+
+
 # ---- convexity
 def dense(problem):
     """Q by second differences of its definition, column by column, for a chain or the residual network of one sample; written with explicit matrices."""
