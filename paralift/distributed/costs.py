@@ -113,9 +113,10 @@ class StageCosts:
         return sizes
 
 
-def measured_costs(problem, rows, repeats=3):
+def measured_costs(problem, rows, repeats=3, gradients=True):
     """StageCosts of a LiftedTraining problem, timed here on `rows` of its samples and on a quarter of them (the least of `repeats` tries).
 
+    gradients : with those of linear layers in their parameters, which ISGM's streams make once a minibatch: `completed` has them in the update otherwise.
     Raises ValueError where rows or repeats is no integer >= 1.
     """
     for name, value in (("rows", rows), ("repeats", repeats)):
@@ -123,7 +124,7 @@ def measured_costs(problem, rows, repeats=3):
             raise ValueError(f"measured_costs got {name}={value!r}; it needs an integer >= 1.")
     many = min(rows, problem.samples)
     few = min(many, max(1, many // 4, problem.least_samples))
-    pairs = [tuple(_affine(few, s, many, t) for s, t in zip(*times)) for times in zip(time_stages(problem, few, repeats), time_stages(problem, many, repeats))]
+    pairs = [tuple(_affine(few, s, many, t) for s, t in zip(*times)) for times in zip(*(time_stages(problem, n, repeats, gradients) for n in (few, many)))]
     part, counted, parameter_bytes = problem.restrict(slice(0, few)), set(problem.frozen), []
     theta, last = problem.start_theta(), problem.stages[-1]
     for stage in problem.stages:

@@ -85,10 +85,11 @@ class Sweeps:
         losses, r = self.loss.value_and_gradient(kept[self.depth][1], self.targets)
         return losses.sum() / self.samples, r
 
-    def _sweep_back(self, stages, kept, values, pulls, r=None, n=None, recall=None, free=None, pieces=None, feedback=None):
+    def _sweep_back(self, stages, kept, values, pulls, r=None, n=None, recall=None, free=None, pieces=None, feedback=None, gathered=None):
         """({name: gradient}, pulls) of a sweep over consecutive `stages`, backwards, from the pulls {l: (g, weight)} on their outputs, the pull on x_l being weight * g, and the
         loss's residual r where they end the network; what is left in `pulls` is for earlier stages. Gradients are of means over n samples; `recall`, `free` and `pieces` are
-        `_evaluate_all`'s. `feedback` = (c, theta now, rows): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual of the first rows in the gradient of theta_l."""
+        `_evaluate_all`'s. `feedback` = (c, theta now, rows): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual of the first rows in the gradient of theta_l.
+        `gathered` takes the factors of linear layers' gradients in their place."""
         n, gradient, plan, weight = self.samples if n is None else n, {}, self._plan, 1.0      # r is the residual without its weight
         pieces = {l: q for l, q in (pieces or {}).items() if q.calls is not None}
         for stage in reversed(stages):
@@ -107,7 +108,7 @@ class Sweeps:
                 pull, moved = kept.pop(l)[2], None
             for p in pieces.keys() & set(stage.parents):
                 pieces[p].begin(weight)
-            gx, own = pull(r, weight / n) if moved is None else pull(r, weight / n, moved.mul_(feedback[0] * self.rho[l] / weight))
+            gx, own = pull(r, weight / n, None if moved is None else moved.mul_(feedback[0] * self.rho[l] / weight), gathered)
             for name, g in own.items():
                 gradient[name] = gradient[name] + g if name in gradient else g         # shared by two stages
             for p, g in stage.pairs(gx):
