@@ -137,7 +137,7 @@ class Pipeline(Column):
                     self.workers[k].add(sums, sum(update[l] for l in group), self._updated, m // self.M)
         self.run(iterations)
         self.seconds_an_iteration = pace(self.ends[fill:-fill] if stream else self.ends)
-        self.in_flight = sum(self.sizes[:depths[0]])
+        self.in_flight = sum((self.sizes if stream else sizes)[:depths[0]])
 
     @staticmethod
     def _program(count, depth, first):

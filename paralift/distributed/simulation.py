@@ -118,8 +118,8 @@ class Simulation:
 
     def __repr__(self):
         L, serial, link, cores = self.costs.stages, self.costs.serial_seconds(self.batch_size), self.machine.messages, self.machine.cores
-        links = f"{link.bandwidth:g} bytes/s and {1e6 * link.latency:g} us"
-        lines = [f"{L} stages, {self.batch_size} samples an iteration, one worker {1e3 * serial:.4g} ms; links of {links}; {'a core each' if cores == math.inf else f'{cores:g} cores'}",
+        links = f"{link.bandwidth:g} bytes/s and {1e6 * link.latency:g} us; {'a core each' if cores == math.inf else f'{cores:g} cores'}"
+        lines = [f"{L} stages, {self.batch_size} samples an iteration, one worker {1e3 * serial:.4g} ms; links of {links}",
                  f"{'schedule':<16} {'workers':>7} {'data x layers':>13} {'microbatches':>12} {'ms':>10} {'speed-up':>9} {'efficiency':>10} {'idle':>7} {'in flight':>9}"]
         for run in self.runs:
             mesh = f"{run.data} x {run.layers}"
@@ -144,8 +144,8 @@ class Simulation:
         for name, marker, (line, grey) in zip(dict.fromkeys(run.schedule for run in self.runs), "osD^vPX*<", itertools.cycle(styles)):
             runs = sorted((run for run in self.runs if run.schedule == name), key=lambda run: run.workers)
             counts = [run.workers for run in runs]
-            for ax, column in zip(axes, ("seconds", "efficiency")):
-                ax.loglog(counts, [getattr(run, column) for run in runs], line, marker=marker, color=str(grey), markersize=5, label=name.replace("_", " "))
+            for ax, shown in zip(axes, ("seconds", "efficiency")):
+                ax.loglog(counts, [getattr(run, shown) for run in runs], line, marker=marker, color=str(grey), markersize=5, label=name.replace("_", " "))
         for ax, text in zip(axes, ("seconds an iteration", "efficiency: speed-up / workers")):
             counts = sorted({run.workers for run in self.runs})
             counts = counts if len(counts) < 10 else counts[::2]
