@@ -1,9 +1,9 @@
 """What `pl.distributed.simulate` predicts against real processes: `python benchmarks/prediction.py [--rounds 3] [--workers 2 4] [cases WIDTH/BATCH ...]`.
 
-Eight ReLU layers: PGD on all blocks split by layers, by samples and by both, ISGM streamed (with its feedback) and flushed over layers. What messages and sums take of time and of
-processors, and a microbatch's visit, comes from `calibrate()`, which knows none of these networks. The stages' costs, and what a step does beside them, come from this network on one
-worker, while as many processes do the same as there are cores. Times are medians of the intervals between steps. Ends with curves to 4096 workers, for 20 us and 10 GB/s and a
-core each, in --output.
+Eight ReLU layers: PGD on all blocks split by layers, by samples and by both, ISGM streamed (with its feedback) and flushed over layers. What messages and sums take of time and
+processors, and a microbatch's visit, comes from `calibrate()`, which knows none of these networks. The stages' costs, and what a step does beside them, come from this network on
+one worker, while as many processes do the same as there are cores. Times are medians of the intervals between steps. Ends with curves to 4096 workers, for 20 us and 10 GB/s and
+a core each, in --output.
 """
 
 import argparse

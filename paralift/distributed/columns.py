@@ -116,25 +116,25 @@ class Pipeline(Column):
         fill = math.ceil(depths[0] / self.M)                 # minibatches until the pipeline is full, and while it drains
         iterations = 2 * fill + max(3, fill + 1) + 1 if stream else 3
         self.sizes, self.ends = sizes * iterations, [0.0] * iterations
-        times = {rows: (costs.forward_seconds(rows), costs.backward_seconds(rows), [*costs.forward_seconds(math.ceil(rows / SHARE))[:-1], 0.0]) for rows in set(sizes)}
+        times = {rows: (costs.forward_seconds(rows), costs.backward_seconds(rows)) for rows in set(sizes)}
         update = costs.update_seconds(sum(sizes))
         for k, (group, depth) in enumerate(zip(self.groups, depths)):
             size = sum(costs.parameter_bytes[l] for l in group) if layout.data > 1 else 0.0
+            behind = sum(math.ceil(rows / SHARE) for rows in sorted(sizes)[:depth - 1]) if stream and feedback else 0       # rows that meet an update on their way and ask for it
+            changing = sum(update[l] for l in group) + (sum(costs.forward_seconds(behind)[l] for l in group if l < costs.stages - 1) if behind else 0.0)
             programs = [(len(self.sizes), 0)] if stream else [(self.M, it * self.M) for it in range(iterations)]
             for backwards, m in (step for count, first in programs for step in self._program(count, depth, first)):
                 seconds = sum(times[self.sizes[m]][backwards][l] for l in group)
                 if not backwards:
                     self.workers[k].add({("x", m, a) for a in self.sources[k]}, seconds + machine.visit, self._forward_done, k, m)
                     continue
-                if stream and feedback and m // self.M > max(0, m - depth + 1) // self.M:          # an update lies between the visits
-                    seconds += sum(times[self.sizes[m]][2][l] for l in group)
                 self.workers[k].add({("pull", m, b) for b in self.readers[k]}, seconds, self._backward_done, k, m)
                 if (m + 1) % self.M == 0:
                     sums = set()
                     if size:
                         self.workers[k].add(set(), machine.copy * size, self.reduce, k, size, "sum", m)
                         sums = {("sum", m)}
-                    self.workers[k].add(sums, sum(update[l] for l in group), self._updated, m // self.M)
+                    self.workers[k].add(sums, changing, self._updated, m // self.M)
         self.run(iterations)
         self.seconds_an_iteration = pace(self.ends[fill:-fill] if stream else self.ends)
         self.in_flight = sum((self.sizes if stream else sizes)[:depths[0]])

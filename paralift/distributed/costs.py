@@ -90,11 +90,14 @@ class StageCosts:
         return sum(self.seconds(rows)) + sum(self.update_seconds(rows))
 
     def completed(self, seconds, rows, outputs=False):
-        """The same costs with an `update` such that one worker takes so many seconds for an iteration of so many rows: what the stages leave (0 at least), shared out by the bytes
-        that change: parameters, and, with `outputs` (all blocks at once), x."""
+        """The same costs with an `update` such that one worker takes so many seconds for an iteration of so many rows: what the stages leave, shared out by the bytes that change,
+        parameters and, with `outputs` (all blocks at once), x. Where the stages alone would take longer they are scaled down to it."""
+        own = sum(self.seconds(rows))
+        scaled = lambda pairs: tuple((a * min(1.0, seconds / own), b * min(1.0, seconds / own)) for a, b in pairs) if own else pairs
         moved = [size * rows if outputs else 0.0 for size in (*self.output_bytes[:-1], 0.0)]
-        rate = max(0.0, seconds - sum(self.seconds(rows))) / max(sum(self.parameter_bytes) + sum(moved), 1e-30)
-        return replace(self, update=tuple((rate * size, rate * x / rows) for size, x in zip(self.parameter_bytes, moved)))
+        rate = max(0.0, seconds - own) / max(sum(self.parameter_bytes) + sum(moved), 1e-30)
+        return replace(self, forward=scaled(self.forward), backward=scaled(self.backward),
+                       update=tuple((rate * size, rate * x / rows) for size, x in zip(self.parameter_bytes, moved)))
 
     def cut_bytes(self):
         """[bytes, ..]: what a row sends over the cut after stage l = 1 .. L - 1 in one direction, the x_p with p <= l and a child > l."""

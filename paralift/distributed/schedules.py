@@ -42,7 +42,7 @@ class Streamed(Schedule):
     along `data`, unless given: less than an update. Where theta_l has changed between the visits, the gradient in theta_l takes the residual r_l + c (sigma(z_l') -
     sigma(z_l)), z_l' at the newest theta_l: the target x_l belongs to the sample, and what the updates meanwhile have done towards it is not asked for again. It is not
     sent on to earlier layers. c is `feedback` times the schedule's factor on the step. One sample in four gives it, with four times the weight (all where batch statistics
-    couple them): a quarter of a product a layer, and no copy of parameters.
+    couple them): a quarter of a product a layer, made once a minibatch for linear layers, and no copy of parameters.
     """
 
     flush = False
@@ -99,7 +99,7 @@ class Stream:
                     gradients.append(gradient)
                     if i == first + size - 1:
                         if self.together:
-                            gradients = [self._total(gradients, gathered)]
+                            gradients = [self._total(gradients, gathered, {**theta, **self.copies})]
                             gathered.clear()
                         yield from self._gather_copies(gradients)
                         update(k, gradients)
@@ -109,10 +109,10 @@ class Stream:
         while self.seen < self.updates + 1:
             yield from self._exchange_copies(theta)
 
-    def _total(self, gradients, gathered):
+    def _total(self, gradients, gathered, theta):
         """The gradient of a minibatch from those of its microbatches and the factors of linear layers'."""
         total = {}
-        for own in (*gradients, *(self.problem.stages[l - 1].gathered_gradient(factors) for l, factors in gathered.items())):
+        for own in (*gradients, *(self.problem.stages[l - 1].gathered_gradient(factors, theta) for l, factors in gathered.items())):
             for name, g in own.items():
                 total[name] = total[name] + g if name in total else g
         return total
@@ -149,7 +149,7 @@ class Stream:
                 yield
             values = dict(zip(self.left, self.channel.receive()))
             self._expect_x()
-        kept, values = sub._evaluate_all(theta, stages=self.stages, values=values)
+        kept, values = sub._evaluate_all(theta, stages=self.stages, values=values, gather=self.together)
         share = sub.samples / n
         loss, r = sub._loss_and_residual(kept) if self.last else (0.0, None)
         own = [l for l in sub.extra if self.stages[0].index <= l <= self.stages[-1].index]

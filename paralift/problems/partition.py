@@ -35,13 +35,14 @@ def time_stages(problem, rows, repeats, gradients=True):
 def _time_stage(part, stage, x, point, gradients):
     device, last = part.inputs.device, stage.index == part.depth
     began = _now(device)
-    z, pull = stage.evaluate(x, point, seed=0, wrt_input=tuple(p > 0 for p in stage.parents), wrt_theta=not part._trained.isdisjoint(stage.theta))
+    wanted = not part._trained.isdisjoint(stage.theta) and (gradients or not stage.is_linear_layer)
+    z, pull = stage.evaluate(x, point, seed=0, wrt_input=tuple(p > 0 for p in stage.parents), wrt_theta=wanted)
     p = None if last else stage.penalty.activation(z)
     between = _now(device)
     g = None if last else torch.ones_like(z)
     ready = _now(device)
     r, weight = (part.loss.value_and_gradient(z, part.targets)[1], 1.0) if last else stage.penalty._sweep(z, p, g, 1.0, part.rho[stage.index], pull.fresh)
-    pull(r, weight / part.samples, gathered=None if gradients else {})
+    pull(r, weight / part.samples)
     return between - began, _now(device) - ready
 
 

@@ -144,10 +144,17 @@ class Stage:
         G = torch.addmm(rows.new_zeros(1, 1), rows.T, flat, beta=0, alpha=scale) if self.products is None else self._product(rows.T, flat).mul_(scale)
         return {names["weight"]: G, **({names["bias"]: rows.sum(0).mul_(scale)} if "bias" in names else {})}
 
-    def gathered_gradient(self, factors):
-        """`linear_gradient` of several parts [(r, x, scale), ..] with the same scale, in one product."""
-        r, x, scales = zip(*factors)
-        return self.linear_gradient(torch.cat(r), torch.cat(x), scales[0])
+    def gathered_gradient(self, factors, point):
+        """`linear_gradient` of several parts [(r, x, scale, moved), ..] in one product. moved = (rows, c, p) adds c (sigma(z at `point`) - p) to the first rows of a part's r, with
+        one product for all parts."""
+        r, x = torch.cat([part[0] for part in factors]), torch.cat([part[1] for part in factors])
+        behind = [(x, *moved) for _, x, _, moved in factors if moved is not None]
+        if behind:
+            new = self.penalty.activation(self.forward(torch.cat([x[:rows] for x, rows, _, _ in behind]), point)).split([rows for _, rows, _, _ in behind])
+            places = [part for part, (_, _, _, moved) in zip(r.split([len(part[0]) for part in factors]), factors) if moved is not None]
+            for place, s, (_, rows, c, p) in zip(places, new, behind):
+                place[:rows].add_(s.sub_(p[:rows]), alpha=c)
+        return self.linear_gradient(r, x, factors[0][2])
 
     def _product(self, a, b):
         return (a.to(self.products) @ b.to(self.products)).to(a.dtype)
@@ -156,22 +163,15 @@ class Stage:
         """The local map of a linear layer in closed form."""
         W = next(point[name] for name, inside in self.theta.items() if inside == "weight")
 
-        def pull(r, scale=1.0, correction=None, gathered=None):
-            gx, own = None if not wrt_input else r @ W if self.products is None else self._product(r, W), {}
-            if wrt_theta:
-                r = r if correction is None else corrected(r, correction)
-                if gathered is None:
-                    own = self.linear_gradient(r, x, scale)
-                else:
-                    gathered.setdefault(self.index, []).append((r, x, scale))
-            return gx, own
+        def pull(r, scale=1.0, correction=None):
+            gx = None if not wrt_input else r @ W if self.products is None else self._product(r, W)
+            return gx, self.linear_gradient(r if correction is None else corrected(r, correction), x, scale) if wrt_theta else {}
 
         return pull
 
     def evaluate(self, x, point, seed=None, update_buffers=False, wrt_input=True, wrt_theta=True, keep=False, loans=None):
-        """z and the local map (r, scale, correction, gathered) -> (A'(x)* r, {name: scale * J_theta* (r + correction)}), which may be called once, often with `keep`;
-        a correction may be of the first samples only. A linear layer puts the factors of its gradient into `gathered` {index: [(r, x, scale), ..]}, where that is given, and leaves
-        the product for `gathered_gradient`.
+        """z and the local map (r, scale, correction) -> (A'(x)* r, {name: scale * J_theta* (r + correction)}), which may be called once, often with `keep`;
+        a correction may be of the first samples only.
 
         `pull.fresh` says that z's memory is nobody else's: not an input's, and not kept for the local map.
 
@@ -201,7 +201,7 @@ class Stage:
         edge = torch.autograd.graph.get_gradient_edge(root) if differentiable else None          # the graph, without the memory of z
         del x, xs, z, root, pairs
 
-        def pull(r, scale=1.0, correction=None, gathered=None):
+        def pull(r, scale=1.0, correction=None):
             if not leaves or not differentiable:
                 return (None,) * len(wanted) if several else None, {}
             back = lambda r, of, keep: list(torch.autograd.grad(edge, of, r if shape is None else r.reshape(shape), retain_graph=keep, allow_unused=True)) if of else []

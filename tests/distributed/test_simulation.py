@@ -166,14 +166,15 @@ def test_messages_take_cores_from_computing():
     two = StageCosts.uniform(2, 1.0, 2.0, 0, 10.0)
     assert one(two, "layers", 2, 4, machine=machine(messages=1.0, bandwidth=100.0, cores=2)).seconds == pytest.approx(12 + 2 * 0.4)
     shared = one(two, "layers", 2, 4, machine=machine(messages=2.0, bandwidth=100.0, cores=1)).seconds
-    assert shared > 24 + 4 * 0.4 - 1e-9                                       # two stages and 2 messages' 2 cores, one after the other
+    assert shared == pytest.approx(24 + 4 * 0.4)                              # two stages and 2 messages' 2 cores, one after the other
 
 
 def test_updates_cost_time():
     """`completed` makes one worker's iteration last as long as was measured; layers split it, samples do not split the parameters' part."""
     costs = UNIFORM.completed(8 * 3 * 64 + 80, 64)
     assert costs.serial_seconds(64) == pytest.approx(8 * 3 * 64 + 80) and costs.update_seconds(1) == pytest.approx([10.0] * 8)
-    assert UNIFORM.completed(1.0, 64).update_seconds(64) == [0.0] * 8
+    fast = UNIFORM.completed(8 * 3 * 32, 64)                                  # the stages alone were timed slower than the whole
+    assert fast.update_seconds(64) == [0.0] * 8 and fast.serial_seconds(64) == pytest.approx(8 * 3 * 32) and fast.backward[0] == pytest.approx((0.0, 1.0))
     blocks = UNIFORM.completed(8 * 3 * 64 + 80, 64, outputs=True)             # 64 bytes of parameters, 64 rows of x of a byte, for all but the last stage
     assert blocks.serial_seconds(64) == pytest.approx(8 * 3 * 64 + 80) and blocks.update_seconds(32)[0] == pytest.approx(0.75 * blocks.update_seconds(64)[0])
     for schedule in ("layers", "stream", "flush_1f1b"):
