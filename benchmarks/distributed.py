@@ -42,6 +42,24 @@ def crowd(work, processes=2):
             os.waitpid(child, 0)
 
 
+def interval(times, ends=3):
+    """The median time from one to the next, without the first and the last few."""
+    times = times[ends:-ends]
+    return statistics.median(b - a for a, b in zip(times, times[1:]))
+
+
+def minibatch_seconds(problem, batch, workers=None):
+    """Seconds of ISGM from one update to the next, within a pass."""
+    updates = {}
+
+    def schedule(done):                                          # asked for last at done = k / minibatches by the k-th update
+        updates[done] = time.perf_counter()
+        return 1.0
+
+    pl.ISGM(1, batch, schedule=schedule).solve(problem, progress=False, workers=workers)
+    return interval(list(updates.values()))
+
+
 def grouped(step, iterations):
     """Seconds a step of two processes: step(rank) makes the function that takes it, in a group of gloo."""
     folder = tempfile.TemporaryDirectory()

@@ -1,7 +1,9 @@
 """Streams over layer workers against the serial method: `python benchmarks/schedules.py [--seeds 3] [--passes 3] [--quick] [mlp10 mlp16 resmlp transformer]`.
 
-Accuracy (or validation loss) after each pass for P = 1, 2, 4, 8 workers in a row, all in one process (`pl.Simulated`, which gives the same bits as real workers), and, from the
-stages' measured costs, the seconds that P workers take for a minibatch, by discrete events (latency 20 us, 10 GB/s): how much sooner the accuracy of the serial run is reached.
+Accuracy (or validation loss) after each pass for P = 1, 2, 4, 8 workers in a row, all in one process (`pl.Simulated`, which gives the same bits as real workers), and the seconds
+that P workers take for a minibatch, by discrete events (latency 20 us, 10 GB/s, a core each): how much sooner the accuracy of the serial run is reached. Stages are timed at the
+microbatch's rows, a microbatch's visit (`calibrate()`) and the update are charged. `--speeds`: the speeds alone, of plain networks of many widths, depths and batches. `--race`:
+one process against two real ones. `--batch` changes the minibatch, `mlp8` and so on are plain networks of other depths.
 """
 
 import argparse
@@ -13,11 +15,13 @@ from pathlib import Path
 
 import torch
 from architectures import text
+from distributed import minibatch_seconds
 from torch import nn
 
 import paralift as pl
 
 WORKERS = (1, 2, 4, 8)
+LINK, FREE = pl.distributed.Link(20e-6, 10e9), pl.distributed.Link(0.0, float("inf"))
 
 
 class Residual(nn.Module):
@@ -58,16 +62,48 @@ def problem(kind, width, samples, seed):
         (x, y), test = pl.data.mnist()
     except FileNotFoundError:
         (x, y), test = pl.data.digits()
-    make = {"mlp10": plain(10, width), "mlp16": plain(16, width), "resmlp": lambda inputs: Residual(inputs, width)}[kind]
+    make = plain(int(kind[3:]), width) if kind[:3] == "mlp" else lambda inputs: Residual(inputs, width)
     return pl.LiftedTraining(make(x.shape[1]), x[:samples], y[:samples], validation=test)
 
 
-def seconds_a_minibatch(p, batch):
-    """{P: predicted seconds of a minibatch} of the serial method and of streams; every stage but the last is charged with the feedback's quarter of a product."""
-    costs = pl.distributed.measured_costs(p, batch, repeats=7)
-    fed = dataclasses.replace(costs, backward=tuple((b[0] + f[0], b[1] + f[1] / 4) for b, f in zip(costs.backward[:-1], costs.forward)) + costs.backward[-1:])
-    simulated = lambda P: pl.distributed.simulate(fed, workers=P, batch_size=batch, schedules="stream", microbatches=pl.distributed.Streamed().parts(1, P, False)).runs[0]
-    return {1: sum(costs.seconds(batch)), **{P: simulated(P).seconds for P in WORKERS[1:]}}
+def predicted_seconds(p, batch, machine, repeats=7):
+    """{P: seconds of a minibatch}, of the serial method and of streams over P workers."""
+    whole = pl.distributed.measured_costs(p, batch, repeats, gradients=False)
+    some = p if p.samples <= 16 * batch else pl.LiftedTraining(p.network, p.inputs[:16 * batch], p.targets[:16 * batch])
+    whole = whole.completed(minibatch_seconds(some, batch), batch)
+    found = {1: whole.serial_seconds(batch)}
+    for P in WORKERS[1:]:
+        M = pl.distributed.Streamed().parts(1, P, False)
+        costs = dataclasses.replace(pl.distributed.measured_costs(p, -(-batch // M), repeats, gradients=False), update=whole.update)
+        found[P] = pl.distributed.simulate(costs, P, batch, schedules="stream", microbatches=M, machine=machine).runs[0].seconds
+    return found
+
+
+def speeds(a, machine):
+    """Predicted speed-ups of plain networks; the stages between the first and the last cost what those of a network of five layers do on the mean."""
+    print(f"{'width':>5} {'batch':>5} {'layers':>6}   speed-up for {', '.join(map(str, WORKERS[1:]))} workers; at most (parts of whole stages, nothing else lost)", flush=True)
+    for width in a.widths:
+        for batch in (128, 256, 512):
+            torch.manual_seed(0)
+            p = pl.LiftedTraining(plain(5, width)(784), torch.randn(12 * batch, 784), torch.randint(10, (12 * batch,)))
+            whole = pl.distributed.measured_costs(p, batch, 5, gradients=False)
+            whole = whole.completed(minibatch_seconds(p, batch), batch)
+            micro = {P: dataclasses.replace(pl.distributed.measured_costs(p, batch // P, 5, gradients=False), update=whole.update) for P in WORKERS[1:]}
+            for depth in (8, 10, 16, 17, 24):
+                serial = deepened(whole, depth)
+                run = lambda P, costs: pl.distributed.simulate(deepened(costs, depth), P, batch, schedules="stream", microbatches=P, machine=machine).runs[0].seconds
+                gain = {P: serial.serial_seconds(batch) / run(P, costs) for P, costs in micro.items()}
+                most = {P: P * next(m for m in pl.distributed.layouts(serial, P, batch, "stream", FREE, microbatches=1) if m.data == 1).efficiency for P in micro}
+                shown = lambda table: " ".join(f"{v:>5.2f}" for v in table.values())
+                print(f"{width:>5} {batch:>5} {depth:>6}   {shown(gain)}   {shown(most)}", flush=True)
+
+
+def deepened(costs, depth):
+    """Costs of a deeper chain: the first and the last stage, and so many like those between them."""
+    mean = lambda values: tuple(statistics.mean(v) for v in zip(*values)) if isinstance(values[0], tuple) else statistics.mean(values)
+    longer = lambda values: (values[0], *[mean(values[1:-1])] * (depth - 2), values[-1])
+    names = ("forward", "backward", "parameter_bytes", "output_bytes", "update")
+    return pl.distributed.StageCosts(**{name: longer(getattr(costs, name)) for name in names})
 
 
 def train(kind, a, batch, column):
@@ -88,7 +124,7 @@ def race(kind, a):
     runs = {name: [] for name in choices}
     for seed in range(a.seeds):
         for name, workers in choices.items():
-            history = pl.ISGM(a.passes, 128, schedule=a.step, seed=seed).solve(problem(kind, a.width, a.samples, seed), progress=False, workers=workers).history
+            history = pl.ISGM(a.passes, a.batch, schedule=a.step, seed=seed).solve(problem(kind, a.width, a.samples, seed), progress=False, workers=workers).history
             runs[name].append((history["accuracy"], history["seconds"]))
     print(f"\n{kind}, width {a.width}: test accuracy (%) and seconds after each pass, means of {a.seeds} seeds; time over that of one process: median (range)")
     for name, own in runs.items():
@@ -98,17 +134,17 @@ def race(kind, a):
         print(f"{name:<14} {shown} {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
 
 
-def compare(kind, a):
-    batch, column, better = (32, "validation_loss", -1) if kind == "transformer" else (128, "accuracy", 1)
+def compare(kind, a, machine):
+    batch, column, better = (32, "validation_loss", -1) if kind == "transformer" else (a.batch, "accuracy", 1)
     width = 64 if kind == "transformer" else a.width
-    file = None if a.kept is None else Path(a.kept) / f"{kind}_{width}_{a.step}.json"
+    file = None if a.kept is None else Path(a.kept) / f"{kind}_{width}_{batch}_{a.step}.json"
     if file is not None and file.exists():
         rows = {int(P): r for P, r in json.loads(file.read_text()).items()}
     else:
         rows = train(kind, a, batch, column)
         if file is not None:
             file.write_text(json.dumps(rows))
-    times = seconds_a_minibatch(problem(kind, a.costs_width or a.width, a.samples, 0), batch)
+    times = predicted_seconds(problem(kind, a.costs_width or a.width, a.samples, 0), batch, machine)
     scale, shown = (1 / 64, "validation loss (nats a character)") if better < 0 else (100, "test accuracy (%)")
     mean = {P: [scale * statistics.mean(v) for v in zip(*r)] for P, r in rows.items()}
     passes, target = len(mean[1]), mean[1][-1]
@@ -129,6 +165,9 @@ def main():
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--samples", type=int, default=60000)
     parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=128, help="of a minibatch; the transformer has 32")
+    parser.add_argument("--speeds", action="store_true", help="predicted speeds alone, of plain networks")
+    parser.add_argument("--widths", type=int, nargs="+", default=[256, 512, 1024, 2048], help="of --speeds")
     parser.add_argument("--race", action="store_true", help="one process against two real ones, in seconds")
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--costs-width", type=int, default=None, help="measure the stages' costs at another width")
@@ -140,8 +179,13 @@ def main():
     if a.quick:
         a.seeds, a.passes, a.samples, a.width = 1, 2, 2000, 64
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, one thread")
+    measured = pl.distributed.calibrate()
+    machine = pl.distributed.Machine(LINK, LINK, visit=measured.visit)
+    print(f"a microbatch's visit {1e6 * machine.visit:.0f} us")
+    if a.speeds:
+        return speeds(a, machine)
     for kind in a.networks or ["mlp10", "mlp16", "resmlp", "transformer"]:
-        race(kind, a) if a.race else compare(kind, a)
+        race(kind, a) if a.race else compare(kind, a, machine)
 
 
 if __name__ == "__main__":

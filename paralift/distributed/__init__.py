@@ -2,6 +2,7 @@
 
 from .costs import Layout, Link, StageCosts, layout_table, layouts, measured_costs
 from .launch import rank, share
+from .machine import Machine, calibrate
 from .mesh import Simulated, Workers
 from .schedules import Flushed, Streamed
 from .simulation import SCHEDULES, Simulation, simulate

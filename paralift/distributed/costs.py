@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,15 +17,17 @@ COPIES = {"jacobi": 3, "stream": 2, "flush": 2}      # numbers kept for each num
 
 @dataclass(frozen=True)
 class Link:
-    """What communication costs between two workers: latency in s a message, bandwidth in bytes/s, and the share of it that computing hides, in [0, 1]."""
+    """What communication costs between two workers: latency in s a message, bandwidth in bytes/s, the share of it that `layouts` takes to be hidden by computing, in [0, 1], and
+    the cores that it keeps busy while it lasts: a message at both ends together, an all-reduce at each worker; 0 where the network needs none."""
 
     latency: float = 2e-4
     bandwidth: float = 1e9
     overlap: float = 0.3
+    cores: float = 0.0
 
     def __post_init__(self):
-        if not self.latency >= 0 or not self.bandwidth > 0 or not 0 <= self.overlap <= 1:
-            raise ValueError(f"{self} was given; it needs latency >= 0 (s), bandwidth > 0 (bytes/s, math.inf for none) and overlap from 0 to 1.")
+        if not self.latency >= 0 or not self.bandwidth > 0 or not 0 <= self.overlap <= 1 or not 0 <= self.cores < math.inf:
+            raise ValueError(f"{self} was given; it needs latency >= 0 (s), bandwidth > 0 (bytes/s, math.inf for none), overlap from 0 to 1 and cores >= 0.")
 
     def transfer(self, size: float) -> float:
         """Seconds of one message of `size` bytes: latency + size / bandwidth."""
@@ -41,7 +43,8 @@ class StageCosts:
     """Costs of the stages 1 .. L of a network; an affine cost is (seconds a call, seconds a row).
 
     forward, backward : L affine costs. parameter_bytes : trained parameters, tied ones with their first stage. output_bytes : a row of x_l (of z_L for the last).
-    parents : for each stage those of its inputs, 0 the data; a chain if not given. Raises ValueError where lengths or numbers do not fit.
+    parents : for each stage those of its inputs, 0 the data; a chain if not given. update : L affine costs of changing the stage's blocks, once an iteration, on its rows;
+    none if not given. Raises ValueError where lengths or numbers do not fit.
     """
 
     forward: tuple
@@ -49,15 +52,17 @@ class StageCosts:
     parameter_bytes: tuple
     output_bytes: tuple
     parents: tuple = ()
+    update: tuple = ()
 
     def __post_init__(self):
         L = len(self.forward)
         object.__setattr__(self, "parents", tuple(map(tuple, self.parents)) or tuple((l,) for l in range(L)))
-        lengths = [len(v) for v in (self.forward, self.backward, self.parameter_bytes, self.output_bytes, self.parents)]
+        object.__setattr__(self, "update", tuple(self.update) or ((0.0, 0.0),) * L)
+        lengths = [len(v) for v in (self.forward, self.backward, self.parameter_bytes, self.output_bytes, self.parents, self.update)]
         if not L or set(lengths) != {L}:
-            raise ValueError(f"StageCosts got forward, backward, parameter_bytes, output_bytes and parents of lengths {lengths}; each needs one entry a stage.")
-        for l, stage in enumerate(zip(self.forward, self.backward, self.parameter_bytes, self.output_bytes), 1):
-            if not all(v >= 0 for v in (*stage[0], *stage[1], *stage[2:])) or not all(0 <= p < l for p in self.parents[l - 1]):
+            raise ValueError(f"StageCosts got forward, backward, parameter_bytes, output_bytes, parents and update of lengths {lengths}; each needs one entry a stage.")
+        for l, stage in enumerate(zip(self.forward, self.backward, self.update, self.parameter_bytes, self.output_bytes), 1):
+            if not all(v >= 0 for v in (*stage[0], *stage[1], *stage[2], *stage[3:])) or not all(0 <= p < l for p in self.parents[l - 1]):
                 raise ValueError(f"StageCosts got {stage} with parents {self.parents[l - 1]} for stage {l}; costs are numbers >= 0, parents earlier stages or 0.")
 
     @classmethod
@@ -79,6 +84,23 @@ class StageCosts:
         """[seconds, ..] of each stage's forward and backward on so many rows."""
         return [f + b for f, b in zip(self.forward_seconds(rows), self.backward_seconds(rows))]
 
+    def update_seconds(self, rows):
+        return [fixed + row * rows for fixed, row in self.update]
+
+    def serial_seconds(self, rows):
+        """An iteration of one worker: every stage, then the update."""
+        return sum(self.seconds(rows)) + sum(self.update_seconds(rows))
+
+    def completed(self, seconds, rows, outputs=False):
+        """The same costs with an `update` such that one worker takes so many seconds for an iteration of so many rows: what the stages leave, shared out by the bytes that change,
+        parameters and, with `outputs` (all blocks at once), x. Where the stages alone would take longer they are scaled down to it."""
+        own = sum(self.seconds(rows))
+        scaled = lambda pairs: tuple((a * min(1.0, seconds / own), b * min(1.0, seconds / own)) for a, b in pairs) if own else pairs
+        moved = [size * rows if outputs else 0.0 for size in (*self.output_bytes[:-1], 0.0)]
+        rate = max(0.0, seconds - own) / max(sum(self.parameter_bytes) + sum(moved), 1e-30)
+        return replace(self, forward=scaled(self.forward), backward=scaled(self.backward),
+                       update=tuple((rate * size, rate * x / rows) for size, x in zip(self.parameter_bytes, moved)))
+
     def cut_bytes(self) -> list[float]:
         """[bytes, ..]: what a row sends over the cut after stage l = 1 .. L - 1 in one direction, the x_p with p <= l and a child > l."""
         last = {}                                               # {p: its last child}
@@ -96,9 +118,10 @@ class StageCosts:
         return sizes
 
 
-def measured_costs(problem: LiftedTraining, rows: int, repeats: int = 3) -> StageCosts:
+def measured_costs(problem: LiftedTraining, rows: int, repeats: int = 3, gradients=True) -> StageCosts:
     """StageCosts of a LiftedTraining problem, timed here on `rows` of its samples and on a quarter of them (the least of `repeats` tries).
 
+    gradients : with those of linear layers in their parameters, which ISGM's streams make once a minibatch: `completed` has them in the update otherwise.
     Raises ValueError where rows or repeats is no integer >= 1.
     """
     for name, value in (("rows", rows), ("repeats", repeats)):
@@ -106,7 +129,7 @@ def measured_costs(problem: LiftedTraining, rows: int, repeats: int = 3) -> Stag
             raise ValueError(f"measured_costs got {name}={value!r}; it needs an integer >= 1.")
     many = min(rows, problem.samples)
     few = min(many, max(1, many // 4, problem.least_samples))
-    pairs = [tuple(_affine(few, s, many, t) for s, t in zip(*times)) for times in zip(time_stages(problem, few, repeats), time_stages(problem, many, repeats))]
+    pairs = [tuple(_affine(few, s, many, t) for s, t in zip(*times)) for times in zip(*(time_stages(problem, n, repeats, gradients) for n in (few, many)))]
     part, counted, parameter_bytes = problem.restrict(slice(0, few)), set(problem.frozen), []
     theta, last = problem.start_theta(), problem.stages[-1]
     for stage in problem.stages:
@@ -213,7 +236,7 @@ def _layout(costs, data, layers, rows, kind, link, memory, microbatches):
     exchange = np.where(inner, 2 * (link.latency + crossing / link.bandwidth), 0.0)
     cost = _between(costs.seconds(piece)) + visible * (exchange[:, None] + exchange)
     steps = microbatches + layers - 1 if kind == "flush" else microbatches
-    cost = steps * cost + visible * (2 * (data - 1) * link.latency + reduce / link.bandwidth)
+    cost = steps * cost + _between(costs.update_seconds(own)) + visible * (2 * (data - 1) * link.latency + reduce / link.bandwidth)
     held = _memory(costs, data, layers, rows, kind, microbatches)
     if memory is not None:
         cost = np.where(held <= memory, cost, math.inf)
@@ -222,7 +245,7 @@ def _layout(costs, data, layers, rows, kind, link, memory, microbatches):
         return None
     sent = reduce + microbatches * (crossing[:, None] + crossing)                # x to the next, pulls to the one before
     most = lambda table: max(float(table[g.start, g.stop]) for g in groups)
-    efficiency = sum(costs.seconds(rows)) / (data * layers * seconds) if seconds else 1.0
+    efficiency = costs.serial_seconds(rows) / (data * layers * seconds) if seconds else 1.0
     return Layout(data, layers, tuple(groups), microbatches, seconds, efficiency, most(held), most(sent))
 
 

@@ -72,7 +72,7 @@ class Placed(PlacedBlocks):
 
     def _streams(self, theta, batches, cut, factor, update):
         """The streams that run here, once they have run."""
-        stream = Stream(self.problem, self.cuts, self.mesh.layer_rank, Wire(self.mesh, self.empty, self.names))
+        stream = Stream(self.problem, self.cuts, self.mesh.layer_rank, Wire(self.mesh, self.empty, self.names), not self.deterministic)
         for _ in stream.run(theta, batches, self.schedule, cut, factor, update(stream.names)):
             pass
         self.mesh.settle()
@@ -139,6 +139,6 @@ class SimulatedRow(Placed):
 
     def _streams(self, theta, batches, cut, factor, update):
         boxes = {}
-        streams = [Stream(self.problem, self.groups, rank, Post(boxes, rank)) for rank in range(len(self.groups))]
+        streams = [Stream(self.problem, self.groups, rank, Post(boxes, rank), not self.deterministic) for rank in range(len(self.groups))]
         take_turns(s.run(theta, batches, self.schedule, cut, factor, update(s.names)) for s in streams)
         return streams

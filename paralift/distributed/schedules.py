@@ -42,7 +42,7 @@ class Streamed(Schedule):
     along `data`, unless given: less than an update. Where theta_l has changed between the visits, the gradient in theta_l takes the residual r_l + c (sigma(z_l') -
     sigma(z_l)), z_l' at the newest theta_l: the target x_l belongs to the sample, and what the updates meanwhile have done towards it is not asked for again. It is not
     sent on to earlier layers. c is `feedback` times the schedule's factor on the step. One sample in four gives it, with four times the weight (all where batch statistics
-    couple them): a quarter of a product a layer, and no copy of parameters.
+    couple them): a quarter of a product a layer, made once a minibatch for linear layers, and no copy of parameters.
     """
 
     flush = False
@@ -61,11 +61,12 @@ class Stream:
     """One worker's part of a pass over minibatches: a generator that yields where it waits for a message.
 
     problem : the whole one. groups : the numbers of the stages of each worker. channel : how messages cross. A parameter of stages on several workers lies with the first; the
-    others work on copies, whose gradients they send there.
+    others work on copies, whose gradients they send there. together : whether a minibatch's gradient is made as a whole, a product a linear layer, or microbatch by microbatch, for
+    sums in a fixed order.
     """
 
-    def __init__(self, problem, groups, rank, channel):
-        self.problem, self.rank, self.layers, self.channel, group = problem, rank, len(groups), channel, groups[rank]
+    def __init__(self, problem, groups, rank, channel, together=False):
+        self.problem, self.rank, self.layers, self.channel, self.together, group = problem, rank, len(groups), channel, together, groups[rank]
         self.stages, self.left, self.right = [problem.stages[l - 1] for l in group], crossing(problem.stages, group.start - 1), crossing(problem.stages, group.stop - 1)
         self.whole = any(batch_norms(s.module) for s in self.stages)
         self.last = rank == self.layers - 1
@@ -75,8 +76,8 @@ class Stream:
         self.names = [name for s in self.stages for name in s.theta if name not in dict(self.borrowed)]
 
     def run(self, theta, batches, schedule, cut, factor, update):
-        """cut(samples) -> [(number, samples) of this row's microbatches]; update(k, [gradient of each]) changes theta; `losses` (k, number, loss) stay here, the means weighted by
-        the microbatches' sizes."""
+        """cut(samples) -> [(number, samples) of this row's microbatches]; update(k, [gradient of each, or of all]) changes theta; `losses` (k, number, loss) stay here, the means
+        weighted by the microbatches' sizes."""
         self.losses, self.waiting, self.updates, feedback = [], deque(), 0, 0.0 if schedule.flush else schedule.feedback
         ahead = self.layers - 1 - self.rank
         work = [(k, i, rows, seed + 104729 * i, len(samples)) for k, (samples, seed) in enumerate(batches) for i, rows in cut(samples)]
@@ -86,15 +87,20 @@ class Stream:
             groups = [work[a:a + size] for a in range(0, len(work), size)]
         self.lag, self.copies, self.seen = 0 if schedule.flush else -(-(self.layers - 1) // size), {}, 0         # updates that a copy may lie behind, so that nobody waits
         yield from self._exchange_copies(theta)
+        self.coming = deque(len(rows) for _, _, rows, _, _ in work)                           # samples of the x that arrive, in their order
+        self._expect_x()
         for group in groups:
-            gradients = []
+            gradients, gathered = [], {} if self.together else None
             for turn in range(len(group) + ahead):
                 if turn < len(group):
                     yield from self._forward(theta, *group[turn])
                 if turn >= ahead:
-                    k, i, gradient = yield from self._backward(theta, feedback * factor(self.updates))
+                    k, i, gradient = yield from self._backward(theta, feedback * factor(self.updates), gathered)
                     gradients.append(gradient)
                     if i == first + size - 1:
+                        if self.together:
+                            gradients = [self._total(gradients, gathered, {**theta, **self.copies})]
+                            gathered.clear()
                         yield from self._gather_copies(gradients)
                         update(k, gradients)
                         gradients, self.updates = [], self.updates + 1
@@ -102,6 +108,14 @@ class Stream:
                             self.channel.tell(w, name, theta[name])
         while self.seen < self.updates + 1:
             yield from self._exchange_copies(theta)
+
+    def _total(self, gradients, gathered, theta):
+        """The gradient of a minibatch from those of its microbatches and the factors of linear layers'."""
+        total = {}
+        for own in (*gradients, *(self.problem.stages[l - 1].gathered_gradient(factors, theta) for l, factors in gathered.items())):
+            for name, g in own.items():
+                total[name] = total[name] + g if name in total else g
+        return total
 
     def _exchange_copies(self, theta):
         """The first values of copies, or the next ones."""
@@ -133,8 +147,9 @@ class Stream:
         if self.left:
             while not self.channel.ready("x"):
                 yield
-            values = dict(zip(self.left, self.channel.receive([(len(rows), *self.problem.stages[p - 1].space) for p in self.left])))
-        kept, values = sub._evaluate_all(theta, stages=self.stages, values=values)
+            values = dict(zip(self.left, self.channel.receive()))
+            self._expect_x()
+        kept, values = sub._evaluate_all(theta, stages=self.stages, values=values, gather=self.together)
         share = sub.samples / n
         loss, r = sub._loss_and_residual(kept) if self.last else (0.0, None)
         own = [l for l in sub.extra if self.stages[0].index <= l <= self.stages[-1].index]
@@ -144,17 +159,32 @@ class Stream:
         if self.right:
             self.channel.send([values[p] for p in self.right])
         self.waiting.append((k, i, n, sub, kept, values, r, self.updates))
+        if len(self.waiting) == 1:
+            self._expect_pulls()
 
-    def _backward(self, theta, c):
+    def _expect_x(self):
+        """Make room for the next x, so that it travels while this worker computes."""
+        if self.left and self.coming:
+            rows = self.coming.popleft()
+            self.channel.expect([(rows, *self.problem.stages[p - 1].space) for p in self.left])
+
+    def _expect_pulls(self):
+        """The same for the pulls of the microbatch that comes back next."""
+        if self.right and self.waiting:
+            values = self.waiting[0][5]
+            self.channel.expect_pulls([values[p].shape for p in self.right])
+
+    def _backward(self, theta, c, gathered):
         k, i, n, sub, kept, values, r, made = self.waiting.popleft()
         pulls = {}
         if self.right:
             while not self.channel.ready("pull"):
                 yield
-            pulls = dict(zip(self.right, self.channel.receive_pulls([values[p].shape for p in self.right])))
+            pulls = dict(zip(self.right, self.channel.receive_pulls()))
+            self._expect_pulls()
         rows = sub.samples if self.whole else -(-sub.samples // SHARE)
         feedback = (c * sub.samples / rows, {**theta, **self.copies}, rows) if c and made < self.updates else None
-        gradient, pulls = sub._sweep_back(self.stages, kept, values, pulls, r, n, feedback=feedback)
+        gradient, pulls = sub._sweep_back(self.stages, kept, values, pulls, r, n, feedback=feedback, gathered=gathered)
         if self.left:
             self.channel.send_pulls([pulls[p] for p in self.left])
         return k, i, gradient
@@ -166,10 +196,14 @@ def crossing(stages, after):
 
 
 class Wire:
-    """Messages to the workers of this row of the mesh: what goes one way at a time travels in one buffer."""
+    """Messages to the workers of this row of the mesh: what goes one way at a time travels in one buffer.
+
+    gloo sends nothing before the other end has made room, so room is made for the next message while this one is computed with. NCCL takes the messages of a pair in the order in
+    which both ends ask for them, so there a message is asked for when it is needed.
+    """
 
     def __init__(self, mesh, like, names):
-        self.mesh, self.like, self.weights, self.theirs = mesh, like, None, None
+        self.mesh, self.like, self.weights, self.theirs, self.x, self.pulls = mesh, like, None, None, None, None
         self.tags = {name: 10 + i for i, name in enumerate([*names, *("gradient of " + name for name in names)])}
 
     def ready(self, kind):
@@ -178,18 +212,28 @@ class Wire:
     def _pack(self, tensors):
         return tensors[0].contiguous() if len(tensors) == 1 else torch.cat([t.reshape(-1) for t in tensors])
 
-    def _take(self, shapes, layer, tag):
+    def _room(self, shapes, layer, tag):
+        """What waits for the next message of some tensors, and returns them."""
         sizes = [torch.Size(s).numel() for s in shapes]
         buffer = self.like.new_empty(sum(sizes))
-        self.mesh.receive(buffer, layer, tag).wait()
-        return [v.view(s) for v, s in zip(buffer.split(sizes), shapes)]
+        ask = lambda: self.mesh.receive(buffer, layer, tag)
+        work = ask() if self.like.device.type == "cpu" else None
+
+        def arrived():
+            (work or ask()).wait()
+            return [v.view(s) for v, s in zip(buffer.split(sizes), shapes)]
+
+        return arrived
 
     def send(self, tensors):
         self.mesh.settle(8)
         self.mesh.send(self._pack(tensors), self.mesh.layer_rank + 1, 1)
 
-    def receive(self, shapes):
-        return self._take(shapes, self.mesh.layer_rank - 1, 1)
+    def expect(self, shapes):
+        self.x = self._room(shapes, self.mesh.layer_rank - 1, 1)
+
+    def receive(self):
+        return self.x()
 
     def send_pulls(self, pulls):
         if self.weights is None:                                 # they are the same every time
@@ -198,12 +242,16 @@ class Wire:
         self.mesh.settle(8)
         self.mesh.send(self._pack([g for g, _ in pulls]), self.mesh.layer_rank - 1, 2)
 
-    def receive_pulls(self, shapes):
+    def expect_pulls(self, shapes):
+        self.pulls = len(shapes), self._room(shapes, self.mesh.layer_rank + 1, 2)
+
+    def receive_pulls(self):
+        count, arrived = self.pulls
         if self.theirs is None:
-            weights = torch.empty(len(shapes), dtype=torch.float64)
+            weights = torch.empty(count, dtype=torch.float64)
             self.mesh.receive(weights, self.mesh.layer_rank + 1, 3).wait()
             self.theirs = weights.tolist()
-        return list(zip(self._take(shapes, self.mesh.layer_rank + 1, 2), self.theirs))
+        return list(zip(arrived(), self.theirs))
 
     def tell(self, worker, name, t):
         self.mesh.send(t.clone(), worker, self.tags[name])
@@ -212,7 +260,7 @@ class Wire:
         return True
 
     def hear(self, worker, name, shape):
-        return self._take([shape], worker, self.tags[name])[0]
+        return self._room([shape], worker, self.tags[name])()[0]
 
 
 class Post:
@@ -230,13 +278,18 @@ class Post:
     def send(self, tensors):
         self._box(self.rank, self.rank + 1, "x").append([t.clone() for t in tensors])
 
-    def receive(self, shapes):
+    def expect(self, shapes):
+        """Nothing: what is sent is here."""
+
+    expect_pulls = expect
+
+    def receive(self):
         return self._box(self.rank - 1, self.rank, "x").popleft()
 
     def send_pulls(self, pulls):
         self._box(self.rank, self.rank - 1, "pull").append([(g.clone(), w) for g, w in pulls])
 
-    def receive_pulls(self, shapes):
+    def receive_pulls(self):
         return self._box(self.rank + 1, self.rank, "pull").popleft()
 
     def tell(self, worker, name, t):

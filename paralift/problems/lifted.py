@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,9 +37,16 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):  # type: ignore[override]
         self.stages, self.loss, self.inputs, self.targets = stages, loss, inputs, targets
         self.rho, self.regularisers, self.extra, self.frozen = rho, regularisers, extra, set(frozen)
         self.anchor, self.tau, self.seed, self.initial = anchor, tau, seed, initial
-        self.samples = len(inputs)
-        self.theta_names = list(dict.fromkeys(name for s in stages for name in s.theta if name not in frozen))        # trained; a shared one once
-        self.depth, self._trained, self._kept = len(stages), set(self.theta_names), {}
+        self.samples, self.depth, self._kept = len(inputs), len(stages), {}
+
+    @cached_property
+    def theta_names(self):
+        """The trained parameters; a shared one once."""
+        return list(dict.fromkeys(name for s in self.stages for name in s.theta if name not in self.frozen))
+
+    @cached_property
+    def _trained(self):
+        return set(self.theta_names)
 
     @property
     def normalised(self) -> bool:
@@ -52,7 +60,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):  # type: ignore[override]
         inputs = take(self.inputs)
         self._check_size(len(inputs))
         sub = LiftedProblem(self.stages, self.loss, inputs, take(self.targets), self.rho, self.regularisers, self.extra, self.frozen, anchor, tau, seed, self.initial)
-        sub.least_samples, sub._plan = self.least_samples, self._plan
+        sub.least_samples, sub._plan, sub.theta_names, sub._trained = self.least_samples, self._plan, self.theta_names, self._trained
         return sub
 
     def _check_size(self, samples):

@@ -23,21 +23,23 @@ def stage_costs(problem: LiftedTraining, batch_size: int = 32, repeats: int = 3)
     return [forward + backward for forward, backward in time_stages(problem, batch_size, repeats)]
 
 
-def time_stages(problem, rows, repeats):
+def time_stages(problem, rows, repeats, gradients=True):
     """[(forward, backward), ..]: seconds of each stage on the first `rows` samples, the least of `repeats` tries each.
 
-    forward : z and sigma(z). backward : the sweep of the stage's penalty (the loss's gradient for the last stage), then the pull on inputs and parameters.
+    forward : z and sigma(z). backward : the sweep of the stage's penalty (the loss's gradient for the last stage), then the pull on inputs and parameters; without `gradients`
+    that of linear layers is on inputs only.
     """
     part, theta = problem.restrict(slice(0, rows)), problem.start_theta()
     point = part.forward(theta)
-    tries = [[_time_stage(part, stage, part._input(stage, point), point) for stage in problem.stages] for _ in range(repeats)]   # a burst of other load spoils one try
+    tries = [[_time_stage(part, stage, part._input(stage, point), point, gradients) for stage in problem.stages] for _ in range(repeats)]   # a burst of other load spoils one try
     return [tuple(map(min, zip(*times))) for times in zip(*tries)]
 
 
-def _time_stage(part, stage, x, point):
+def _time_stage(part, stage, x, point, gradients):
     device, last = part.inputs.device, stage.index == part.depth
     began = _now(device)
-    z, pull = stage.evaluate(x, point, seed=0, wrt_input=tuple(p > 0 for p in stage.parents), wrt_theta=not part._trained.isdisjoint(stage.theta))
+    wanted = not part._trained.isdisjoint(stage.theta) and (gradients or not stage.is_linear_layer)
+    z, pull = stage.evaluate(x, point, seed=0, wrt_input=tuple(p > 0 for p in stage.parents), wrt_theta=wanted)
     p = None if last else stage.penalty.activation(z)
     between = _now(device)
     g = None if last else torch.ones_like(z)

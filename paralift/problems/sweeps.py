@@ -17,16 +17,16 @@ __all__ = ["Sweeps"]
 class Sweeps:
     """Part of `LiftedProblem`: backward sweeps from the forward pass."""
 
-    def _evaluate_all(self, theta, recall=None, pieces=None, stages=None, values=None):
+    def _evaluate_all(self, theta, recall=None, pieces=None, stages=None, values=None, gather=False):
         """Forward pass that keeps every stage's local map: {l: (x_in, z, pull)} and {l: sigma(z)}; 0 holds the data. With `recall`, what the backward sweep does without is
         dropped on the way: the local maps ask recall(l) for sigma(z) where it is computed again. `pieces` {l: Pieces} is filled where all pulls on x_l are on parts of it.
-        `stages`: some consecutive ones only, which go on from `values` {l: x_l} of earlier ones."""
+        `stages`: some consecutive ones only, which go on from `values` {l: x_l} of earlier ones. `gather`: the local maps of linear layers leave their parameters out."""
         values, kept, dropped, plan = {0: self.inputs, **(values or {})}, {}, set(), self._plan
         for stage in self.stages if stages is None else stages:
             x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
             loans = {i: Loan(values[p], partial(recall, p) if p in plan.again else None, pieces.get(p)) for i, p in enumerate(stage.parents) if p in dropped}
             z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=tuple(p > 0 for p in stage.parents),
-                                     wrt_theta=not self._trained.isdisjoint(stage.theta), loans=loans)
+                                     wrt_theta=not self._trained.isdisjoint(stage.theta) and not (gather and stage.is_linear_layer), loans=loans)
             kept[stage.index] = (x if recall is None else None, z, pull)
             if stage.index < self.depth:
                 values[stage.index] = stage.penalty.activation(z)
@@ -86,35 +86,42 @@ class Sweeps:
         losses, r = self.loss.value_and_gradient(kept[self.depth][1], self.targets)
         return losses.sum() / self.samples, r
 
-    def _sweep_back(self, stages, kept, values, pulls, r=None, n=None, recall=None, free=None, pieces=None, feedback=None):
+    def _sweep_back(self, stages, kept, values, pulls, r=None, n=None, recall=None, free=None, pieces=None, feedback=None, gathered=None):
         """({name: gradient}, pulls) of a sweep over consecutive `stages`, backwards, from the pulls {l: (g, weight)} on their outputs, the pull on x_l being weight * g, and the
         loss's residual r where they end the network; what is left in `pulls` is for earlier stages. Gradients are of means over n samples; `recall`, `free` and `pieces` are
-        `_evaluate_all`'s. `feedback` = (c, theta now, rows): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual of the first rows in the gradient of theta_l."""
+        `_evaluate_all`'s. `feedback` = (c, theta now, rows): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual of the first rows in the gradient of theta_l.
+        `gathered` {l: [..]} takes linear layers' parts of `Stage.gathered_gradient`, in the place of their gradients."""
         n, gradient, plan, weight = self.samples if n is None else n, {}, self._plan, 1.0      # r is the residual without its weight
         pieces = {l: q for l, q in (pieces or {}).items() if q.calls is not None}
         for stage in reversed(stages):
-            l = stage.index
+            l, trained, moved, behind = stage.index, not self._trained.isdisjoint(stage.theta), None, None
+            apart = gathered is not None and trained and stage.is_linear_layer
             if l < self.depth:
                 p = recall(l) if recall is not None and l in plan.again else values.get(l)
                 x, z, pull = kept.pop(l)
                 values.pop(l, None)
-                moved = self._moved(stage, x, p, *feedback[1:]) if feedback is not None and not self._trained.isdisjoint(stage.theta) else None
+                if feedback is not None and trained and not apart:
+                    moved = self._moved(stage, x, p, *feedback[1:])
                 g, weight = pieces.pop(l).finish() if l in pieces else pulls.pop(l)
                 r, weight = stage.penalty._sweep(z, p, g, weight, self.rho[l], pull.fresh)
+                if feedback is not None and apart:
+                    behind = (feedback[2], feedback[0] * self.rho[l] / weight, p)
                 if free is not None and l in plan.in_place and p.numel() >= LARGE:
                     free.setdefault((p.numel(), p.dtype), []).append(p)
                 del p, z, g
             else:
-                pull, moved = kept.pop(l)[2], None
+                x, _, pull = kept.pop(l)
             for p in pieces.keys() & set(stage.parents):
                 pieces[p].begin(weight)
+            if apart:
+                gathered.setdefault(l, []).append((r, x, weight / n, behind))
             gx, own = pull(r, weight / n) if moved is None else pull(r, weight / n, moved.mul_(feedback[0] * self.rho[l] / weight))
             for name, g in own.items():
                 gradient[name] = gradient[name] + g if name in gradient else g         # shared by two stages
             for p, g in stage.pairs(gx):
                 if p not in pieces:
                     pulls[p] = (g, weight) if p not in pulls else _joined(*pulls[p], g, weight)
-            r = gx = g = own = pull = None                                           # freed before the next stage's sweep
+            r = x = gx = g = own = pull = behind = None                              # freed before the next stage's sweep
         return gradient, pulls
 
     def _moved(self, stage, x, p, theta, rows):

@@ -71,12 +71,13 @@ def test_skips_and_shared_parameters_cross_workers_in_streams(kind):
         assert all(torch.equal(one.x[n], other.x[n]) for n in one.x)
 
 
-@pytest.mark.parametrize("kind, layers", [("chain", 2), ("chain", 4), ("residual", 3), ("tied", 3)])
-def test_a_stream_is_what_its_simulation_says(kind, layers):
+@pytest.mark.parametrize("kind, layers, dtype", [("chain", 2, torch.float64), ("chain", 4, torch.float32), ("residual", 3, torch.float64), ("tied", 3, torch.float64),
+                                                 ("tied", 3, torch.float32)])
+def test_a_stream_is_what_its_simulation_says(kind, layers, dtype):
     solver = pl.ISGM(2, 8, 1e-2)
-    real, simulated = (solver.solve(problem(kind), workers=workers(layers=layers)) for workers in (pl.Workers, pl.Simulated))
+    real, simulated = (solver.solve(problem(kind, dtype), workers=workers(layers=layers)) for workers in (pl.Workers, pl.Simulated))
     assert all(torch.equal(real.x[n], simulated.x[n]) for n in real.x) and real.history["objective"] == simulated.history["objective"]
-    serial = solver.solve(problem(kind))
+    serial = solver.solve(problem(kind, dtype))
     assert not all(torch.equal(real.x[n], serial.x[n]) for n in real.x) and abs(real.objective - serial.objective) < 0.05 * serial.objective
 
 
@@ -137,6 +138,15 @@ def test_sums_through_shared_memory(monkeypatch, most):
             assert all(torch.equal(one.x[n], other.x[n]) for n in one.x), (data, layers)
             loose = solver.solve(problem(), workers=pl.Workers(data=data, layers=layers, schedule=schedule, deterministic=False))
             assert all(torch.allclose(one.x[n], loose.x[n], rtol=1e-9, atol=1e-12) for n in one.x), (data, layers)
+
+
+@pytest.mark.parametrize("kind", ["chain", "residual", "tied"])
+def test_the_gradient_of_a_minibatch_is_that_of_its_microbatches(kind):
+    """Made as a whole in float32; apart, and summed in order, where every mesh must give the same bits."""
+    serial = pl.ISGM(2, 8, metric="plain").solve(problem(kind, torch.float32))
+    for deterministic in (False, True):
+        other = pl.ISGM(2, 8, metric="plain").solve(problem(kind, torch.float32), workers=pl.Simulated(layers=2, schedule=Flushed(3), deterministic=deterministic))
+        assert all(torch.allclose(serial.x[n], other.x[n], rtol=1e-4, atol=1e-6) for n in serial.x)
 
 
 def test_a_run_goes_on_on_another_mesh(tmp_path):
