@@ -118,7 +118,7 @@ class StageCosts:
         return sizes
 
 
-def measured_costs(problem: LiftedTraining, rows: int, repeats: int = 3, gradients=True) -> StageCosts:
+def measured_costs(problem: LiftedTraining, rows: int, repeats: int = 3, gradients: bool = True) -> StageCosts:
     """StageCosts of a LiftedTraining problem, timed here on `rows` of its samples and on a quarter of them (the least of `repeats` tries).
 
     gradients : with those of linear layers in their parameters, which ISGM's streams make once a minibatch: `completed` has them in the update otherwise.

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import math
+import os
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
@@ -40,9 +41,9 @@ class Run:
     in_flight: int
 
 
-def simulate(problem: LiftedTraining | StageCosts, workers: int | list | tuple = (1, 2, 4, 8, 16, 32, 64), batch_size: int | None = None,
-             bandwidth: float = 10000000000.0, latency: float = 2e-05, schedules: str | list | tuple = tuple(SCHEDULES), microbatches: int | None = None,
-             slow: dict | None = None, layers=None, machine=None, feedback=True) -> 'Simulation':
+def simulate(problem: LiftedTraining | StageCosts, workers: int | list | tuple = (1, 2, 4, 8, 16, 32, 64), batch_size: int | None = None, bandwidth: float = 10e9,
+             latency: float = 20e-6, schedules: str | list | tuple = tuple(SCHEDULES), microbatches: int | None = None, slow: dict | None = None, layers: int | None = None,
+             machine: Machine | None = None, feedback: bool = True) -> "Simulation":
     """Simulate schedules on numbers of workers: a Simulation, which prints as a table.
 
     problem : LiftedTraining, whose stages are timed here first, or StageCosts. batch_size : samples an iteration; all of the problem's if not given.
