@@ -73,12 +73,12 @@ def simulate(problem: LiftedTraining | StageCosts, workers: int | list | tuple =
         raise ValueError(f"simulate got slow={slow!r}; it needs {{worker: factor}}, workers counted from 0, factors > 0 (2 takes twice as long).")
     link = Link(latency, bandwidth)
     machine = Machine(link, link) if machine is None else machine
-    costs = problem if isinstance(problem, StageCosts) else measured_costs(problem, batch_size)
+    costs = problem if isinstance(problem, StageCosts) else measured_costs(problem, batch_size)  # type: ignore[arg-type]
     if layers is not None and any(layers > costs.stages or w % layers or w // layers > batch_size for w in workers):
         raise ValueError(f"simulate got layers={layers} for workers={workers}, {costs.stages} stages and {batch_size} rows; it needs layers <= stages that divide every number of "
                          "workers, and workers / layers <= rows.")
     runs = [_run(costs, schedule, w, batch_size, machine, microbatches, slow, layers, feedback) for schedule in schedules for w in workers]
-    return Simulation(runs, costs, machine, batch_size)
+    return Simulation(runs, costs, machine, batch_size)  # type: ignore[arg-type]
 
 
 def _run(costs, schedule, workers, rows, machine, microbatches, slow, layers, feedback):
