@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from .arguments import checked
 from .files import hdf5, located
 from .io.bart import read_cfl
 
@@ -61,6 +62,7 @@ def fdg_slices():
         return tuple(torch.from_numpy(file[name]) for name in ("activity_128", "mu_per_mm_128", "t1_256"))
 
 
+@checked
 def phantom(shape=(256, 256), coils=8, noise=0.0, seed=0, dtype=torch.complex64):
     """(image, maps, kspace): the head of Shepp and Logan with a smooth phase, in two or three dimensions, seen by coils around it.
 
@@ -89,6 +91,7 @@ def phantom(shape=(256, 256), coils=8, noise=0.0, seed=0, dtype=torch.complex64)
     return image.to(dtype), maps.to(dtype), kspace.to(dtype)
 
 
+@checked
 def emission_phantom(shape=(128, 128), dtype=torch.float32):
     """(activity, mu): a head for PET in two or three dimensions.
 

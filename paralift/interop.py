@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from .arguments import checked
 from .operators.functional import Functional
 from .operators.module import ModuleOperator
 from .operators.operator import LinearOperator, Operator
@@ -160,11 +161,13 @@ class _FromPyproximal(_Batched, Functional):
         return self._each(x, self.ndim, lambda t: torch.as_tensor(self.operator.prox(_numpy(t).ravel(), float(sigma)), dtype=x.dtype).reshape(t.shape))
 
 
+@checked
 def from_pyproximal(operator, space):
     """A pyproximal operator as our functional on `space` (a numpy round trip a call; batch axes by a Python loop)."""
     return _FromPyproximal(operator, space)
 
 
+@checked
 def to_pylops(op):
     """Our linear operator as a pylops one, on flat numpy vectors."""
     import pylops
@@ -182,6 +185,7 @@ def to_pylops(op):
     return Wrapped()
 
 
+@checked
 def from_module(module, input_shape):
     """A torch module as an operator with parameters, `ModuleOperator`."""
     return ModuleOperator(module, input_shape)

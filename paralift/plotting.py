@@ -1,8 +1,12 @@
 """Figures, legible in grey. matplotlib loads on first use."""
 
+from .arguments import checked
+from .files import replacing
+
 __all__ = ["plot_history", "plot_images", "plot_predictions", "plot_reconstruction"]
 
 
+@checked
 def plot_history(result, path=None):
     """The history's columns over data passes, a panel a column, each with its last value; returns the figure."""
     from matplotlib.figure import Figure
@@ -30,6 +34,7 @@ def plot_history(result, path=None):
     return _saved(fig, path)
 
 
+@checked
 def plot_images(rows, path=None, titles=(), limits=(0, 1), title=None):
     """Images in rows, {label of the row: (n, h, w)}, dark ink on white, the same grey scale `limits` for all. Returns the figure."""
     from matplotlib.figure import Figure
@@ -51,6 +56,7 @@ def plot_images(rows, path=None, titles=(), limits=(0, 1), title=None):
     return _saved(fig, path)
 
 
+@checked
 def plot_predictions(images, predicted, labels, path=None, columns=10, rows=3, title=None):
     """Images (n, h, w) with the predicted class above each; wrong ones have a thick frame and the true class. Returns the figure."""
     from matplotlib.figure import Figure
@@ -71,6 +77,7 @@ def plot_predictions(images, predicted, labels, path=None, columns=10, rows=3, t
     return _saved(fig, path)
 
 
+@checked
 def plot_reconstruction(result, reference=None, path=None, level=None):
     """`Result.show`: image, reference and error on their grey scales, PSNR and SSIM over the whole image, the profile along the middle row, the objective. Returns the figure."""
     from matplotlib.figure import Figure
@@ -131,5 +138,6 @@ def _slices(image, truth):
 
 def _saved(fig, path):
     if path is not None:
-        fig.savefig(path, dpi=120)
+        with replacing(path) as temporary:
+            fig.savefig(temporary, dpi=120)
     return fig

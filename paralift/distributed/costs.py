@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..arguments import checked
 from ..problems.partition import best_groups, time_stages
 
 __all__ = ["Layout", "Link", "StageCosts", "counted_costs", "layout_for", "layout_table", "layouts", "measured_costs", "microbatch_counts"]
@@ -13,6 +14,7 @@ __all__ = ["Layout", "Link", "StageCosts", "counted_costs", "layout_for", "layou
 COPIES = {"jacobi": 3, "stream": 2, "flush": 2}      # numbers kept for each number of x: x, z and a gradient; pipelines keep x and z until the backward visit
 
 
+@checked
 @dataclass(frozen=True)
 class Link:
     """What communication costs between two workers: latency in s a message, bandwidth in bytes/s, and the share of it that computing hides, in [0, 1]."""
@@ -25,10 +27,12 @@ class Link:
         if not self.latency >= 0 or not self.bandwidth > 0 or not 0 <= self.overlap <= 1:
             raise ValueError(f"{self} was given; it needs latency >= 0 (s), bandwidth > 0 (bytes/s, math.inf for none) and overlap from 0 to 1.")
 
+    @checked
     def transfer(self, size):
         """Seconds of one message of `size` bytes: latency + size / bandwidth."""
         return self.latency + size / self.bandwidth
 
+    @checked
     def all_reduce(self, size, workers):
         """Seconds of a ring all-reduce of `size` bytes over d workers: 2 (d - 1) latency + 2 (d - 1)/d size / bandwidth."""
         return 2 * (workers - 1) * (self.latency + size / workers / self.bandwidth)
@@ -59,6 +63,7 @@ class StageCosts:
                 raise ValueError(f"StageCosts got {stage} with parents {self.parents[l - 1]} for stage {l}; costs are numbers >= 0, parents earlier stages or 0.")
 
     @classmethod
+    @checked
     def uniform(cls, stages, forward, backward, parameter_bytes=0, boundary_bytes=0, fixed=0.0):
         """A chain of equal stages: forward and backward in seconds a row, `fixed` seconds a call of each, bytes of a stage's parameters and of a row of its output."""
         return cls(((fixed, forward),) * stages, ((fixed, backward),) * stages, (parameter_bytes,) * stages, (boundary_bytes,) * stages)
@@ -67,12 +72,15 @@ class StageCosts:
     def stages(self):
         return len(self.forward)
 
+    @checked
     def forward_seconds(self, rows):
         return [fixed + row * rows for fixed, row in self.forward]
 
+    @checked
     def backward_seconds(self, rows):
         return [fixed + row * rows for fixed, row in self.backward]
 
+    @checked
     def seconds(self, rows):
         """[seconds, ..] of each stage's forward and backward on so many rows."""
         return [f + b for f, b in zip(self.forward_seconds(rows), self.backward_seconds(rows))]
@@ -94,6 +102,7 @@ class StageCosts:
         return sizes
 
 
+@checked
 def measured_costs(problem, rows, repeats=3):
     """StageCosts of a LiftedTraining problem, timed here on `rows` of its samples and on a quarter of them (the least of `repeats` tries).
 
@@ -169,6 +178,7 @@ def microbatch_counts(kind, layers, rows, microbatches=None):
     return [min(layers if microbatches is None else microbatches, rows)]
 
 
+@checked
 def layouts(costs, workers, rows, kind="jacobi", link=Link(), memory=None, microbatches=None):
     """[Layout, ..], the fastest first: all meshes of data * layers = workers with layers <= stages and data <= rows, each with the cuts that are best under the model.
 

@@ -7,6 +7,8 @@ import math
 from collections import Counter, deque
 from dataclasses import astuple, dataclass, fields
 
+from ..arguments import checked
+from ..files import replacing
 from .costs import Link, StageCosts, layout_for, measured_costs, microbatch_counts
 
 __all__ = ["SCHEDULES", "Simulation", "simulate"]
@@ -279,6 +281,7 @@ class Run:
     in_flight: int
 
 
+@checked
 def simulate(problem, workers=(1, 2, 4, 8, 16, 32, 64), batch_size=None, bandwidth=10e9, latency=20e-6, schedules=tuple(SCHEDULES), microbatches=None, slow=None):
     """Simulate schedules on numbers of workers: a Simulation, which prints as a table.
 
@@ -368,7 +371,7 @@ class Simulation:
 
     def csv(self, path):
         """Write all runs to `path`."""
-        with open(path, "w", newline="") as file:
+        with replacing(path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             writer.writerows(map(astuple, self.runs))
@@ -376,6 +379,8 @@ class Simulation:
     def plot(self, path=None):
         """Seconds an iteration and efficiency over the number of workers, both axes logarithmic; returns the figure, and saves it where a path is given."""
         from matplotlib.figure import Figure
+
+        from ..plotting import _saved
 
         fig = Figure(figsize=(11, 4.2), layout="constrained")
         axes = fig.subplots(1, 2)
@@ -392,6 +397,4 @@ class Simulation:
             ax.minorticks_off()
             ax.set_xlabel("workers"), ax.set_title(text), ax.grid(alpha=0.3)
         axes[1].legend(fontsize=8, loc="lower left")
-        if path is not None:
-            fig.savefig(path, dpi=120)
-        return fig
+        return _saved(fig, path)

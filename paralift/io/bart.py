@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..arguments import checked
 from ..files import replacing
 
 __all__ = ["read_cfl", "write_cfl"]
 
 
+@checked
 def read_cfl(path):
     """The array of NAME.cfl and NAME.hdr as a complex64 tensor, BART's axes in reverse: (..., maps, coils, z, y, x).
 
@@ -34,6 +36,7 @@ def read_cfl(path):
     return torch.from_numpy(np.fromfile(data, "<c8").astype(np.complex64, copy=False)).view(*reversed(sizes))
 
 
+@checked
 def write_cfl(path, x):
     """Write the complex64 tensor `x` (..., maps, coils, z, y, x) as NAME.cfl and NAME.hdr, for BART (x, y, z, coils, maps, ...); `read_cfl` gives it back.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..arguments import checked
 from ..files import hdf5
 from .ismrmrd import parse_header
 
@@ -27,6 +28,7 @@ class FastMRI:
     attributes: dict
 
 
+@checked
 def read_fastmri(path, slices=None):
     """Read `path` into a `FastMRI`; `slices`, a number or a slice, reads these alone, so that training streams from disk (a number drops the axis).
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..arguments import checked
 from ..files import hdf5, package, replacing
 
 __all__ = ["Measurement", "read_ismrmrd", "write_ismrmrd"]
@@ -57,6 +58,7 @@ def parse_header(header, path, encoding=0):
                          "of the encoded and of the image space.") from None
 
 
+@checked
 def read_ismrmrd(path, dataset="dataset", encoding=0):
     """Read the readouts of one encoding into a `Measurement`.
 
@@ -141,6 +143,7 @@ def _samples(data, heads, chosen, lines, path):
     return torch.from_numpy(kspace), torch.from_numpy(trajectory)
 
 
+@checked
 def write_ismrmrd(path, kspace, field_of_view, noise=None, axis=0, resonance_frequency=0):
     """Write Cartesian k-space as ISMRMRD, one acquisition a row (ky, kz) that is not all 0; `read_ismrmrd` gives it back. Atomic.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..arguments import checked
 from ..operators.geometry import Geometry, ParallelBeam
 from ..operators.list_mode import Events
 from ..operators.scanner import CylindricalScanner
@@ -31,6 +32,7 @@ class Interfile(typing.NamedTuple):
     voxel_size: tuple
 
 
+@checked
 def read_listmode(path, scanner=None):
     """Siemens 32-bit list mode (Biograph mMR) -> ListMode. `path` is the file of words, or its text header; `scanner` a CylindricalScanner of several rings, by default the mMR's.
 
@@ -70,6 +72,7 @@ def read_listmode(path, scanner=None):
     return ListMode(events[prompt], events[~prompt], int(times[-1] - times[0]))
 
 
+@checked
 def read_interfile(path):
     """An Interfile header and its data -> Interfile: sinograms (.hs) as (views, planes, bins), images (.hv) as (z, y, x), float32 times the header's scaling factor.
 

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..operators.linear import IdentityOperator
 from ..operators.operator import LinearOperator
 from ..operators.potentials import Clip
@@ -12,6 +13,7 @@ from ..problems.stages import Activation
 __all__ = ["UnrolledNetwork"]
 
 
+@checked
 class UnrolledNetwork(nn.Module):
     """min_x |A x - y|^2/2 + threshold |L x|_1 unrolled: z = A* y (n, *A.domain.shape), real or complex -> images x of the same shape, by `steps` primal-dual steps
 

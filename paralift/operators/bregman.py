@@ -1,7 +1,7 @@
 """Made from a functional: its Bregman distance and its Moreau envelope."""
 
 from .functional import Functional, _Wrapper
-from .space import inner
+from .space import finite, inner
 
 __all__ = ["BregmanDistance", "MoreauEnvelope"]
 
@@ -13,6 +13,7 @@ class BregmanDistance(Functional):
     """
 
     def __init__(self, functional, point, subgrad=None):
+        point = finite(point, "BregmanDistance", "point")
         super().__init__(functional.space)
         self.ndim = functional.ndim
         self.functional, self.point = functional, point.clone()

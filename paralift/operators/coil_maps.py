@@ -4,11 +4,13 @@ import math
 
 import torch
 
+from ..arguments import checked
 from .space import finite
 
 __all__ = ["espirit", "low_resolution_maps", "prewhiten", "compress_coils", "mix_coils", "root_sum_of_squares"]
 
 
+@checked
 def espirit(kspace, calibration=24, kernel=6, threshold=0.02, crop=0.9, sets=1, axis=0):
     """Coil sensitivity maps S from the fully sampled centre of k-space: at every pixel r the top eigenvectors of G(r), G(r) S(r) = S(r) where one set explains the data.
 
@@ -124,6 +126,7 @@ def _top_vectors(G, sets):
     return values[:, -sets:].flip(1).T, vectors[..., -sets:].flip(2).permute(2, 1, 0)
 
 
+@checked
 def low_resolution_maps(kspace, calibration=24, axis=0):
     """S_c = m_c / sqrt(sum |m_c|^2), m_c the images of the centre of k-space under a Hann window: quick maps that need no signal model.
 
@@ -145,6 +148,7 @@ def low_resolution_maps(kspace, calibration=24, axis=0):
     return torch.where(total > 0, images / total, 0)
 
 
+@checked
 def prewhiten(kspace, noise, axis=0):
     """L^-1 y on the coils, L L* = N N* / samples the noise covariance: the noise of every coil gets variance 1 (E |n|^2, both parts together) and none is correlated.
 
@@ -165,6 +169,7 @@ def prewhiten(kspace, noise, axis=0):
     return mix_coils(kspace, matrix, axis), matrix
 
 
+@checked
 def compress_coils(kspace, coils, axis=0):
     """U* y on the coils, U the first `coils` left singular vectors of y as (coils, samples): the virtual coils that keep most energy.
 
@@ -180,6 +185,7 @@ def compress_coils(kspace, coils, axis=0):
     return mix_coils(kspace, matrix, axis), matrix, float(squares[-coils:].sum() / squares.sum())
 
 
+@checked
 def mix_coils(x, matrix, axis=0):
     """M x on the coil axis `axis` of k-space, images or maps: coils -> rows of `matrix`. Raises ValueError where the numbers of coils differ."""
     if matrix.dim() != 2 or x.shape[axis] != matrix.shape[1]:
@@ -187,6 +193,7 @@ def mix_coils(x, matrix, axis=0):
     return torch.tensordot(matrix, x, ([1], [axis])).movedim(0, axis)
 
 
+@checked
 def root_sum_of_squares(images, axis=0):
     """sqrt(sum_c |m_c|^2) over the coils, axis `axis`: a real image, in the unit of `images`."""
     if not images.is_complex():

@@ -5,7 +5,7 @@ import math
 import torch
 
 from .operator import LinearOperator
-from .space import per_axis
+from .space import Space, per_axis
 
 __all__ = ["GaussianBlur"]
 
@@ -18,6 +18,7 @@ class GaussianBlur(LinearOperator):
     """
 
     def __init__(self, space, fwhm, voxel_size=1.0, truncation=4.0):
+        space = space if isinstance(space, Space) else Space(space)
         widths, size = per_axis(fwhm, space.ndim, "GaussianBlur", "fwhm"), per_axis(voxel_size, space.ndim, "GaussianBlur", "voxel_size")
         if not ((widths >= 0).all() and (size > 0).all()):
             raise ValueError(f"GaussianBlur got fwhm={fwhm} and voxel_size={voxel_size}; it needs widths of at least 0 and voxels above 0, both in mm.")

@@ -5,7 +5,7 @@ import math
 import torch
 
 from .linear_function import linear_function
-from .operator import LinearOperator
+from .operator import LinearOperator, check_rows
 from .space import Space, finite
 
 __all__ = ["IdentityOperator", "MatrixOperator", "DiagonalOperator", "Convolution", "Gradient"]
@@ -17,6 +17,7 @@ class IdentityOperator(LinearOperator):
     unitary = True
 
     def __init__(self, space):
+        space = space if isinstance(space, Space) else Space(space)
         super().__init__(space, space)
 
     def _call(self, x):
@@ -47,6 +48,7 @@ class MatrixOperator(LinearOperator):
         return y @ (self.matrix.conj() if self.matrix.is_complex() else self.matrix)
 
     def rows(self, index):
+        check_rows(self, index)
         return MatrixOperator(self.matrix[index])
 
 
@@ -65,6 +67,7 @@ class DiagonalOperator(LinearOperator):
         return self.weights.conj() * y if self.weights.is_complex() else self.weights * y
 
     def _rows_after(self, right, index):
+        check_rows(self, index)
         return DiagonalOperator(self.weights[index]) @ right.rows(index)
 
 
@@ -76,7 +79,7 @@ class Convolution(LinearOperator):
     """
 
     def __init__(self, kernel, space, padding="circular"):
-        kernel = finite(kernel, "Convolution", "kernel")
+        kernel, space = finite(kernel, "Convolution", "kernel"), space if isinstance(space, Space) else Space(space)
         if kernel.dim() != space.ndim or not space.ndim or any(k > n for k, n in zip(kernel.shape, space.shape)):
             raise ValueError(f"Convolution got a kernel of shape {tuple(kernel.shape)}; the space {space.shape} needs as many axes and no longer ones.")
         if kernel.is_complex() and not space.dtype.is_complex:

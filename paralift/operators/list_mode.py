@@ -4,9 +4,12 @@ import dataclasses
 
 import torch
 
+from ..arguments import checked
+
 __all__ = ["Events", "histogram"]
 
 
+@checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class Events:
     """Coincidences of a scanner, all tensors int64 (n,): the view and the bin of the line, its plane (None: a scanner of one ring), its time-of-flight bin (None: not measured),
@@ -31,6 +34,7 @@ class Events:
     def __getitem__(self, index):
         return Events(*(None if value is None else value[index] for value in vars(self).values()))
 
+    @checked
     def index(self, geometry):
         """The events' indices into sinograms of `geometry`, one tensor an axis; planes are left out for a scanner of one ring. Raises ValueError where one lies outside."""
         index = (self.view, self.bin) if len(geometry.shape) == 2 else (self.view, self.plane, self.bin)
@@ -44,6 +48,7 @@ class Events:
         return f"Events({len(self)})"
 
 
+@checked
 def histogram(events, scanner, axial="all", dtype=torch.float32):
     """The counts of `events` on the lines of `scanner`, a tensor of `dtype`.
 

@@ -86,12 +86,14 @@ class ModuleOperator(Operator):
         return self._apply(self.parameters, x)
 
     def derivative(self, x):
+        self._fit(x)
         if not x.is_floating_point() and not x.is_complex():
             raise TypeError(f"the derivative of {self!r} at an input of dtype {x.dtype} was asked for; integer inputs have none: use parameter_derivative(x).")
         return super().derivative(x)
 
     def parameter_derivative(self, x):
         """J = d module(x; theta) / d theta: `J({name: dtheta})` -> tensor (names left out count as zero), `J.adjoint(r)` -> {name: tensor}, summed over the batch."""
+        self._fit(x)
         return _ParameterDerivative(self, x)
 
     def __repr__(self):
@@ -100,8 +102,6 @@ class ModuleOperator(Operator):
 
 class _ParameterDerivative:
     def __init__(self, op, x):
-        if not op.domain.fits(x):
-            raise ValueError(f"{op!r} got an input of shape {tuple(x.shape)}; its domain needs trailing axes {op.domain.shape}.")
         self.op, self.x, self.theta = op, x, op.parameters
 
     def _map(self, theta):

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import torch
 
+from ..arguments import checked
+
 __all__ = ["variable_density_mask", "poisson_disc_mask", "line_mask", "radial_trajectory", "spiral_trajectory"]
 
 
@@ -45,6 +47,7 @@ def _draw(shape, samples, centre, power, seed):
     return torch.from_numpy(mask.reshape(shape))
 
 
+@checked
 def variable_density_mask(shape, acceleration, calibration=24, power=3.0, seed=0):
     """A random mask (bool, `shape`) of exactly round(points / acceleration) samples, the calibration block among them.
 
@@ -58,6 +61,7 @@ def variable_density_mask(shape, acceleration, calibration=24, power=3.0, seed=0
     return _draw(shape, *_budget(shape, acceleration, calibration, "variable_density_mask"), power, seed)
 
 
+@checked
 def line_mask(shape, acceleration, calibration=24, axis=-1, power=0.0, equispaced=False, seed=0):
     """A mask of whole lines (bool; `shape` with length 1 on the axes that lie along the lines, so it broadcasts): exactly round(n / acceleration) of the n positions on `axis`.
 
@@ -80,6 +84,7 @@ def line_mask(shape, acceleration, calibration=24, axis=-1, power=0.0, equispace
     return lines.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
 
 
+@checked
 def poisson_disc_mask(shape, acceleration, calibration=24, variation=3.0, seed=0):
     """A Poisson-disc mask (bool, `shape`, two axes or more): round(points / acceleration) samples (to 1 %), the calibration block among them.
 
@@ -135,6 +140,7 @@ def _discs(shape, order, radius, limit):
     return chosen
 
 
+@checked
 def radial_trajectory(spokes, readout, angle="golden", dimension=2):
     """Diameters through the centre, (spokes, readout, dimension) in rad/pixel, float64: radii 2 pi (j - readout // 2)/readout in [-pi, pi).
 
@@ -156,6 +162,7 @@ def radial_trajectory(spokes, readout, angle="golden", dimension=2):
     return directions[:, None] * radius[:, None]
 
 
+@checked
 def spiral_trajectory(interleaves, readout, turns, power=1.0):
     """Spirals from the centre outwards, (interleaves, readout, 2) in rad/pixel, float64: k(s) = pi s^power (sin, cos)(2 pi (turns s + l/interleaves)), 0 <= s < 1, l the interleaf.
 

@@ -1,8 +1,11 @@
 """`SeparableSum`: a functional of several elements."""
 
+from ..arguments import checked
+
 __all__ = ["SeparableSum"]
 
 
+@checked
 class SeparableSum:
     """f_1(x_1) + ... + f_k(x_k) on tuples of tensors; value, gradient and prox act part by part. Raises ValueError where the number of parts differs from k."""
 

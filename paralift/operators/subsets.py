@@ -5,12 +5,14 @@ import warnings
 
 import torch
 
+from ..arguments import checked
 from .functional import Functional, _Composed, _Scaled
 from .operator import _Rows
 
 __all__ = ["subsets"]
 
 
+@checked
 def subsets(term, parts):
     """f(A x) = sum_j f_j(A_j x): [f_1 @ A_1, ...], A_j some rows of A (the first axis of its range: rows of a matrix, views, coils), f_j f on their data.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.functional_algebra import _Composed, _Scaled, _Sum, _Translated
 from ..operators.norms import GroupL1Norm, L1Norm, ZeroFunctional
@@ -11,6 +12,7 @@ from ..operators.norms import GroupL1Norm, L1Norm, ZeroFunctional
 __all__ = ["Certificate", "project_subdifferential"]
 
 
+@checked
 def project_subdifferential(f, z, q):
     """The element of df(z) nearest to q, in closed form, or None where none is known: f differentiable, an l1 or group norm, a multiple, translate or sum with a known one."""
     if isinstance(f, _Scaled):

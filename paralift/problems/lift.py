@@ -5,6 +5,7 @@ import fnmatch
 import torch
 from torch import fx, nn
 
+from ..arguments import checked
 from ..operators.potentials import Identity
 from .activations import activation_of
 from .cut import Binder, cut, leaves_of
@@ -30,6 +31,7 @@ class StageGraph(list):
         return "\n".join(lines)
 
 
+@checked
 def lift(module, example_inputs, granularity="activation", penalty="bregman", stacklevel=2):
     """Cut `module` into stages x_l = sigma_l(A_l(x_p; theta_l)), p the parents of l.
 

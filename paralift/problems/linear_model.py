@@ -3,12 +3,14 @@
 import torch
 from torch import nn
 
+from ..arguments import checked
 from .lifted_training import LiftedTraining, _tensors
 from .losses import CrossEntropy, Logistic, loss_from
 
 __all__ = ["linear_model"]
 
 
+@checked
 def linear_model(inputs, targets, loss="squared_error", regulariser=None, bias=False, validation=None):
     """min_W (1/n) sum_i loss(W x_i [+ b], y_i) + regulariser(W): a `LiftedTraining` of one linear layer that starts at zero.
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.penalties import MAC, LiftedBregman, Penalty
 from ..operators.space import all_finite, inner, sum_trailing
@@ -15,6 +16,10 @@ class Loss:
     lipschitz = 1.0
     classifies = False
     convex = True               # in z
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        checked(cls)
 
     def value_and_gradient(self, z, y):
         return self.value(z, y), self.gradient(z, y)

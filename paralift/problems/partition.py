@@ -6,9 +6,12 @@ import time
 import numpy as np
 import torch
 
+from ..arguments import checked
+
 __all__ = ["partition", "stage_costs"]
 
 
+@checked
 def stage_costs(problem, batch_size=32, repeats=3):
     """Seconds that each stage takes for its forward and its local backward on `batch_size` samples: the least of `repeats` tries.
 
@@ -50,6 +53,7 @@ def _now(device):
     return time.perf_counter()
 
 
+@checked
 def partition(costs, parts):
     """[range, ...]: `parts` contiguous groups, none empty, whose largest sum of costs is the least possible.
 

@@ -9,6 +9,8 @@ from math import inf
 
 import torch
 
+from ..arguments import checked, shown
+
 __all__ = ["Problem", "Linearisation"]
 
 
@@ -34,6 +36,10 @@ class Problem:
     linear = ()                 # pairs (H, K) of terms H(K u) that only splitting methods can treat
     probabilities = None        # of these terms, for methods that draw them; None: all alike
     subsets = ()                # F in parts, f_1 @ A_1 + f_2 @ A_2 + ..., for methods that visit them in turn
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        checked(cls)
 
     def start(self):
         """A fresh starting point {name: tensor}."""
@@ -185,6 +191,12 @@ class Problem:
     def draw(self, samples, anchor=None, tau=inf, seed=0):
         """`restrict` for a method on minibatches, where data may be random too."""
         return self.restrict(samples, anchor, tau, seed)
+
+
+def check_point(who, point, names):
+    """ValueError where `point` is no {block: tensor} that has the blocks `names`."""
+    if not isinstance(point, dict) or not all(torch.is_tensor(point.get(name)) for name in names):
+        raise ValueError(f"{who} got {shown(point)}; it needs a point {{block: tensor}} with the blocks {', '.join(names)}, such as result.x.")
 
 
 def _dot(a, b):

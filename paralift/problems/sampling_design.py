@@ -5,19 +5,22 @@ from dataclasses import dataclass
 
 import torch
 
+from ..arguments import checked
 from ..operators.transforms import FourierTransform, mirrored
-from .problem import Linearisation, Problem
+from .problem import Linearisation, Problem, check_point
 from .source_condition import check_image, penalty, pull
 
 __all__ = ["SamplingDesign", "Sampling", "line_groups", "spoke_groups"]
 
 
+@checked
 def line_groups(shape, axis=-1):
     """Labels of k-space samples (shape): those with one coordinate along `axis`, the phase-encoding axis, form a Cartesian line."""
     axis %= len(shape)
     return torch.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape).clone()
 
 
+@checked
 def spoke_groups(shape, spokes):
     """Labels of k-space samples (h, w), zero frequency at (h // 2, w // 2): each belongs to the nearest of `spokes` lines through the centre, at angles k pi / spokes (rad)."""
     if len(shape) != 2 or spokes < 1:
@@ -202,6 +205,9 @@ class SamplingDesign(Problem):
 
     def sampling(self, point, budget=None):
         """The `Sampling` of a point: the support of v, or the groups of largest score up to `budget` samples."""
+        check_point("SamplingDesign.sampling", point, self.names)
+        if self.weight is None:
+            raise ValueError("SamplingDesign.sampling was asked for before a weight is known; call design(solver), or pass weight=... to the problem.")
         w = self._coefficients(self._synthesis(point))
         scores = self._scores(self._sizes(w))
         factor = self._factors(self._sizes(w), self.weight)
@@ -230,6 +236,7 @@ class SamplingDesign(Problem):
             size = size / self.costs.clamp(min=1e-30)
         return torch.where(self.sizes > 0, size.cpu(), -1.0)
 
+    @checked
     def design(self, solver, trials=12, tolerance=0.01):
         """The `Sampling` with at most `budget` samples: `solver` (FISTA(200), say) is run at most `trials` times, each from where the last one ended, the weight becoming the
         score that would give the budget, until the support of v is within `tolerance` * budget of it. Then the groups of largest score are kept."""

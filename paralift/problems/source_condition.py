@@ -2,6 +2,7 @@
 
 import torch
 
+from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.least_squares import LeastSquares
 from ..operators.linear import IdentityOperator
@@ -11,7 +12,7 @@ from ..operators.space import finite, inner
 from ..operators.transforms import FourierTransform
 from .certificate import Certificate, project_subdifferential
 from .composite import Composite
-from .problem import Linearisation, Problem
+from .problem import Linearisation, Problem, check_point
 
 __all__ = ["SourceCondition"]
 
@@ -164,10 +165,12 @@ class SourceCondition(Problem):
     # ---- what is proved
     def element(self, point):
         """v of a point."""
+        check_point("SourceCondition.element", point, self.names if self.reduced else ["v"])
         return self.operator._call(self._synthesis(point)) if self.reduced else self._expand(point["v"])
 
     def certificate(self, point):
         """The `Certificate` of a point {block: tensor}."""
+        check_point("SourceCondition.certificate", point, self.names if self.reduced else ["v", *self.names])
         return self._certificate(self.element(point), [point[name] for name in self.names])
 
     def _certificate(self, v, q):
@@ -187,15 +190,18 @@ class SourceCondition(Problem):
         constraint = ZeroFunctional().convex_conj.translated(self.operator._call(self.image)) @ self.operator
         return Composite(linear=[*self._terms(1.0), constraint], start=torch.zeros_like(self.image))
 
+    @checked
     def from_dual(self, result):
         """The `Certificate` of PDHG's result on `primal_dual()`: v = -y, y the dual variable of K x = K u."""
         *q, y = result.state["dual"]
         return self._certificate(-y, q)
 
+    @checked
     def range_data(self, v, alpha):
         """alpha v + K u, from which |K x - data|^2 / 2 + alpha J(x) gives u back if K* v is in dJ(u)."""
         return alpha * v + self.operator._call(self.image)
 
+    @checked
     def reconstruction(self, data, alpha):
         """min_x |K x - data|^2 / 2 + alpha J(x), a Composite (for FISTA where J has a prox of its own, for PDHG elsewhere)."""
         smooth = LeastSquares(self.operator, data)

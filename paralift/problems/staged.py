@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..operators import Identity
 from ..operators.functional import Functional
 from ..operators.module import is_random
@@ -12,6 +13,7 @@ from .stages import Stage
 __all__ = ["Staged"]
 
 
+@checked
 class Staged(nn.Module):
     """`Staged([(module, potential, parents), ...])`: x_l = sigma_l(module_l(x_p, ...)), p the parents of l; parent 0 is the data, the last stage's output the network's.
 

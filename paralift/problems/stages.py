@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from ..arguments import checked
 from .. import operators as P
 from ..operators.functional import Functional
 from ..operators.module import call_module
@@ -20,6 +21,7 @@ from .loans import lending, lent_input
 __all__ = ["Stage", "chain", "affine", "bind_spaces"]
 
 
+@checked
 def affine(inputs, outputs, bias=True):
     """torch.nn.Linear, under the name it has in the mathematics."""
     return nn.Linear(inputs, outputs, bias)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ..arguments import checked
 from ..files import replacing
 
 __all__ = ["Result", "Status", "save_checked", "load_checked"]
@@ -77,9 +78,10 @@ class Result:
         lines += ["  ".join(f"{self.history[name][i]:>16.6g}" for name in names) for i in rows]
         return "\n".join(lines)
 
+    @checked
     def csv(self, path):
-        """Write the whole history to `path`."""
-        with open(path, "w", newline="") as file:
+        """Write the whole history to `path`, atomically."""
+        with replacing(path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.history)
             writer.writerows(zip(*self.history.values()))
@@ -99,6 +101,7 @@ class Result:
             raise AttributeError("this result holds no image; show() draws what Reconstruction and Composite give. plot() draws the history of every result.")
         return plot_reconstruction(self, reference, path, level)
 
+    @checked
     def save(self, path):
         """Write state and history atomically, with a checksum; `Result.load` reads them back. In a callback all workers call it together, and worker 0 writes."""
         whole = (self.x, self.state) if self.gather is None else self.gather((self.x, self.state))

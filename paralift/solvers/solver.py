@@ -10,6 +10,7 @@ from math import inf, isfinite, isnan
 
 import torch
 
+from ..arguments import checked
 from ..problems.problem import AgreedInterrupt, Problem
 from .progress import Progress
 from .result import Result, Status, Writer, check_writable
@@ -37,6 +38,10 @@ class Solver:
     needs = ()                   # attributes of a problem that the method relies on, with the sentence that says what would serve
     splits = False               # whether terms H(K x) can be treated
     shared = None                # what several workers may share: "blocks" (of a lifted problem, or the images of a batch: all scalars come from the problem), "minibatches", ...
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        checked(cls)
 
     def __new__(cls, *arguments, **named):
         self = super().__new__(cls)

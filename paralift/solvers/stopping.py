@@ -3,12 +3,15 @@
 from dataclasses import replace
 from math import inf
 
+from ..arguments import checked
+
 __all__ = ["EarlyStopping", "Tolerance"]
 
 _UNITS = {"residual": "", "change": "", "objective": "", "gap": "", "seconds": " s", "passes": " passes"}
 BUDGETS = {"seconds": "MAX_SECONDS", "passes": "MAX_PASSES"}
 
 
+@checked
 class Tolerance:
     """Stop once any of the given quantities reaches its level: `Tolerance(residual=1e-8) | Tolerance(gap=1e-6) & Tolerance(passes=50)`.
 
@@ -52,6 +55,7 @@ class Tolerance:
         return f"Tolerance({', '.join(f'{k}={v:g}' for k, v in self.levels.items())})"
 
 
+@checked
 class EarlyStopping:
     """A callback that stops once a column of the history has not improved for some recorded steps, and keeps the best result: `ISGM(100).solve(p, callback=early); early.best`.
 
@@ -68,6 +72,7 @@ class EarlyStopping:
         self.column, self.patience, self.best, self.waited = column, patience, None, 0
         self.sign = 1.0 if (column == "accuracy" if largest is None else largest) else -1.0
 
+    @checked
     def __call__(self, result):
         if self.column not in result.history:
             raise ValueError(f"EarlyStopping watches {self.column!r}; the history has {', '.join(result.history)}: pass validation=... to the problem, or name another column.")

@@ -5,6 +5,7 @@ from math import exp, inf, isfinite, log
 
 import torch
 
+from ..arguments import checked
 from ..problems.reconstruction import Reconstruction
 from .fista import FISTA
 from .pdhg import PDHG
@@ -27,6 +28,7 @@ class ChosenWeight:
         return iter((self.weight, self.result, self.table))
 
 
+@checked
 def discrepancy_weight(problem, noise_level=None, solver=None, safety=1.0, samples=None, start=1.0, tolerance=0.02, max_solves=30):
     """The weight a of a * R with |A x_a - b|^2 = safety^2 m s^2 (Gaussian noise) or 2 KL(b, A x_a + r) = safety m (Poisson): Morozov's principle.
 
@@ -95,6 +97,7 @@ def discrepancy_weight(problem, noise_level=None, solver=None, safety=1.0, sampl
     raise ValueError(f"no weight meets the discrepancy: at {table['weight'][-1]:.3g} it is {table['discrepancy'][-1]:.4g} against the target {target:.4g}; {why}")
 
 
+@checked
 def quasi_optimality_weight(problem, weights=None, solver=None):
     """The weight a_i of a geometric grid that makes |x_{a_{i+1}} - x_{a_i}| smallest; no noise level is asked for.
 
