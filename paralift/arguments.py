@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 import os
+import re
 from numbers import Integral, Real
 from typing import Callable, NamedTuple
 
@@ -47,6 +48,10 @@ def _real(v):
 
 
 def _integer(v):
+    return isinstance(v, int) and not isinstance(v, bool)
+
+
+def _whole(v):
     return isinstance(v, Integral) and not isinstance(v, bool)
 
 
@@ -88,7 +93,7 @@ def _of(module, *names):
     return lambda v: isinstance(v, classes())
 
 
-_space, _integers, _reals = _of("operators.space", "Space"), _several(_integer), _several(_real)
+_space, _integers, _reals = _of("operators.space", "Space"), _several(_whole), _several(_real)
 ANY = Kind("", lambda v: True)                                   # its callable looks at it
 REAL = Kind("a real number, or inf", _real)
 NUMBER = Kind("a finite real number", lambda v: _real(v) and abs(v) < math.inf)
@@ -108,12 +113,14 @@ TENSOR = Kind("a tensor that holds data (torch.as_tensor(...) makes one)", _tens
 ARRAY = Kind("a tensor, or numbers that torch.as_tensor takes", _array)
 QUANTITY = Kind("a number or a tensor", _either(_real, _tensor))
 DTYPE = Kind("a floating-point or complex torch.dtype", lambda v: isinstance(v, torch.dtype) and (v.is_floating_point or v.is_complex))
+DTYPES = Kind("a torch.dtype", lambda v: isinstance(v, torch.dtype))
 DEVICE = Kind("a torch device that holds data, such as 'cpu'", _device)
 PATH = Kind("a path, a str or os.PathLike", lambda v: isinstance(v, os.PathLike) or isinstance(v, str) and v != "" and "\0" not in v)
 CALLABLE = Kind("a function or a module", callable)
 MODULE = Kind("a torch.nn.Module", lambda v: isinstance(v, torch.nn.Module))
 FUNCTIONAL = Kind("a Functional, such as L1Norm()", _of("operators.functional", "Functional"))
 OPERATOR = Kind("a LinearOperator, such as MatrixOperator(m)", _of("operators.operator", "LinearOperator"))
+MAP = Kind("an Operator", _of("operators.operator", "Operator"))
 PENALTY = Kind("a Penalty, such as LiftedBregman(ReLU())", _of("operators.penalties", "Penalty"))
 GEOMETRY = Kind("a Geometry, such as CylindricalScanner(...)", _of("operators.geometry", "Geometry"))
 EVENTS = Kind("Events", _of("operators.list_mode", "Events"))
@@ -125,61 +132,106 @@ SOLVER = Kind("a Solver, such as FISTA(200)", _of("solvers.solver", "Solver"))
 COSTS = Kind("a StageCosts", _of("distributed.costs", "StageCosts"))
 LINK = Kind("a Link", _of("distributed.costs", "Link"))
 RESULT = Kind("a Result", _of("solvers.result", "Result"))
+SERIES = Kind("a sequence of finite numbers",
+              lambda v: isinstance(v, (list, tuple)) and all(map(_real, v)) or isinstance(v, np.ndarray) and v.ndim == 1 and all(map(_real, v)) or _tensor(v) and v.dim() == 1)
+PART = Kind("torch.nn.Modules and Functionals", _either(lambda v: isinstance(v, torch.nn.Module), FUNCTIONAL.holds))
+LAYOUTS = Kind("a list of Layouts", lambda v: isinstance(v, (list, tuple)) and all(map(_of("distributed.costs", "Layout"), v)))
+PATTERNS = Kind("a name, or a sequence of names", lambda v: isinstance(v, str) or isinstance(v, (list, tuple, set)) and all(isinstance(n, str) for n in v))
+SLICES = Kind("an integer or a slice", lambda v: _integer(v) or isinstance(v, slice))
+MATRIX = Kind("numbers (4, 4)", lambda v: _array(v) and np.shape(v) == (4, 4))
+LIMITS = Kind("two numbers", lambda v: _reals(v) and len(v) == 2)
+FACTORS = Kind("{worker: factor}", lambda v: isinstance(v, dict))
+TABLES = Kind("a tuple with an entry a stage", lambda v: isinstance(v, (list, tuple)))
+ITEMS = Kind("a tensor, an array or a list", lambda v: isinstance(v, (list, tuple)) or (isinstance(v, np.ndarray) or _tensor(v)) and v.ndim > 0)
+PRICED = Kind("a LiftedTraining or a StageCosts", _either(TRAINING.holds, COSTS.holds))
+PICTURES = Kind("a dict of tensors (n, h, w), arrays or lists of images", lambda v: isinstance(v, dict) and len(v) > 0 and all(map(ITEMS.holds, v.values())))
 TABLE = Kind("a dict of tensors", lambda v: isinstance(v, dict) and all(map(_tensor, v.values())))
 
 
-def _names(kind, names):
-    return dict.fromkeys(names.split(), kind)
-
-
-NAMES = {
+NAMES = {name: kind for kind, names in (
     # what a name means, wherever it appears; ANY: the callable says itself what it takes
-    **_names(ANY, "acceleration activation_regulariser angle attention budget column complex_as constraint coils_given data delays denoiser device_or_none drawn example_inputs "
-                  "fidelity forced frozen functional geometry granularity groups image inputs kernel linear loss mask max_delay metric module network nonsmooth obj operator order "
-                  "padding penalty potential preconditioner probabilities problem product products refresh regulariser restart rho runs schedule schedules slow smooth stages "
-                  "start step storage strong_convexity subsets targets term transform validation variant wavelet weight_regulariser workers"),
-    **_names(NUMBER, "a alpha beta bound change constant crop delta discount dropout eta factor feedback field_tolerance gap grow label_smoothing latency length momentum mu "
-                     "noise noise_level objective offset overlap passes power radius ratio relaxation residual rotation safety seconds shrink slope smoothing t tau threshold "
-                     "timeout tolerance truncation turns variation weight bandwidth average inertia weight_decay acceleration_factor kvp test"),
-    **_names(POSITIVE, "bin_width ring_spacing"),
-    **_names(INTEGER, "axis bins block channel_axis crystals ignore_index levels max_iterations max_ring_difference memory ndim rings sets span"),
-    **_names(COUNT, "batch_size channels classes coils context depth dimension filters heads inner inner_steps inner_sweeps interleaves iterations limit max_solves microbatches "
-                    "outputs patch patience readout repeats rows samples shards side size spokes steps trials vocabulary width"),
-    **_names(SEED, "seed"),
-    **_names(FLAG, "asynchronous balancing bias bottleneck convex equispaced exact flatten isotropic largest nonnegative orthonormal takes_level"),
-    **_names(TEXT, "dataset text"),
-    **_names(NUMBERS, "field_of_view fwhm origin resolution spacing voxel_size"),
-    **_names(INTEGERS, "axes calibration index shape"),
-    **_names(SEQUENCE, "blocks widths"),
-    **_names(SPACE, "input_shape space"),
-    **_names(SPACES, "domain range spaces"),
-    **_names(TENSOR, "bin labels output plane point q source subgrad target time tof_bin view x z"),
-    **_names(ARRAY, "angles attenuation background coil_maps ct end field_map images kspace matrix readout_times reference rhs sensitivity standard_deviation trajectory vector "
-                    "weights"),
-    **_names(QUANTITY, "lower peak shift upper"),
-    **_names(DTYPE, "dtype"), **_names(DEVICE, "device"), **_names(PATH, "path"), **_names(CALLABLE, "activation"),
-    **_names(FUNCTIONAL, "f functionals g"), **_names(OPERATOR, "op operators"), **_names(GEOMETRY, "scanner"), **_names(EVENTS, "events"), **_names(TOF, "tof"),
-    **_names(NUFFT_, "nufft"), **_names(SOLVER, "solver"), **_names(COSTS, "costs"), **_names(LINK, "link"), **_names(RESULT, "result"),
-    **_names(TENSOR, "SourceCondition.range_data.v SourceCondition.reconstruction.data"), **_names(GEOMETRY, "Events.index.geometry"), **_names(TRAINING, "measured_costs.problem stage_costs.problem"),
-    **_names(ARRAY, "ToeplitzOperator.weights"),
+    (ANY, "acceleration activation_regulariser angle attention budget column complex_as constraint data delays denoiser example_inputs fidelity forced frozen "
+          "functional geometry groups image inputs kernel kind layers linear loss mask max_delay metric module network nonsmooth obj operator order padding parts "
+          "penalty potential preconditioner probabilities problem product products refresh regulariser restart rho runs schedule smooth stages start step storage "
+          "strong_convexity subsets targets term transform validation variant wavelet weight_regulariser workers"),
+    (REAL, "truncation"),
+    (NUMBER, "a alpha average bandwidth beta bound change constant crop delta discount dropout eta factor feedback field_tolerance gap grow inertia kvp "
+             "label_smoothing latency length level momentum mu noise noise_level objective offset overlap passes power radius ratio relaxation residual "
+             "resonance_frequency rotation safety seconds shrink slope smoothing t tau test threshold timeout tolerance turns value variation weight weight_decay"),
+    (POSITIVE, "bin_width ring_spacing"),
+    (INTEGER, "axis bins block channel_axis crystals ignore_index levels max_iterations max_ring_difference memory ndim rings sets span stacklevel"),
+    (COUNT, "batch_size channels classes coils columns context depth dimension filters heads inner inner_steps inner_sweeps interleaves iterations limit max_solves "
+            "microbatches outputs patch patience readout repeats rows samples shards side size spokes steps trials vocabulary width"),
+    (SEED, "seed"),
+    (FLAG, "asynchronous balancing bias bottleneck convex deterministic equispaced exact flatten isotropic largest nonnegative orthonormal shard_parameters "
+           "takes_level"),
+    (TEXT, "axial dataset text title"),
+    (NUMBERS, "field_of_view fwhm origin resolution spacing voxel_size"),
+    (INTEGERS, "axes calibration index shape"),
+    (SEQUENCE, "blocks widths"),
+    (SPACE, "input_shape space"),
+    (SPACES, "domain range spaces"),
+    (TENSOR, "bin labels like output plane point q source subgrad target time tof_bin v view x y z"),
+    (ARRAY, "angles attenuation background coil_maps ct end field_map images kspace matrix readout_times reference rhs sensitivity standard_deviation trajectory "
+            "vector weights"),
+    (QUANTITY, "lower peak shift upper"),
+    (DTYPE, "dtype"),
+    (DEVICE, "device"),
+    (PATH, "path"),
+    (CALLABLE, "activation"),
+    (FUNCTIONAL, "f functionals g"),
+    (OPERATOR, "op"),
+    (MAP, "operators"),
+    (GEOMETRY, "scanner"),
+    (EVENTS, "events"),
+    (TOF, "tof"),
+    (NUFFT_, "nufft"),
+    (SOLVER, "solver"),
+    (COSTS, "costs"),
+    (LINK, "link"),
+    (RESULT, "result"),
+    (PATTERNS, "granularity schedules"),
+    (FACTORS, "slow"),
     # where a callable means something else by it
-    **_names(REAL, "DirectionalGradient.eta DirectionalTotalVariation.eta Link.bandwidth Simulation.bandwidth simulate.bandwidth layouts.memory truncation"),
-    **_names(SEQUENCE, "JosephProjector.shape PET.shape phantom.shape emission_phantom.shape spoke_groups.shape line_groups.shape"),
-    **_names(ANY, "Composite.operators ISGM.inner ISGM.momentum LearnedRegulariser.start LeastSquares.op MLP.sizes Reconstruction.standard_deviation Solver.acceleration "
-                  "Solver.inner Solver.max_iterations Solver.epochs Solver.batch_size Solver.max_seconds Solver.tolerance Solver.shards Solver.sweeps Solver.accumulate "
-                  "Solver.inner_steps Solver.tau Solver.inertia Solver.weight_decay Solver.average Solver.memory Solver.asynchronous TotalGeneralisedVariation.alpha "
-                  "PGD.restart plot_images.rows Storage.dtype Storage.folder Tolerance.residual Tolerance.change Tolerance.gap Tolerance.objective Tolerance.seconds Tolerance.passes Workers.total "
-                  "affine.inputs chain.parts characters.text partition.costs partition.parts simulate.costs Stage.operator LiftedProblem.inputs"),
-    **_names(NUMBER, "TimeOfFlight.fwhm TimeOfFlight.width phantom.noise Link.transfer.size Link.all_reduce.size Link.all_reduce.workers StageCosts.seconds.rows "
-                     "StageCosts.forward_seconds.rows StageCosts.backward_seconds.rows StageCosts.uniform.fixed StageCosts.uniform.forward StageCosts.uniform.backward "
-                     "StageCosts.uniform.parameter_bytes StageCosts.uniform.boundary_bytes reweighted.weight SourceCondition.range_data.alpha"),
-    **_names(INTEGERS, "GroupL1Norm.axis GroupHuber.axis HadamardTransform.axes espirit.kernel"),
-    **_names(COUNT, "StageCosts.uniform.stages CausalTransformer.blocks VisionTransformer.blocks ProximalNetwork.kernel UnrolledNetwork.kernel affine.inputs"),
-    **_names(ARRAY, "Convolution.kernel Rays.start prewhiten.noise FilterBank.filters"), **_names(TENSOR, "Events.tof write_ismrmrd.noise write_ismrmrd.kspace KullbackLeibler.data "
-             "LeastSquares.data MAC.target Composite.start metrics.reference psnr.reference nrmse.reference ssim.reference mix_coils.matrix root_sum_of_squares.images"),
-    **_names(QUANTITY, "inversion_error_bound.weight inversion_error_bound.noise"),
-    **_names(FUNCTIONAL, "BregmanDistance.functional FunctionalLoss.functional"), **_names(PENALTY, "PenaltyLoss.penalty"), **_names(MODULE, "rescale.network"),
-}
+    (ANY, "Composite.operators ISGM.inner ISGM.momentum LearnedRegulariser.start LeastSquares.op LiftedProblem.inputs MLP.sizes Reconstruction.standard_deviation "
+          "Solver.acceleration Solver.accumulate Solver.asynchronous Solver.average Solver.batch_size Solver.epochs Solver.inertia Solver.inner "
+          "Solver.inner_steps Solver.max_iterations Solver.max_seconds Solver.memory Solver.shards Solver.sweeps Solver.tau Solver.tolerance Solver.weight_decay "
+          "Stage.operator Storage.dtype Storage.folder Tolerance.change Tolerance.gap Tolerance.objective Tolerance.passes Tolerance.residual Tolerance.seconds "
+          "TotalGeneralisedVariation.alpha Workers.total characters.text partition.parts simulate.costs"),
+    (REAL, "DirectionalGradient.eta DirectionalTotalVariation.eta Link.bandwidth Simulation.bandwidth layouts.memory simulate.bandwidth"),
+    (NUMBER, "Link.all_reduce.size Link.all_reduce.workers Link.transfer.size SourceCondition.range_data.alpha StageCosts.backward_seconds.rows "
+             "StageCosts.forward_seconds.rows StageCosts.seconds.rows StageCosts.uniform.backward StageCosts.uniform.boundary_bytes StageCosts.uniform.fixed "
+             "StageCosts.uniform.forward StageCosts.uniform.parameter_bytes TimeOfFlight.fwhm TimeOfFlight.width discrepancy_weight.start phantom.noise "
+             "reweighted.weight"),
+    (INTEGER, "read_ismrmrd.encoding"),
+    (COUNT, "CausalTransformer.blocks ProximalNetwork.kernel StageCosts.uniform.stages UnrolledNetwork.kernel VisionTransformer.blocks affine.inputs"),
+    (FLAG, "PGD.restart UNet.residual"),
+    (INTEGERS, "GroupHuber.axis GroupL1Norm.axis HadamardTransform.axes espirit.kernel simulate.workers"),
+    (SEQUENCE, "JosephProjector.shape PET.shape emission_phantom.shape line_groups.shape phantom.shape spoke_groups.shape"),
+    (TENSOR, "Composite.start Events.tof KullbackLeibler.data LeastSquares.data MAC.target SourceCondition.range_data.v SourceCondition.reconstruction.data "
+             "ToeplitzOperator.weights metrics.reference mix_coils.matrix nrmse.reference plot_reconstruction.reference psnr.reference rescale.inputs "
+             "root_sum_of_squares.images ssim.reference write_ismrmrd.kspace write_ismrmrd.noise"),
+    (ARRAY, "Convolution.kernel FilterBank.filters Rays.start prewhiten.noise"),
+    (QUANTITY, "inversion_error_bound.noise inversion_error_bound.weight"),
+    (DTYPES, "histogram.dtype"),
+    (MODULE, "rescale.network"),
+    (FUNCTIONAL, "BregmanDistance.functional FunctionalLoss.functional"),
+    (PENALTY, "PenaltyLoss.penalty"),
+    (GEOMETRY, "Events.index.geometry"),
+    (TRAINING, "measured_costs.problem stage_costs.problem"),
+    (SERIES, "Simulated.speeds partition.costs quasi_optimality_weight.weights"),
+    (PART, "chain.parts"),
+    (LAYOUTS, "layout_table.found"),
+    (PATTERNS, "ContrastiveTraining.frozen LiftedTraining.frozen"),
+    (SLICES, "read_fastmri.slices"),
+    (MATRIX, "write_nifti.affine"),
+    (LIMITS, "plot_images.limits"),
+    (TABLES, "StageCosts.backward StageCosts.forward StageCosts.output_bytes StageCosts.parameter_bytes StageCosts.parents"),
+    (ITEMS, "Staged.stages plot_images.titles plot_predictions.images plot_predictions.labels plot_predictions.predicted"),
+    (PRICED, "simulate.problem"),
+    (PICTURES, "plot_images.rows"),
+    (TABLE, "SourceCondition.start"),
+) for name in names.split()}
 
 
 @functools.cache
@@ -199,7 +251,8 @@ def check(who, name, kind, value):
 def checked(made, owner=None):
     """A class whose constructor, or a function or method that, looks at the kinds of its arguments first; the default of an argument passes as it is."""
     if isinstance(made, type):
-        if "__init__" in vars(made) and made.__module__.startswith("paralift.") and made.__name__[0] != "_":           # what users derive is theirs
+        first = next(c for c in made.__mro__ if "__init__" in vars(c))
+        if made.__module__.startswith("paralift.") and made.__name__[0] != "_" and (first is made or first.__name__[0] == "_"):           # what users derive is theirs
             made.__init__ = checked(made.__init__, made)
         return made
     places = tuple(c.__name__ for c in owner.__mro__) if owner else (made.__qualname__, made.__name__)
@@ -234,7 +287,7 @@ def checked(made, owner=None):
 
 def refuse(error, who, values):
     """Raise what torch's `error` means for who(values): an ArgumentError with both, or the error itself where it is ours or memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError) or type(error) is NotImplementedError and "not implemented for" not in str(error):
+    if isinstance(error, torch.OutOfMemoryError) or type(error) is NotImplementedError and not re.search("not implemented for|not supported|Could not run|meta tensor", str(error)):
         raise error
     text = " ".join(str(error).split("\n")[0].split()).rstrip(".")
     raise ArgumentError(f"{who} cannot compute with {', '.join(map(shown, values))}: {text}.") from error

@@ -1,5 +1,7 @@
 """Figures, legible in grey. matplotlib loads on first use."""
 
+import numpy as np
+
 from .arguments import checked
 from .files import replacing
 
@@ -61,6 +63,8 @@ def plot_predictions(images, predicted, labels, path=None, columns=10, rows=3, t
     """Images (n, h, w) with the predicted class above each; wrong ones have a thick frame and the true class. Returns the figure."""
     from matplotlib.figure import Figure
 
+    if np.ndim(images) != 3 or not np.shape(images)[:1] == np.shape(predicted) == np.shape(labels):
+        raise ValueError(f"plot_predictions got images, classes and labels of shapes {np.shape(images)}, {np.shape(predicted)}, {np.shape(labels)}; it needs (n, h, w), (n,) and (n,).")
     n = min(len(images), rows * columns)
     wrong = [int(p) != int(y) for p, y in zip(predicted[:n], labels[:n])]
     fig = Figure(figsize=(columns * 0.95, rows * 1.2 + 0.4), layout="constrained")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..arguments import checked
+from ..arguments import checked, shown
 from ..problems.partition import best_groups, time_stages
 
 __all__ = ["Layout", "Link", "StageCosts", "counted_costs", "layout_for", "layout_table", "layouts", "measured_costs", "microbatch_counts"]
@@ -38,6 +38,7 @@ class Link:
         return 2 * (workers - 1) * (self.latency + size / workers / self.bandwidth)
 
 
+@checked
 @dataclass(frozen=True)
 class StageCosts:
     """Costs of the stages 1 .. L of a network; an affine cost is (seconds a call, seconds a row).
@@ -58,6 +59,9 @@ class StageCosts:
         lengths = [len(v) for v in (self.forward, self.backward, self.parameter_bytes, self.output_bytes, self.parents)]
         if not L or set(lengths) != {L}:
             raise ValueError(f"StageCosts got forward, backward, parameter_bytes, output_bytes and parents of lengths {lengths}; each needs one entry a stage.")
+        pairs = (*self.forward, *self.backward)
+        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+            raise ValueError(f"StageCosts got forward={shown(self.forward)} and backward={shown(self.backward)}; they need pairs (seconds a call, seconds a row).")
         for l, stage in enumerate(zip(self.forward, self.backward, self.parameter_bytes, self.output_bytes), 1):
             if not all(v >= 0 for v in (*stage[0], *stage[1], *stage[2:])) or not all(0 <= p < l for p in self.parents[l - 1]):
                 raise ValueError(f"StageCosts got {stage} with parents {self.parents[l - 1]} for stage {l}; costs are numbers >= 0, parents earlier stages or 0.")
@@ -245,6 +249,7 @@ def _memory(costs, data, layers, rows, kind, microbatches):
     return 2 * _between(costs.parameter_bytes) + COPIES[kind] * in_flight * _between(costs.output_bytes)
 
 
+@checked
 def layout_table(found):
     """Layouts as text, a line each."""
     lines = [f"{'data x layers':>13}  {'ms':>10}  {'efficiency':>10}  {'MiB a worker':>12}  {'MiB sent':>9}  {'microbatches':>12}  cuts after stage"]

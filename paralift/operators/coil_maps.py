@@ -196,6 +196,8 @@ def mix_coils(x, matrix, axis=0):
 @checked
 def root_sum_of_squares(images, axis=0):
     """sqrt(sum_c |m_c|^2) over the coils, axis `axis`: a real image, in the unit of `images`."""
+    if not -images.dim() <= axis < images.dim():
+        raise ValueError(f"root_sum_of_squares got images of shape {tuple(images.shape)} and axis={axis}; it needs the axis of the coils.")
     if not images.is_complex():
         return torch.linalg.vector_norm(images, dim=axis)
     return torch.linalg.vector_norm(torch.view_as_real(images), dim=(axis % images.dim(), -1))

@@ -5,6 +5,7 @@ import torch
 from .functional import _Composed
 from .linear import MatrixOperator
 from .norms import L2NormSquared
+from .operator import Operator
 from .space import inner
 
 __all__ = ["LeastSquares"]
@@ -25,7 +26,7 @@ class LeastSquares(_Composed):
 
     def __init__(self, op, data, weight=1.0, tolerance=1e-12, max_iterations=500):
         op = MatrixOperator(op) if torch.is_tensor(op) else op
-        if not op.is_linear:
+        if not isinstance(op, Operator) or not op.is_linear:
             raise TypeError(f"LeastSquares got {op!r}, which is not linear; write 0.5 * L2NormSquared().translated(b) @ op.")
         if not op.range.fits(data):
             raise ValueError(f"LeastSquares got data of shape {tuple(data.shape)}; the operator's range is {op.range.shape}.")

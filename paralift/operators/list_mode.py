@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from ..arguments import checked
+from ..arguments import checked, shown
 
 __all__ = ["Events", "histogram"]
 
@@ -32,6 +32,10 @@ class Events:
         return len(self.view)
 
     def __getitem__(self, index):
+        try:
+            torch.arange(len(self))[index]
+        except (IndexError, RuntimeError, TypeError, ValueError):
+            raise IndexError(f"events[{shown(index)}] was asked of {len(self)} events; it needs a number below it, a slice or a tensor of such.") from None
         return Events(*(None if value is None else value[index] for value in vars(self).values()))
 
     @checked

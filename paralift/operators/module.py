@@ -1,5 +1,7 @@
 """A torch module as an operator with parameters."""
 
+import threading
+
 import torch
 from torch import nn
 from torch.func import functional_call, vjp
@@ -8,7 +10,9 @@ from torch.fx import GraphModule
 from .operator import Operator, push_forward
 from .space import Space
 
-__all__ = ["ModuleOperator", "batch_norms", "call_module", "is_random"]
+__all__ = ["ModuleOperator", "batch_norms", "call_module", "drawing", "is_random"]
+
+drawing = threading.RLock()        # torch has one generator for all threads of a process: who seeds it holds this lock until the numbers are drawn
 
 
 def is_random(module):
@@ -28,7 +32,7 @@ def call_module(module, parameters, x, seed=None, update_buffers=False):
         state = {**parameters, **{name: b.clone() for name, b in module.named_buffers()}}
     if seed is None:
         return _stateless(module, state, x)
-    with torch.random.fork_rng(devices=[x[0].device] if x[0].device.type == "cuda" else []):
+    with drawing, torch.random.fork_rng(devices=[x[0].device] if x[0].device.type == "cuda" else []):
         torch.manual_seed(seed)
         return _stateless(module, state, x)
 

@@ -109,7 +109,7 @@ class Operator:
         return -1 * self
 
     def __sub__(self, other):
-        return self + (-1 * other)
+        return self + (-1 * other) if isinstance(other, Operator) else NotImplemented
 
     def __repr__(self):
         return f"{type(self).__name__}({self.domain.shape} -> {self.range.shape})"

@@ -8,6 +8,8 @@ import math
 
 import torch
 
+from ..arguments import FUNCTIONAL, check
+from .elements import explain
 from .functional import Functional
 from .indicators import IndicatorBox, IndicatorNonnegative, IndicatorSimplex
 from .norms import L1Norm, ZeroFunctional
@@ -17,14 +19,29 @@ __all__ = ["Identity", "ReLU", "LeakyReLU", "Clip", "HardTanh", "ReLU6", "HardSi
 
 def activation(potential, z):
     """sigma(z) = prox_Psi(z), elementwise closed form where the potential has one."""
-    special = getattr(potential, "_activation", None)
-    return potential._prox(z, 1.0) if special is None else special(z)
+    try:
+        special = getattr(potential, "_activation", None)
+        return potential._prox(z, 1.0) if special is None else special(z)
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+        failed(error, potential, z)
 
 
 def activation_(potential, z):
     """sigma(z), which may overwrite z."""
-    special = getattr(potential, "_activation_", None)
-    return activation(potential, z) if special is None else special(z)
+    try:
+        special = getattr(potential, "_activation_", None)
+        return activation(potential, z) if special is None else special(z)
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+        failed(error, potential, z)
+
+
+def failed(error, potential, z):
+    """Raise what kept sigma(z) from being computed."""
+    check("activation", "potential", FUNCTIONAL, potential)
+    potential._fit(z)
+    if isinstance(error, (IndexError, RuntimeError)):
+        explain(error, potential, z)
+    raise error
 
 
 class Identity(ZeroFunctional):

@@ -172,6 +172,9 @@ def spiral_trajectory(interleaves, readout, turns, power=1.0):
     _positive("spiral_trajectory", interleaves=interleaves, readout=readout)
     if not (0 < turns < math.inf and 0 < power < math.inf):
         raise ValueError(f"spiral_trajectory got turns={turns}, power={power}; it needs positive numbers.")
+    turns, power = float(turns), float(power)
+    if turns > 1e4:
+        raise ValueError(f"spiral_trajectory got turns={turns:g}; it needs at most 10,000 of them.")
     s = np.linspace(0, 1, 64 * max(readout, math.ceil(turns)) + 1)
     curve = s**power * np.exp(2j * np.pi * turns * s)
     length = np.concatenate([[0], np.cumsum(np.abs(np.diff(curve)))])

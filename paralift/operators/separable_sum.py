@@ -1,6 +1,6 @@
 """`SeparableSum`: a functional of several elements."""
 
-from ..arguments import checked
+from ..arguments import checked, shown
 
 __all__ = ["SeparableSum"]
 
@@ -15,6 +15,8 @@ class SeparableSum:
         self.functionals = functionals
 
     def _parts(self, x):
+        if not isinstance(x, (tuple, list)):
+            raise TypeError(f"SeparableSum got {shown(x)}; it needs a tuple of tensors, one for each of its {len(self.functionals)} functionals.")
         if len(x) != len(self.functionals):
             raise ValueError(f"SeparableSum got {len(x)} elements; its {len(self.functionals)} functionals need one each.")
         return zip(self.functionals, x)

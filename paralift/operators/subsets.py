@@ -5,9 +5,9 @@ import warnings
 
 import torch
 
-from ..arguments import checked
+from ..arguments import checked, shown
 from .functional import Functional, _Composed, _Scaled
-from .operator import _Rows
+from .operator import _Rows, check_rows
 
 __all__ = ["subsets"]
 
@@ -37,6 +37,10 @@ def subsets(term, parts):
         if not 1 <= parts <= n:
             raise ValueError(f"subsets got parts={parts}; the first axis of {A!r} allows 1 to {n}.")
         parts = [slice(j, None, parts) for j in range(parts)]
+    if not isinstance(parts, (list, tuple)):
+        raise TypeError(f"subsets got parts={shown(parts)}; it needs a number, or a list of index tensors or slices.")
+    for part in parts:
+        check_rows(A, part)
     every = torch.arange(n)
     rows = [every[p.cpu() if torch.is_tensor(p) else p] for p in parts]
     if not torch.equal(torch.cat(rows).sort().values, every) or any(not len(r) for r in rows):

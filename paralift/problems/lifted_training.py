@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..operators.functional import Functional
-from ..operators.module import batch_norms, call_module
+from ..operators.module import batch_norms, call_module, drawing
 from ..operators.space import all_finite
 from .lift import lift
 from .lifted import LiftedProblem
@@ -239,7 +239,7 @@ class LiftedTraining(LiftedProblem):
         """`restrict`, on samples read anew where the data came as a Dataset that is random (augmentation); torch's generator is at `seed` meanwhile."""
         sub = self.restrict(samples, anchor, tau, seed)
         if self._dataset is not None:
-            with torch.random.fork_rng(devices=[]):
+            with drawing, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 sub.inputs, sub.targets = _tensors(torch.utils.data.Subset(self._dataset, samples.tolist()), None, self.inputs)
             if sub.inputs.shape[1:] != self.inputs.shape[1:]:

@@ -24,6 +24,7 @@ class Loss:
     def value_and_gradient(self, z, y):
         return self.value(z, y), self.gradient(z, y)
 
+    @checked
     def check(self, z, y):
         if y.shape != z.shape:
             raise ValueError(f"targets of shape {tuple(y.shape)} were given; the network's output has shape {tuple(z.shape)} and {type(self).__name__} needs the same.")
@@ -46,6 +47,7 @@ class CrossEntropy(Loss):
             raise ValueError(f"CrossEntropy got label_smoothing = {label_smoothing}; it needs a number in [0, 1).")
         self.label_smoothing, self.ignore_index = float(label_smoothing), ignore_index
 
+    @checked
     def check(self, z, y):
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             raise TypeError(f"labels of dtype {y.dtype} were given; cross entropy needs integer class numbers: pass labels.long().")
@@ -103,6 +105,7 @@ class Logistic(Loss):
 
     lipschitz = 0.25
 
+    @checked
     def check(self, z, y):
         super().check(z, y)
         if not ((y == 0) | (y == 1)).all():
@@ -133,6 +136,7 @@ class KullbackLeiblerLoss(Loss):
 
     lipschitz = float("inf")
 
+    @checked
     def check(self, z, y):
         super().check(z, y)
         if (y < 0).any():
@@ -154,6 +158,7 @@ class PenaltyLoss(Loss):
     def __init__(self, penalty):
         self.penalty, self.lipschitz, self.convex = penalty, penalty.lipschitz_z, not isinstance(penalty, MAC)
 
+    @checked
     def check(self, z, y):
         super().check(z, y)
         if not torch.isfinite(self.value(z, y)).all():

@@ -16,6 +16,8 @@ __all__ = ["SamplingDesign", "Sampling", "line_groups", "spoke_groups"]
 @checked
 def line_groups(shape, axis=-1):
     """Labels of k-space samples (shape): those with one coordinate along `axis`, the phase-encoding axis, form a Cartesian line."""
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"line_groups got shape={tuple(shape)} and axis={axis}; it needs the lengths of k-space's axes, and one of them.")
     axis %= len(shape)
     return torch.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape).clone()
 

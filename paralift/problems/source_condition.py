@@ -193,6 +193,8 @@ class SourceCondition(Problem):
     @checked
     def from_dual(self, result):
         """The `Certificate` of PDHG's result on `primal_dual()`: v = -y, y the dual variable of K x = K u."""
+        if "dual" not in result.state:
+            raise ValueError("SourceCondition.from_dual got a result without dual variables; it needs PDHG's on primal_dual().")
         *q, y = result.state["dual"]
         return self._certificate(-y, q)
 

@@ -28,6 +28,8 @@ class Staged(nn.Module):
         super().__init__()
         self.operators, self.potentials, self.parents = nn.ModuleList(), [], []
         for l, part in enumerate(stages, 1):
+            if isinstance(part, (tuple, list)) and not 1 <= len(part) <= 3:
+                raise ValueError(f"Staged got {part!r} as stage {l}; it needs (torch.nn.Module, potential or None, parents).")
             module, potential, parents = (*part, *(None, l - 1)[len(part) - 1:]) if isinstance(part, (tuple, list)) else (part, None, l - 1)
             parents = (parents,) if isinstance(parents, int) else tuple(parents)
             if not isinstance(module, nn.Module) or not (potential is None or isinstance(potential, Functional)):

@@ -10,7 +10,7 @@ from math import inf, isfinite, isnan
 
 import torch
 
-from ..arguments import checked
+from ..arguments import checked, shown
 from ..problems.problem import AgreedInterrupt, Problem
 from .progress import Progress
 from .result import Result, Status, Writer, check_writable
@@ -107,6 +107,9 @@ class Solver:
         self.check(problem)
         if not isinstance(record_every, int) or record_every < 1:
             raise ValueError(f"{type(self).__name__}.solve got record_every={record_every!r}; it needs an integer >= 1.")
+        for name, value in (("progress", progress), ("strict", strict)):
+            if not isinstance(value, (bool, type(None))):
+                raise TypeError(f"{type(self).__name__}.solve got {name}={shown(value)}; it needs True or False.")
         if callback is not None and not callable(callback):
             raise TypeError(f"{type(self).__name__}.solve got callback={callback!r}; it needs a function of one argument, the running result.")
         if checkpoint is not None and (not isinstance(checkpoint, (str, os.PathLike)) or os.path.isdir(checkpoint)):

@@ -84,7 +84,8 @@ class EarlyStopping:
             x, state = result.x, result.state
             whole = None if result.gather is None else result.gather((x, state))
             x, state = whole or (x, state)
-            self.best = replace(result, x=x, state=state, gather=None, history={k: list(v) for k, v in result.history.items()}, solution=result.finish(result.x), finish=None)
+            self.best = replace(result, x=x, state=state, gather=None, history={k: list(v) for k, v in result.history.items()},
+                                solution=result.solution if result.finish is None else result.finish(result.x), finish=None)
         else:
             self.waited += 1
         if self.waited >= self.patience:

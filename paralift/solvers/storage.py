@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from ..arguments import checked
+
 __all__ = ["Storage"]
 
 
@@ -24,6 +26,7 @@ class Storage:
             raise ValueError(f"Storage got folder={str(folder)!r}, which is no folder; make it first, on a disk with room for all auxiliary variables.")
         self.dtype, self.folder = dtype, folder
 
+    @checked
     def empty(self, shape, like):
         """Room for a tensor of this shape; its dtype is the storage's, or that of `like`."""
         dtype = self.dtype or like.dtype
@@ -38,6 +41,7 @@ class Storage:
         finally:
             os.unlink(path)                                      # the mapping keeps the file until the tensor goes
 
+    @checked
     def copy(self, v):
         return self.empty(v.shape, v).copy_(v)
 

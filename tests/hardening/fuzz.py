@@ -30,11 +30,13 @@ SECONDS = 20
 DUNDERS = ("__call__", "__add__", "__sub__", "__neg__", "__mul__", "__rmul__", "__matmul__", "__getitem__", "__or__", "__and__")
 SHAPES = {0: (), 1: (5,), 2: (4, 6), 3: (2, 4, 6)}
 CONTRACTS = {pl.Problem: set(vars(pl.Problem)), pl.Solver: set(dir(pl.Solver)) - {"solve"}, pl.Loss: {"value", "gradient", "value_and_gradient"}, pl.solvers.StepRule: {"start"},
-             torch.nn.Module: set(dir(torch.nn.Module)) | {"forward", "stages", "example", "analysis", "synthesis", "step_size", "channels", "image", "norm_squared"}}
+             torch.nn.Module: set(dir(torch.nn.Module)) | {"__getitem__", "__add__", "__mul__", "stages", "example", "analysis", "synthesis", "step_size", "channels", "image",
+                                                           "norm_squared"},
+             pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"}}
 # what solvers ask of a problem beyond the contract, and what lifted problems tell each other
 INSIDE = set("start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss sample_lipschitz mean_lipschitz buffers "
              "set_buffers majorised_stage majoriser_from least_samples regularisation loss_at own_rows restrict forward settle transform pull_linear extrapolate curvature excess "
-             "can_step distance bregman_step ends rows_of half multiplied normal compact covering lowest weight pair finish check_data mean_values metrics draw step predict".split())
+             "can_step distance bregman_step ends rows_of half multiplied normal compact covering implicit_energy implicit_point arrive bound lowest weight pair finish check_data mean_values metrics draw step predict".split())
 
 
 class Hang(BaseException):
@@ -62,7 +64,7 @@ def raises(file):
         if isinstance(node, ast.Raise) and node.exc is not None:
             made = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
             for line in range(node.lineno, node.end_lineno + 1):
-                lines[line].add(made.id if isinstance(node.exc, ast.Call) and isinstance(made, ast.Name) else made.attr if isinstance(made, ast.Attribute) else "")
+                lines[line].add(made.id if isinstance(made, ast.Name) and made.id[0].isupper() else "")
     return lines
 
 
@@ -88,16 +90,21 @@ def judged(error):
 def spoiled(value, rng):
     """Another value in the place of a good one: of another kind, shape, dtype, memory, sign or size."""
     others = [None, "text", "", -1, -1.5, 0, 0.0, nan, inf, -inf, 1e300, 1e-300, True, [], (), {}, [1, "a"], object(), len, 1j, torch.tensor(nan), torch.empty(0), torch.zeros(()),
-              torch.zeros(3, 0), torch.arange(3), torch.tensor([True]), torch.ones(2, dtype=torch.complex64), torch.empty(4, device="meta"), np.ones(3), np.float32(0.5), np.int64(2),
+              torch.zeros(3, 0), torch.arange(3), torch.tensor([True]), torch.ones(2, dtype=torch.complex64), torch.empty(4, device="meta"), np.ones(3), np.float32(0.5),
+              np.int64(2),
               pl.Space(3), pl.L1Norm(), pl.L1Norm, pl.IdentityOperator(pl.Space(3)), torch.float64, 2, 0.5, 7, torch.ones(4, 6), torch.ones(5, dtype=torch.float64)]
     own = []
-    if torch.is_tensor(value):
-        own = layouts(value) + [value.to(torch.int64) if not value.is_complex() else value.real, value.to(torch.bool), value.to(torch.complex64), value.to(torch.float16), value.float(),
-                                value.double() if not value.is_complex() else value.to(torch.complex128), value.unsqueeze(0), value.flatten(), value.sum(), value[:0], value.to("meta"),
-                                value.tolist(), value.cpu().numpy(), 1e30 * value, -1 * value, 0 * value, value[..., :-1] if value.dim() else value,
-                                holed(value, nan), holed(value, inf), holed(value, -1)]
+    if torch.is_tensor(value) and not value.is_meta and value.layout is torch.strided:
+        with torch.no_grad():
+            own = [value.real.to(torch.int64), value.to(torch.bool), value.to(torch.complex64), value.real.to(torch.float16), value.real.float(), value.unsqueeze(0),
+                   value.flatten(),
+                   value.to(torch.complex128 if value.is_complex() else torch.float64), value.sum(), value.to("meta"), value.tolist(), value.detach().cpu().numpy(), -1 * value,
+                   0 * value,
+                   holed(value, nan), holed(value, inf), holed(value, -1), 1e30 * value]
+            own += [value[:0], value[..., :-1]] if value.dim() else []
+        own += layouts(value)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        own = [-value, value + 1, value + 0.5, str(value), [value], torch.tensor(value), np.float32(value), np.int64(value), (value, value), 0, nan, inf]
+        own = [-value, value + 1, value + 0.5, str(value), [value], torch.tensor(value), np.float32(value), np.int64(value if abs(value) < 1e9 else 3), (value, value), 0, nan, inf]
     elif isinstance(value, (tuple, list)) and value:
         own = [value[:-1], [*value, value[0]], list(value), (), [spoiled(value[0], rng), *value[1:]], value[0], np.asarray(value) if isinstance(value[0], (int, float)) else None]
     elif isinstance(value, str):
@@ -148,18 +155,27 @@ def argument(name, thing, rng):
     here, step = lambda: element(space, rng, positive), lambda: rng.choice([0.3, 1.0, 0.3, 2, torch.tensor(0.5, dtype=torch.float64)])
     like = lambda: rng.choice([thing, 2 * thing]) if functional or operator else thing
     values = {**dict.fromkeys("x z v u g p q point dx subgrad new old data image r".split(), here), **dict.fromkeys("sigma tau t".split(), step),
-              "y": lambda: element(thing.range, rng) if operator else here(), "shift": lambda: rng.choice([0.5, 0, here()]), "a": lambda: rng.choice([2.0, 0.5, 0, 1, -1.0, 1j, inf, nan]),
+              "y": lambda: element(thing.range, rng) if operator else here(), "shift": lambda: rng.choice([0.5, 0, here()]),
+              "a": lambda: rng.choice([2.0, 0.5, 0, 1, -1.0, 1j, inf, nan]),
               "other": like, "op": lambda: rng.choice([pl.IdentityOperator(space), pl.MatrixOperator(randn(space.shape[-1], 3)) if space.ndim == 1 else pl.Gradient(space)]),
-              "space": lambda: rng.choice([space, space.shape, (3, 4), 5]), "index": lambda: rng.choice([0, slice(0, 2), torch.tensor([0, 1]), [0, 1], slice(None, None, 2), 1, -1, 99]),
-              "iterations": lambda: rng.choice([5, 20]), "tolerance": lambda: rng.choice([1e-3, 0.0]), "seed": lambda: 1, "weights": lambda: element(thing.range, rng).abs() if operator else here(),
-              "parts": here, "dtype": lambda: torch.float64, "batch": lambda: rng.choice([2, 0, 3]), "generator": lambda: None, "events": lambda: pl.Events(torch.arange(3), torch.arange(3)),
-              "geometry": lambda: pl.CylindricalScanner(18, 9.0, 7), "S": lambda: rng.choice([0.1 * pl.L1Norm(), pl.ReLU(), pl.ZeroFunctional()]), "run": lambda: {"residual": 1e-4, "passes": 3.0},
-              "result": lambda: pl.FISTA(3).solve(pl.Composite(pl.LeastSquares(randn(5, 4), randn(5)))), "path": lambda: str(FOLDER / "out.csv"), "rows": lambda: 8, "size": lambda: 1000,
-              "workers": lambda: 2, "delta": lambda: 0.1, "alpha": lambda: 0.1, "weight": lambda: 0.5, "start": lambda: None, "rho": lambda: 3.0, "budget": lambda: rng.choice([None, 8]),
+              "space": lambda: rng.choice([space, space.shape, (3, 4), 5]),
+              "index": lambda: rng.choice([0, slice(0, 2), torch.tensor([0, 1]), [0, 1], slice(None, None, 2), 1, -1, 99]),
+              "iterations": lambda: rng.choice([5, 20]), "tolerance": lambda: rng.choice([1e-3, 0.0]), "seed": lambda: 1,
+              "weights": lambda: element(thing.range, rng).abs() if operator else here(),
+              "parts": here, "dtype": lambda: torch.float64, "batch": lambda: rng.choice([2, 0, 3]), "generator": lambda: None,
+              "events": lambda: pl.Events(torch.arange(3), torch.arange(3)),
+              "geometry": lambda: pl.CylindricalScanner(18, 9.0, 7), "S": lambda: rng.choice([0.1 * pl.L1Norm(), pl.ReLU(), pl.ZeroFunctional()]),
+              "run": lambda: {"residual": 1e-4, "passes": 3.0},
+              "result": lambda: pl.FISTA(3).solve(pl.Composite(pl.LeastSquares(randn(5, 4), randn(5)))), "path": lambda: str(FOLDER / "out.csv"), "rows": lambda: 8,
+              "size": lambda: 1000,
+              "workers": lambda: 2, "delta": lambda: 0.1, "alpha": lambda: 0.1, "weight": lambda: 0.5, "start": lambda: None, "rho": lambda: 3.0,
+              "budget": lambda: rng.choice([None, 8]),
               "solver": lambda: pl.FISTA(3), "trials": lambda: 2, "inputs": lambda: torch.rand(3, 4), "batch_size": lambda: 2, "targets": lambda: torch.rand(3, 3),
-              "filters": lambda: randn(3, 2, 2), "shape": lambda: (4,), "like": here, "rings": lambda: 2, "span": lambda: 1, "kind": lambda: "spread", "fixed": lambda: 0.0, "stages": lambda: 3,
+              "filters": lambda: randn(3, 2, 2), "shape": lambda: (4,), "like": here, "rings": lambda: 2, "span": lambda: 1, "kind": lambda: "spread", "fixed": lambda: 0.0,
+              "stages": lambda: 3,
               "forward": lambda: 1e-3, "backward": lambda: 2e-3, "parameter_bytes": lambda: 8, "boundary_bytes": lambda: 8, "groups": lambda: [range(0, 1)], "given": lambda: 2,
-              "data_workers": lambda: 2, "layers": lambda: 2, "deterministic": lambda: True, "direction": lambda: {}, "problem": lambda: None, "dual": lambda: (), "blocks": lambda: None,
+              "data_workers": lambda: 2, "layers": lambda: 2, "deterministic": lambda: True, "direction": lambda: {}, "problem": lambda: None, "dual": lambda: (),
+              "blocks": lambda: None,
               "steps": lambda: {"x": 0.1}, "denoised": here}
     return values[name]()
 
@@ -252,7 +268,8 @@ def prove(thing, method, given, named, result):
         if gap > 1e-3 * (1 + float(result.detach().norm() * w.norm())):
             raise Wrong(f"<A x, y> = {left:.4g}, <x, A* y> = {right:.4g}")
     sigma = next((a for a in (*given[1:], *named.values()) if isinstance(a, (int, float))), 1.0)
-    if isinstance(thing, pl.Functional) and method == "prox" and thing.convex and getattr(thing, "has_value", True) and sigma > 0 and x.dtype == torch.float64 and len(arguments) < 3 \
+    if isinstance(thing, pl.Functional) and method == "prox" and thing.convex and getattr(thing, "has_value",
+                                                                                          True) and sigma > 0 and x.dtype == torch.float64 and len(arguments) < 3 \
             and (len(arguments) < 2 or isinstance(arguments[1], (int, float))):
         energy = lambda u: thing(u.detach()) + pl.operators.space.inner(u.detach() - x.detach(), u.detach() - x.detach(), thing.ndim) / (2 * sigma)
         best = energy(result)
@@ -345,12 +362,20 @@ class Fuzzer:
                 method = rng.choice(sorted(ways))
                 signature = inspect.signature(ways[method])
                 good = {p.name: argument(p.name, thing, rng) for p in signature.parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+                for p in signature.parameters.values():
+                    if p.default is not p.empty and rng.random() < 0.25:
+                        try:
+                            good[p.name] = argument(p.name, thing, rng)
+                        except KeyError:
+                            good[p.name] = spoiled(p.default, rng)
                 good["*"] = [argument(p.name, thing, rng) for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL for _ in range(2)]
                 if isinstance(thing, pl.Solver) and method == "solve":
                     good["problem"] = solvable(thing)
                     good.update(rng.choice([{}, {}, {"record_every": 2}, {"progress": False}, {"callback": id}, {"workers": 1}, {"checkpoint_every": 1.0}, {"strict": True}]))
                 if not good["*"]:
-                    good = {"*": list(good.values())[:-1]} if rng.random() < 0.5 else {n: v for n, v in good.items() if n != "*"}
+                    del good["*"]
+                    if rng.random() < 0.5 and all(p.default is p.empty for n, p in signature.parameters.items() if n in good):
+                        good = {"*": list(good.values())}
                 given, named = changed(good, rng) if rng.random() < 0.5 else (list(good.pop("*", ())), good)
                 return f"{name}.{method}", ways[method], thing, method, given, named
         for parameter in self.parameters[name]:

@@ -85,7 +85,7 @@ def test_nothing_is_evaluated_or_unpickled(file):
 
 
 WRITERS = {"open", "torch.save", "np.save", "np.savez"}
-OUTSIDE = {"files.py"}                                             # the one place that writes and renames
+OUTSIDE = {"files.py", "launch.py"}                                # the one place that writes and renames; a lost worker's last words, in a folder of the run's own
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))

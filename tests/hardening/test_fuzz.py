@@ -2,9 +2,12 @@
 
 import inspect
 
+import pytest
+import torch
 from calls import calls, found, untried
-from fuzz import fuzz
+from fuzz import Wrong, fuzz, judged, prove
 
+import paralift as pl
 from paralift.arguments import NAMES, kind_of
 
 
@@ -31,3 +34,41 @@ def test_every_public_argument_has_a_kind():
                 lost.setdefault(parameter.name, []).append(name)
             kind_of(places, parameter.name)
     assert not lost, f"add these names to NAMES: {lost}"
+
+
+class Steep(pl.L1Norm):
+    """Three wrongs: a prox that overshoots, a value that is NaN at 0, and memory that matters."""
+
+    def _value(self, x):
+        return super()._value(x) if x.is_contiguous() else super()._value(x) + 1
+
+    def _prox(self, x, sigma):
+        return super()._prox(x, 3 * sigma)
+
+    def _gradient(self, x):
+        return (x - x) / (x - x)
+
+
+class Turned(pl.MatrixOperator):
+    def _adjoint(self, y):
+        return -super()._adjoint(y)
+
+
+X = torch.linspace(-2.0, 3.0, 20, dtype=torch.float64).view(4, 5)
+
+
+@pytest.mark.parametrize("thing,method,given,text", [
+    (Steep(), "prox", (X, 0.5), "no minimiser"), (Steep(), "gradient", (X,), "NaN from finite"), (Steep(), "__call__", (X.T.contiguous().T,), "other memory"),
+    (Turned(X), "__call__", (X[0],), "A\\* y")])
+def test_the_oracles_refute(thing, method, given, text):
+    with pytest.raises(Wrong, match=text):
+        prove(thing, method, given, {}, getattr(thing, method)(*given))
+
+
+@pytest.mark.parametrize("call,verdict",
+                         [(lambda: {}["a"], "defect"), (lambda: pl.metrics._square(3), "defect"), (lambda: pl.Huber(-1.0), "refused"), (lambda: pl.Huber(deltas=1.0), "signature"),
+                                          (lambda: pl.L1Norm().prox(X, "a"), "refused"), (lambda: pl.operators.indicators.project_simplex(X, None), "defect")])
+def test_only_our_own_raise_is_a_refusal(call, verdict):
+    with pytest.raises(Exception) as error:
+        call()
+    assert judged(error.value)[0] == verdict

@@ -31,7 +31,8 @@ CASES = {"FISTA": [(lambda: pl.FISTA(60), lambda: lasso(0.5)), (lambda: pl.FISTA
 
 def run(case, seen, folder, i):
     solver, problem = CASES[case][i]
-    return solver().solve(problem(), callback=lambda result: seen.append((result.iterations, result.objective)), progress=False, checkpoint=folder / f"{case}{i}", checkpoint_every=0.0)
+    return solver().solve(problem(), callback=lambda result: seen.append((result.iterations, result.objective)), progress=False, checkpoint=folder / f"{case}{i}",
+                          checkpoint_every=0.0)
 
 
 @pytest.mark.parametrize("case", CASES)
