@@ -95,6 +95,8 @@ def _of(module, *names):
 
 _space, _integers, _reals = _of("operators.space", "Space"), _several(_whole), _several(_real)
 ANY = Kind("", lambda v: True)                                   # its callable looks at it
+WORD = Kind("one of its names, or an object", lambda v: not isinstance(v, (torch.Tensor, np.ndarray, list, dict, set)))
+PLAIN = Kind("no tensor", lambda v: not isinstance(v, (torch.Tensor, np.ndarray)))
 REAL = Kind("a real number, or inf", _real)
 NUMBER = Kind("a finite real number", lambda v: _real(v) and abs(v) < math.inf)
 POSITIVE = Kind("a finite number > 0", lambda v: _real(v) and 0 < v < math.inf)
@@ -103,7 +105,7 @@ COUNT = Kind("an integer >= 1", lambda v: _integer(v) and v >= 1)
 SEED = Kind("an integer from 0 to 4294967295", lambda v: _integer(v) and 0 <= v < 2**32)
 FLAG = Kind("True or False", lambda v: isinstance(v, (bool, np.bool_)))
 TEXT = Kind("a str", lambda v: isinstance(v, str))
-NUMBERS = Kind("a real number, or one for each axis", _either(_real, _reals, lambda v: _tensor(v) and v.dim() == 1 and not v.is_complex()))
+NUMBERS = Kind("a finite number, or one for each axis", _either(_real, _reals, lambda v: _tensor(v) and v.dim() == 1 and not v.is_complex()))
 INTEGERS = Kind("an integer or a sequence of integers", _either(_integer, _integers))
 SEQUENCE = Kind("a sequence of integers", _integers)
 SHAPE = Kind("lengths of axes, integers >= 0", lambda v: _integers(v) and all(n >= 0 for n in v))
@@ -150,10 +152,11 @@ TABLE = Kind("a dict of tensors", lambda v: isinstance(v, dict) and all(map(_ten
 
 NAMES = {name: kind for kind, names in (
     # what a name means, wherever it appears; ANY: the callable says itself what it takes
-    (ANY, "acceleration activation_regulariser angle attention budget column complex_as constraint data delays denoiser example_inputs fidelity forced frozen "
-          "functional geometry groups image inputs kernel kind layers linear loss mask max_delay metric module network nonsmooth obj operator order padding parts "
-          "penalty potential preconditioner probabilities problem product products refresh regulariser restart rho runs schedule smooth stages start step storage "
-          "strong_convexity subsets targets term transform validation variant wavelet weight_regulariser workers"),
+    (ANY, "activation_regulariser budget data denoiser example_inputs forced frozen functional geometry groups image inputs kernel layers linear mask max_delay module network "
+          "nonsmooth obj operator parts potential preconditioner problem product products regulariser rho runs smooth stages start strong_convexity targets term transform "
+          "validation weight_regulariser workers"),
+    (WORD, "acceleration angle attention column complex_as constraint fidelity kind loss metric order padding refresh restart schedule storage variant wavelet"),
+    (PLAIN, "delays penalty probabilities step subsets"),
     (REAL, "truncation"),
     (NUMBER, "a alpha average bandwidth beta bound change constant crop delta discount dropout eta factor feedback field_tolerance gap grow inertia kvp "
              "label_smoothing latency length level momentum mu noise noise_level objective offset overlap passes power radius ratio relaxation residual "
@@ -206,7 +209,7 @@ NAMES = {name: kind for kind, names in (
     (INTEGER, "read_ismrmrd.encoding"),
     (COUNT, "CausalTransformer.blocks ProximalNetwork.kernel StageCosts.uniform.stages UnrolledNetwork.kernel VisionTransformer.blocks affine.inputs"),
     (FLAG, "PGD.restart UNet.residual"),
-    (INTEGERS, "GroupHuber.axis GroupL1Norm.axis HadamardTransform.axes espirit.kernel simulate.workers"),
+    (INTEGERS, "RayTransform.shape GroupHuber.axis GroupL1Norm.axis HadamardTransform.axes espirit.kernel simulate.workers"),
     (SEQUENCE, "JosephProjector.shape PET.shape emission_phantom.shape line_groups.shape phantom.shape spoke_groups.shape"),
     (TENSOR, "Composite.start Events.tof KullbackLeibler.data LeastSquares.data MAC.target SourceCondition.range_data.v SourceCondition.reconstruction.data "
              "ToeplitzOperator.weights metrics.reference mix_coils.matrix nrmse.reference plot_reconstruction.reference psnr.reference rescale.inputs "

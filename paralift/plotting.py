@@ -64,7 +64,8 @@ def plot_predictions(images, predicted, labels, path=None, columns=10, rows=3, t
     from matplotlib.figure import Figure
 
     if np.ndim(images) != 3 or not np.shape(images)[:1] == np.shape(predicted) == np.shape(labels):
-        raise ValueError(f"plot_predictions got images, classes and labels of shapes {np.shape(images)}, {np.shape(predicted)}, {np.shape(labels)}; it needs (n, h, w), (n,) and (n,).")
+        shapes = ", ".join(str(np.shape(v)) for v in (images, predicted, labels))
+        raise ValueError(f"plot_predictions got images, classes and labels of shapes {shapes}; it needs (n, h, w), (n,) and (n,).")
     n = min(len(images), rows * columns)
     wrong = [int(p) != int(y) for p, y in zip(predicted[:n], labels[:n])]
     fig = Figure(figsize=(columns * 0.95, rows * 1.2 + 0.4), layout="constrained")

@@ -44,7 +44,7 @@ class UnrolledNetwork(nn.Module):
 
     def channels(self, x):
         """(n, *shape) -> (n, 1 or 2, *shape), real."""
-        return torch.view_as_real(x).movedim(-1, 1) if self.complex else x.unsqueeze(1)
+        return torch.view_as_real(x.resolve_conj()).movedim(-1, 1) if self.complex else x.unsqueeze(1)
 
     def image(self, x):
         """The inverse of `channels`."""

@@ -200,7 +200,7 @@ def root_sum_of_squares(images, axis=0):
         raise ValueError(f"root_sum_of_squares got images of shape {tuple(images.shape)} and axis={axis}; it needs the axis of the coils.")
     if not images.is_complex():
         return torch.linalg.vector_norm(images, dim=axis)
-    return torch.linalg.vector_norm(torch.view_as_real(images), dim=(axis % images.dim(), -1))
+    return torch.linalg.vector_norm(torch.view_as_real(images.resolve_conj()), dim=(axis % images.dim(), -1))
 
 
 def _kspace(kspace, who, axis):

@@ -4,7 +4,7 @@ import torch
 
 from ..arguments import refuse, shown
 
-__all__ = ["NUMBERS", "explain", "misfit"]
+__all__ = ["NUMBERS", "explain", "misfit", "no_samples"]
 
 NUMBERS = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex128, torch.complex64})
 
@@ -15,10 +15,15 @@ def misfit(thing, x, shape, ndim=0):
     if not isinstance(x, torch.Tensor):
         return TypeError(f"{name} got {shown(x)} as an element; it needs a tensor of floating-point numbers: torch.as_tensor(x, dtype=torch.float32) makes one.")
     if x.dtype not in NUMBERS:
-        return TypeError(f"{name} got an element of dtype {x.dtype}; it needs floating-point or complex numbers: pass x.float() or x.double().")
+        return TypeError(f"{name} got an element of dtype {x.dtype}; it needs floating-point or complex numbers: pass it as .float() or .double().")
     if shape is None:
         return ValueError(f"{name} got an element of shape {tuple(x.shape)}; it needs at least {ndim} axes, and batch axes before them.")
     return ValueError(f"{name} got an element of shape {tuple(x.shape)}; it needs trailing axes {shape}.")
+
+
+def no_samples(x, ndim):
+    """Whether a batch axis of x is empty: then so is what is computed, also where torch's kernels refuse such tensors."""
+    return 0 in x.shape[:x.dim() - ndim]
 
 
 def explain(error, thing, *elements):

@@ -9,7 +9,7 @@ from math import inf
 import torch
 
 from ..arguments import checked, shown
-from .elements import NUMBERS, explain, misfit
+from .elements import NUMBERS, explain, misfit, no_samples
 from .operator import Operator
 from .space import Space, sum_trailing
 
@@ -129,7 +129,7 @@ class Functional:
         if isinstance(sigma, torch.Tensor):
             good = not sigma.is_complex() and (sigma.device.type != "cpu" or bool((sigma >= 0).all()))
             if good and sigma.dim() and x is not None and (sigma.dim() > x.dim() or any(n not in (1, m) for n, m in zip(reversed(sigma.shape), reversed(x.shape)))):
-                raise ValueError(f"{type(self).__name__} got prox steps of shape {tuple(sigma.shape)} for an element of shape {tuple(x.shape)}; it needs steps that broadcast to it.")
+                raise ValueError(f"{type(self).__name__} got prox steps of shape {tuple(sigma.shape)} for an element of shape {tuple(x.shape)}; it needs ones that broadcast to it.")
         else:
             good = isinstance(sigma, (int, float)) and 0 <= sigma < inf
         if not good:
@@ -142,6 +142,8 @@ class Functional:
         try:
             value = self._value(x)
         except (RuntimeError, IndexError) as error:
+            if no_samples(x, self.ndim):
+                return x.real.new_empty(x.shape[:x.dim() - self.ndim])
             explain(error, self, x)
         left = value.dim() - (x.dim() - self.ndim)
         return sum_trailing(value, left) if left > 0 else value
@@ -151,6 +153,8 @@ class Functional:
         try:
             return self._gradient(x)
         except (RuntimeError, IndexError) as error:
+            if no_samples(x, self.ndim):
+                return torch.empty_like(x)
             explain(error, self, x)
 
     def prox(self, x, sigma=1.0):
@@ -159,6 +163,8 @@ class Functional:
         try:
             return self._prox(x, sigma)
         except (RuntimeError, IndexError) as error:
+            if no_samples(x, self.ndim):
+                return torch.empty_like(x)
             explain(error, self, x, sigma)
 
     def proximal(self, sigma):

@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..arguments import checked, shown
-from .elements import NUMBERS, explain, misfit
+from .elements import NUMBERS, explain, misfit, no_samples
 from .space import Space, inner
 
 __all__ = ["Operator", "LinearOperator", "push_forward"]
@@ -82,6 +82,8 @@ class Operator:
         try:
             return self._call(x)
         except (RuntimeError, IndexError) as error:
+            if no_samples(x, self.domain.ndim):
+                return x.new_empty(*x.shape[:x.dim() - self.domain.ndim], *self.range.shape, dtype=self.range.dtype)
             explain(error, self, x)
 
     def derivative(self, x):

@@ -115,7 +115,7 @@ def spoiled(value, rng):
 def holed(value, hole):
     if not (value.is_floating_point() or value.is_complex()) or not value.numel():
         return value
-    value = value.clone()
+    value = value.clone(memory_format=torch.contiguous_format)
     value.view(-1)[0] = hole
     return value
 
