@@ -8,6 +8,7 @@ import urllib.request
 import numpy as np
 import torch
 
+from .arguments import checked
 from .data_imaging import brain, emission_phantom, fdg_slices, mri_slices, phantom
 from .files import places, replacing
 
@@ -26,6 +27,7 @@ _SOURCES = {          # address; md5 of the four unpacked files, for archives of
 _TEXT = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt", "6fb458f1232090904fb40fe944165e91")
 
 
+@checked
 def digits(test: float = 0.25, seed: int = 0) -> tuple[_Pair, _Pair]:
     """scikit-learn's 1797 digits: ((x, y), (x_test, y_test)), x (n, 64) in [0, 1], labels 0 to 9."""
     try:
@@ -39,11 +41,13 @@ def digits(test: float = 0.25, seed: int = 0) -> tuple[_Pair, _Pair]:
     return (x[:n], y[:n]), (x[n:], y[n:])
 
 
+@checked
 def mnist(flatten: bool = True) -> tuple[_Pair, _Pair]:
     """MNIST: ((x, y), (x_test, y_test)), x (60000, 784) or (60000, 28, 28) in [0, 1], y int64."""
     return _idx_set("mnist", flatten)
 
 
+@checked
 def fashion_mnist(flatten: bool = True) -> tuple[_Pair, _Pair]:
     """Fashion-MNIST, as `mnist`."""
     return _idx_set("fashion_mnist", flatten)
@@ -63,6 +67,7 @@ def tinyshakespeare() -> str:
     return found.read_text(encoding="utf-8")
 
 
+@checked
 def characters(text: str) -> tuple[torch.Tensor, str]:
     """(tokens, alphabet): the characters of `text` as int64 numbers, in the order of the alphabet, a str."""
     if not isinstance(text, str) or not text:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .arguments import checked
 from .files import hdf5, located
 from .io.bart import read_cfl
 
@@ -63,6 +64,7 @@ def fdg_slices() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return activity, mu, t1
 
 
+@checked
 def phantom(shape: Sequence[int] = (256, 256), coils: int = 8, noise: float = 0.0, seed: int = 0,
             dtype: torch.dtype = torch.complex64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(image, maps, kspace): the head of Shepp and Logan with a smooth phase, in two or three dimensions, seen by coils around it.
@@ -92,6 +94,7 @@ def phantom(shape: Sequence[int] = (256, 256), coils: int = 8, noise: float = 0.
     return image.to(dtype), maps.to(dtype), kspace.to(dtype)
 
 
+@checked
 def emission_phantom(shape: Sequence[int] = (128, 128), dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
     """(activity, mu): a head for PET in two or three dimensions.
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .arguments import checked
 from .operators.functional import Functional
 from .operators.module import ModuleOperator
 from .operators.operator import LinearOperator, Operator
@@ -174,11 +175,13 @@ class _FromPyproximal(_Batched, Functional):
         return self._each_prox(x, sigma, lambda t, step: torch.as_tensor(self.operator.prox(_numpy(t).ravel(), step), dtype=x.dtype).reshape(t.shape))
 
 
+@checked
 def from_pyproximal(operator: Any, space: SpaceLike) -> Functional:
     """A pyproximal operator as our functional on `space` (a numpy round trip a call; batch axes by a Python loop)."""
     return _FromPyproximal(operator, space)
 
 
+@checked
 def to_pylops(op: LinearOperator) -> Any:
     """Our linear operator as a pylops one, on flat numpy vectors."""
     import pylops
@@ -196,6 +199,7 @@ def to_pylops(op: LinearOperator) -> Any:
     return Wrapped()
 
 
+@checked
 def from_module(module: torch.nn.Module, input_shape: SpaceLike) -> ModuleOperator:
     """A torch module as an operator with parameters, `ModuleOperator`."""
     return ModuleOperator(module, input_shape)

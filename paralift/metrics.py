@@ -4,9 +4,12 @@ import math
 
 import torch
 
+from .arguments import checked
+
 __all__ = ["psnr", "ssim", "nrmse"]
 
 
+@checked
 def psnr(x: torch.Tensor, reference: torch.Tensor, peak: float | torch.Tensor | None = None, ndim: int = 2) -> torch.Tensor:
     """20 log10(peak / sqrt(mean |x - reference|^2)) in dB, over the last `ndim` axes; infinite where both are equal.
 
@@ -18,12 +21,14 @@ def psnr(x: torch.Tensor, reference: torch.Tensor, peak: float | torch.Tensor | 
     return 10 * torch.log10(peak ** 2 / _square(x - reference).mean(axes))
 
 
+@checked
 def nrmse(x: torch.Tensor, reference: torch.Tensor, ndim: int = 2) -> torch.Tensor:
     """|x - reference| / |reference|, Euclidean norms over the last `ndim` axes; shapes and complex images as in `psnr`."""
     axes = _axes(x, reference, ndim, "nrmse")
     return (_square(x - reference).sum(axes) / _square(reference).sum(axes)).sqrt()
 
 
+@checked
 def ssim(x: torch.Tensor, reference: torch.Tensor, peak: float | torch.Tensor | None = None, ndim: int = 2) -> torch.Tensor:
     """Mean structural similarity over the last `ndim` axes, at most 1: (2 m n + c1)(2 s + c2) / ((m^2 + n^2 + c1)(v + w + c2)), local means m, n, variances v, w, covariance s.
 

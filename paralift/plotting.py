@@ -11,10 +11,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .solvers.result import Result
+import numpy as np
+
+from .arguments import checked
+from .files import replacing
 
 __all__ = ["plot_history", "plot_images", "plot_predictions", "plot_reconstruction"]
 
 
+@checked
 def plot_history(result: Result, path: str | os.PathLike | None = None) -> Figure:
     """The history's columns over data passes, a panel a column, each with its last value; returns the figure."""
     from matplotlib.figure import Figure
@@ -42,6 +47,7 @@ def plot_history(result: Result, path: str | os.PathLike | None = None) -> Figur
     return _saved(fig, path)
 
 
+@checked
 def plot_images(rows: dict[str, Any], path: str | os.PathLike | None = None, titles: Sequence[str] = (), limits: tuple[float, float] = (0, 1), title: str | None = None) -> Figure:
     """Images in rows, {label of the row: (n, h, w)}, dark ink on white, the same grey scale `limits` for all. Returns the figure."""
     from matplotlib.figure import Figure
@@ -63,11 +69,15 @@ def plot_images(rows: dict[str, Any], path: str | os.PathLike | None = None, tit
     return _saved(fig, path)
 
 
+@checked
 def plot_predictions(images: torch.Tensor, predicted: torch.Tensor, labels: torch.Tensor, path: str | os.PathLike | None = None, columns: int = 10, rows: int = 3,
                      title: str | None = None) -> Figure:
     """Images (n, h, w) with the predicted class above each; wrong ones have a thick frame and the true class. Returns the figure."""
     from matplotlib.figure import Figure
 
+    if np.ndim(images) != 3 or not np.shape(images)[:1] == np.shape(predicted) == np.shape(labels):
+        shapes = ", ".join(str(np.shape(v)) for v in (images, predicted, labels))
+        raise ValueError(f"plot_predictions got images, classes and labels of shapes {shapes}; it needs (n, h, w), (n,) and (n,).")
     n = min(len(images), rows * columns)
     wrong = [int(p) != int(y) for p, y in zip(predicted[:n], labels[:n])]
     fig = Figure(figsize=(columns * 0.95, rows * 1.2 + 0.4), layout="constrained")
@@ -84,6 +94,7 @@ def plot_predictions(images: torch.Tensor, predicted: torch.Tensor, labels: torc
     return _saved(fig, path)
 
 
+@checked
 def plot_reconstruction(result: Result, reference: torch.Tensor | None = None, path: str | os.PathLike | None = None, level: float | None = None) -> Figure:
     """`Result.show`: image, reference and error on their grey scales, PSNR and SSIM over the whole image, the profile along the middle row, the objective. Returns the figure."""
     from matplotlib.figure import Figure
@@ -144,5 +155,6 @@ def _slices(image, truth):
 
 def _saved(fig, path):
     if path is not None:
-        fig.savefig(path, dpi=120)
+        with replacing(path) as temporary:
+            fig.savefig(temporary, dpi=120)
     return fig

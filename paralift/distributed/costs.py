@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..arguments import checked, shown
 from ..problems.lifted_training import LiftedTraining
 from ..problems.partition import best_groups, time_stages
 
@@ -15,6 +16,7 @@ __all__ = ["Layout", "Link", "StageCosts", "counted_costs", "layout_for", "layou
 COPIES = {"jacobi": 3, "stream": 2, "flush": 2}      # numbers kept for each number of x: x, z and a gradient; pipelines keep x and z until the backward visit
 
 
+@checked
 @dataclass(frozen=True)
 class Link:
     """What communication costs between two workers: latency in s a message, bandwidth in bytes/s, the share of it that `layouts` takes to be hidden by computing, in [0, 1], and
@@ -29,15 +31,18 @@ class Link:
         if not self.latency >= 0 or not self.bandwidth > 0 or not 0 <= self.overlap <= 1 or not 0 <= self.cores < math.inf:
             raise ValueError(f"{self} was given; it needs latency >= 0 (s), bandwidth > 0 (bytes/s, math.inf for none), overlap from 0 to 1 and cores >= 0.")
 
+    @checked
     def transfer(self, size: float) -> float:
         """Seconds of one message of `size` bytes: latency + size / bandwidth."""
         return self.latency + size / self.bandwidth
 
+    @checked
     def all_reduce(self, size: float, workers: int) -> float:
         """Seconds of a ring all-reduce of `size` bytes over d workers: 2 (d - 1) latency + 2 (d - 1)/d size / bandwidth."""
         return 2 * (workers - 1) * (self.latency + size / workers / self.bandwidth)
 
 
+@checked
 @dataclass(frozen=True)
 class StageCosts:
     """Costs of the stages 1 .. L of a network; an affine cost is (seconds a call, seconds a row).
@@ -61,11 +66,15 @@ class StageCosts:
         lengths = [len(v) for v in (self.forward, self.backward, self.parameter_bytes, self.output_bytes, self.parents, self.update)]
         if not L or set(lengths) != {L}:
             raise ValueError(f"StageCosts got forward, backward, parameter_bytes, output_bytes, parents and update of lengths {lengths}; each needs one entry a stage.")
+        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in (*self.forward, *self.backward, *self.update)):
+            raise ValueError(f"StageCosts got forward={shown(self.forward)}, backward={shown(self.backward)} and update={shown(self.update)}; they need pairs (seconds a call, "
+                             "seconds a row).")
         for l, stage in enumerate(zip(self.forward, self.backward, self.update, self.parameter_bytes, self.output_bytes), 1):
             if not all(v >= 0 for v in (*stage[0], *stage[1], *stage[2], *stage[3:])) or not all(0 <= p < l for p in self.parents[l - 1]):
                 raise ValueError(f"StageCosts got {stage} with parents {self.parents[l - 1]} for stage {l}; costs are numbers >= 0, parents earlier stages or 0.")
 
     @classmethod
+    @checked
     def uniform(cls, stages: int, forward: float, backward: float, parameter_bytes: float = 0, boundary_bytes: float = 0, fixed: float = 0.0) -> "StageCosts":
         """A chain of equal stages: forward and backward in seconds a row, `fixed` seconds a call of each, bytes of a stage's parameters and of a row of its output."""
         return cls(((fixed, forward),) * stages, ((fixed, backward),) * stages, (parameter_bytes,) * stages, (boundary_bytes,) * stages)
@@ -74,12 +83,15 @@ class StageCosts:
     def stages(self) -> int:
         return len(self.forward)
 
+    @checked
     def forward_seconds(self, rows: float) -> list[float]:
         return [fixed + row * rows for fixed, row in self.forward]
 
+    @checked
     def backward_seconds(self, rows: float) -> list[float]:
         return [fixed + row * rows for fixed, row in self.backward]
 
+    @checked
     def seconds(self, rows: float) -> list[float]:
         """[seconds, ..] of each stage's forward and backward on so many rows."""
         return [f + b for f, b in zip(self.forward_seconds(rows), self.backward_seconds(rows))]
@@ -118,6 +130,7 @@ class StageCosts:
         return sizes
 
 
+@checked
 def measured_costs(problem: LiftedTraining, rows: int, repeats: int = 3, gradients: bool = True) -> StageCosts:
     """StageCosts of a LiftedTraining problem, timed here on `rows` of its samples and on a quarter of them (the least of `repeats` tries).
 
@@ -194,6 +207,7 @@ def microbatch_counts(kind: str, layers: int, rows: int, microbatches: int | Non
     return [min(layers if microbatches is None else microbatches, rows)]
 
 
+@checked
 def layouts(costs: StageCosts, workers: int, rows: int, kind: str = "jacobi", link: Link = Link(), memory: float | None = None, microbatches: int | None = None) -> list[Layout]:
     """[Layout, ..], the fastest first: all meshes of data * layers = workers with layers <= stages and data <= rows, each with the cuts that are best under the model.
 
@@ -261,6 +275,7 @@ def _memory(costs, data, layers, rows, kind, microbatches):
     return 2 * _between(costs.parameter_bytes) + COPIES[kind] * in_flight * _between(costs.output_bytes)
 
 
+@checked
 def layout_table(found: Sequence[Layout]) -> str:
     """Layouts as text, a line each."""
     lines = [f"{'data x layers':>13}  {'ms':>10}  {'efficiency':>10}  {'MiB a worker':>12}  {'MiB sent':>9}  {'microbatches':>12}  cuts after stage"]

@@ -6,12 +6,14 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from ..arguments import checked
 from ..problems.problem import AgreedInterrupt
 from .room import Room
 
 __all__ = ["Workers", "Simulated", "Mesh"]
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Workers:
     """How many workers share a problem, and how.
@@ -76,6 +78,7 @@ class Workers:
         return [(d, l) for d, l in pairs if self.data in (None, d) and self.layers in (None, l)]
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Simulated(Workers):
     """Workers of which all run in this process, one after the other, in an order that is the same every time: what schedules and delays do to a method, without their speed.

@@ -7,6 +7,8 @@ import os
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
+from ..arguments import checked
+from ..files import replacing
 from ..problems.lifted_training import LiftedTraining
 from .columns import asynchronous, column
 from .costs import Link, StageCosts, layout_for, measured_costs, microbatch_counts
@@ -41,6 +43,7 @@ class Run:
     in_flight: int
 
 
+@checked
 def simulate(problem: LiftedTraining | StageCosts, workers: int | list | tuple = (1, 2, 4, 8, 16, 32, 64), batch_size: int | None = None, bandwidth: float = 10e9,
              latency: float = 20e-6, schedules: str | list | tuple = tuple(SCHEDULES), microbatches: int | None = None, slow: dict | None = None, layers: int | None = None,
              machine: Machine | None = None, feedback: bool = True) -> "Simulation":
@@ -73,7 +76,7 @@ def simulate(problem: LiftedTraining | StageCosts, workers: int | list | tuple =
         raise ValueError(f"simulate got slow={slow!r}; it needs {{worker: factor}}, workers counted from 0, factors > 0 (2 takes twice as long).")
     link = Link(latency, bandwidth)
     machine = Machine(link, link) if machine is None else machine
-    costs = problem if isinstance(problem, StageCosts) else measured_costs(problem, batch_size)  # type: ignore[arg-type]
+    costs = problem if isinstance(problem, StageCosts) else measured_costs(problem, batch_size)
     if layers is not None and any(layers > costs.stages or w % layers or w // layers > batch_size for w in workers):
         raise ValueError(f"simulate got layers={layers} for workers={workers}, {costs.stages} stages and {batch_size} rows; it needs layers <= stages that divide every number of "
                          "workers, and workers / layers <= rows.")
@@ -133,7 +136,7 @@ class Simulation:
 
     def csv(self, path: str | os.PathLike) -> None:
         """Write all runs to `path`."""
-        with open(path, "w", newline="") as file:
+        with replacing(path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             writer.writerows(map(astuple, self.runs))

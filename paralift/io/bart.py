@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..arguments import checked
 from ..files import replacing
 
 __all__ = ["read_cfl", "write_cfl"]
 
 
+@checked
 def read_cfl(path: str | os.PathLike) -> torch.Tensor:
     """The array of NAME.cfl and NAME.hdr as a complex64 tensor, BART's axes in reverse: (..., maps, coils, z, y, x).
 
@@ -35,6 +37,7 @@ def read_cfl(path: str | os.PathLike) -> torch.Tensor:
     return torch.from_numpy(np.fromfile(data, "<c8").astype(np.complex64, copy=False)).view(*reversed(sizes))
 
 
+@checked
 def write_cfl(path: str | os.PathLike, x: torch.Tensor) -> None:
     """Write the complex64 tensor `x` (..., maps, coils, z, y, x) as NAME.cfl and NAME.hdr, for BART (x, y, z, coils, maps, ...); `read_cfl` gives it back.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..arguments import checked
 from ..files import hdf5
 from .ismrmrd import parse_header
 
@@ -28,6 +29,7 @@ class FastMRI:
     attributes: dict
 
 
+@checked
 def read_fastmri(path: str | os.PathLike, slices: int | slice | None = None) -> FastMRI:
     """Read `path` into a `FastMRI`; `slices`, a number or a slice, reads these alone, so that training streams from disk (a number drops the axis).
 

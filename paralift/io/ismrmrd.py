@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..arguments import checked
 from ..files import hdf5, package, replacing
 
 __all__ = ["Measurement", "read_ismrmrd", "write_ismrmrd"]
@@ -59,6 +60,7 @@ def parse_header(header, path, encoding=0):
                          "of the encoded and of the image space.") from None
 
 
+@checked
 def read_ismrmrd(path: str | os.PathLike, dataset: str = "dataset", encoding: int = 0) -> Measurement:
     """Read the readouts of one encoding into a `Measurement`.
 
@@ -144,6 +146,7 @@ def _samples(data, heads, chosen, lines, path):
     return torch.from_numpy(kspace), torch.from_numpy(trajectory)
 
 
+@checked
 def write_ismrmrd(path: str | os.PathLike, kspace: torch.Tensor, field_of_view: Sequence[float], noise: torch.Tensor | None = None, axis: int = 0,
                   resonance_frequency: float = 0) -> None:
     """Write Cartesian k-space as ISMRMRD, one acquisition a row (ky, kz) that is not all 0; `read_ismrmrd` gives it back. Atomic.

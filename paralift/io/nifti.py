@@ -6,11 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..arguments import checked
 from ..files import package, replacing
 
 __all__ = ["read_nifti", "write_nifti"]
 
 
+@checked
 def read_nifti(path: str | os.PathLike) -> tuple[torch.Tensor, torch.Tensor]:
     """(x, affine): the volume of a .nii or .nii.gz, axes (z, y, x) or (t, z, y, x), the reverse of the file's, which is their order in memory.
 
@@ -35,6 +37,7 @@ def read_nifti(path: str | os.PathLike) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.array(values, values.dtype.newbyteorder("="), order="C")), torch.from_numpy(np.asarray(image.affine, np.float64))
 
 
+@checked
 def write_nifti(path: str | os.PathLike, x: torch.Tensor, affine: torch.Tensor | np.ndarray | None = None, voxel_size: float | Sequence[float] | None = None) -> None:
     """Write the tensor `x` (y, x), (z, y, x) or (t, z, y, x) as .nii or .nii.gz, dtype kept; atomic.
 

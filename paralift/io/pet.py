@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..arguments import checked
 from ..operators.geometry import Geometry, ParallelBeam
 from ..operators.list_mode import Events
 from ..operators.scanner import CylindricalScanner
@@ -32,6 +33,7 @@ class Interfile(typing.NamedTuple):
     voxel_size: tuple[float, ...] | None
 
 
+@checked
 def read_listmode(path: str | os.PathLike, scanner: CylindricalScanner | None = None) -> ListMode:
     """Siemens 32-bit list mode (Biograph mMR) -> ListMode. `path` is the file of words, or its text header; `scanner` a CylindricalScanner of several rings, by default the mMR's.
 
@@ -71,6 +73,7 @@ def read_listmode(path: str | os.PathLike, scanner: CylindricalScanner | None = 
     return ListMode(events[prompt], events[~prompt], int(times[-1] - times[0]))
 
 
+@checked
 def read_interfile(path: str | os.PathLike) -> Interfile:
     """An Interfile header and its data -> Interfile: sinograms (.hs) as (views, planes, bins), images (.hv) as (z, y, x), float32 times the header's scaling factor.
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ..arguments import checked
+
 __all__ = ["CNN", "ResNet", "UNet"]
 
 
@@ -15,6 +17,7 @@ def _convolution(inputs, outputs, kernel=3, stride=1, activation=nn.ReLU):
     return nn.Sequential(*parts, *([activation()] if activation else []))
 
 
+@checked
 class CNN(nn.Sequential):
     """Blocks of convolution, batch normalisation, ReLU and pooling by 2, then a linear layer: images (n, channels, side, side) -> (n, classes)."""
 
@@ -51,6 +54,7 @@ class _Residual(nn.Module):
         return self.activation(self.shortcut(x) + self.f(x))
 
 
+@checked
 class ResNet(nn.Module):
     """Residual network: `ResNet(blocks=(3, 3, 3))` is ResNet-20 for small images (He et al., CVPR 2016), `bottleneck=True` its 1-3-1 form.
 
@@ -74,6 +78,7 @@ class ResNet(nn.Module):
         return cls(1, 3, (1, 1), 2, bottleneck=True), torch.randn(4, 1, 6, 6)
 
 
+@checked
 class UNet(nn.Module):
     """U-Net: encoder and decoder of `depth` levels with skips; images (n, channels, height, width) -> (n, outputs, height, width), sides multiples of 2^depth.
 

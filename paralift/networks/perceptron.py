@@ -6,9 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..arguments import checked
+
 __all__ = ["MLP", "rescale"]
 
 
+@checked
 class MLP(nn.Sequential):
     """Linear layers with an activation between them: `MLP(784, 256, 256, 10)`; very deep: `MLP(784, *[64] * 50, 10)`.
 
@@ -33,6 +36,7 @@ class MLP(nn.Sequential):
         return cls(6, 5, 4, 3), torch.randn(4, 6)
 
 
+@checked
 @torch.no_grad()
 def rescale(network: nn.Module, inputs: torch.Tensor) -> nn.Module:
     """Scale every weight layer of `network`, in place and in the order of its forward pass, so that its outputs on `inputs` have mean square 1; biases become 0.

@@ -5,12 +5,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..operators.potentials import Clip
 from ..problems.stages import Activation
 
 __all__ = ["ProximalNetwork"]
 
 
+@checked
 class ProximalNetwork(nn.Module):
     """min_x |x - z|^2/2 + threshold |L x|_1 unrolled: noisy images z (n, channels, height, width) -> denoised, by `steps` layers
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..arguments import checked
+
 __all__ = ["CausalTransformer", "VisionTransformer"]
 
 
@@ -41,6 +43,7 @@ def _check(name, width, heads, attention):
         raise ValueError(f"{name} got attention={attention!r}; choose 'softmax', 'relu' or 'fused'.")
 
 
+@checked
 class CausalTransformer(nn.Module):
     """Language model: tokens (n, t), t <= context -> logits (n, t, vocabulary); the embedding is also the output layer. Start as in GPT-2."""
 
@@ -71,6 +74,7 @@ class CausalTransformer(nn.Module):
         return cls(7, 8, 2, 2, 5), torch.randint(7, (4, 5))
 
 
+@checked
 class VisionTransformer(nn.Module):
     """Images (n, channels, side, side), cut into patches -> (n, classes), by the mean over the patches. Source: Dosovitskiy et al., ICLR 2021."""
 

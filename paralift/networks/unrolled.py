@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..operators.linear import IdentityOperator
 from ..operators.operator import LinearOperator
 from ..operators.potentials import Clip
@@ -12,6 +13,7 @@ from ..problems.stages import Activation
 __all__ = ["UnrolledNetwork"]
 
 
+@checked
 class UnrolledNetwork(nn.Module):
     """min_x |A x - y|^2/2 + threshold |L x|_1 unrolled: z = A* y (n, *A.domain.shape), real or complex -> images x of the same shape, by `steps` primal-dual steps
 
@@ -42,7 +44,7 @@ class UnrolledNetwork(nn.Module):
 
     def channels(self, x: torch.Tensor) -> torch.Tensor:
         """(n, *shape) -> (n, 1 or 2, *shape), real."""
-        return torch.view_as_real(x).movedim(-1, 1) if self.complex else x.unsqueeze(1)
+        return torch.view_as_real(x.resolve_conj()).movedim(-1, 1) if self.complex else x.unsqueeze(1)
 
     def image(self, x: torch.Tensor) -> torch.Tensor:
         """The inverse of `channels`."""

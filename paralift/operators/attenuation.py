@@ -2,12 +2,15 @@
 
 import torch
 
+from ..arguments import checked
+
 __all__ = ["hounsfield_to_attenuation"]
 
 # kVp: (slope 1e-5 / cm, intercept 1e-2 / cm, break in HU + 1000) of the line above the break
 _CARNEY = {80: (3.64, 6.26, 1050), 100: (4.43, 5.44, 1052), 110: (4.92, 4.88, 1043), 120: (5.10, 4.71, 1047), 130: (5.51, 4.24, 1037), 140: (5.64, 4.08, 1030)}
 
 
+@checked
 def hounsfield_to_attenuation(ct: torch.Tensor, kvp: int = 120) -> torch.Tensor:
     """The linear attenuation of 511 keV photons in 1/mm, from CT numbers in HU at a tube voltage of `kvp`.
 

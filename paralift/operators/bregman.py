@@ -3,7 +3,7 @@
 import torch
 
 from .functional import Functional, _Wrapper
-from .space import inner
+from .space import finite, inner
 
 __all__ = ["BregmanDistance", "MoreauEnvelope"]
 
@@ -15,6 +15,7 @@ class BregmanDistance(Functional):
     """
 
     def __init__(self, functional: Functional, point: torch.Tensor, subgrad: torch.Tensor | None = None):
+        point = finite(point, "BregmanDistance", "point")
         super().__init__(functional.space)
         self.ndim = functional.ndim
         self.functional, self.point = functional, point.clone()

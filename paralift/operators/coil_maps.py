@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 import torch
 
+from ..arguments import checked
 from .space import finite
 
 __all__ = ["espirit", "low_resolution_maps", "prewhiten", "compress_coils", "mix_coils", "root_sum_of_squares"]
 
 
+@checked
 def espirit(kspace: torch.Tensor, calibration: int | Sequence[int] = 24, kernel: int | Sequence[int] = 6, threshold: float = 0.02, crop: float = 0.9, sets: int = 1,
             axis: int = 0) -> torch.Tensor:
     """Coil sensitivity maps S from the fully sampled centre of k-space: at every pixel r the top eigenvectors of G(r), G(r) S(r) = S(r) where one set explains the data.
@@ -126,6 +128,7 @@ def _top_vectors(G, sets):
     return values[:, -sets:].flip(1).T, vectors[..., -sets:].flip(2).permute(2, 1, 0)
 
 
+@checked
 def low_resolution_maps(kspace: torch.Tensor, calibration: int | Sequence[int] = 24, axis: int = 0) -> torch.Tensor:
     """S_c = m_c / sqrt(sum |m_c|^2), m_c the images of the centre of k-space under a Hann window: quick maps that need no signal model.
 
@@ -147,6 +150,7 @@ def low_resolution_maps(kspace: torch.Tensor, calibration: int | Sequence[int] =
     return torch.where(total > 0, images / total, 0)
 
 
+@checked
 def prewhiten(kspace: torch.Tensor, noise: torch.Tensor, axis: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """L^-1 y on the coils, L L* = N N* / samples the noise covariance: the noise of every coil gets variance 1 (E |n|^2, both parts together) and none is correlated.
 
@@ -167,6 +171,7 @@ def prewhiten(kspace: torch.Tensor, noise: torch.Tensor, axis: int = 0) -> tuple
     return mix_coils(kspace, matrix, axis), matrix
 
 
+@checked
 def compress_coils(kspace: torch.Tensor, coils: int, axis: int = 0) -> tuple[torch.Tensor, torch.Tensor, float]:
     """U* y on the coils, U the first `coils` left singular vectors of y as (coils, samples): the virtual coils that keep most energy.
 
@@ -182,6 +187,7 @@ def compress_coils(kspace: torch.Tensor, coils: int, axis: int = 0) -> tuple[tor
     return mix_coils(kspace, matrix, axis), matrix, float(squares[-coils:].sum() / squares.sum())
 
 
+@checked
 def mix_coils(x: torch.Tensor, matrix: torch.Tensor, axis: int = 0) -> torch.Tensor:
     """M x on the coil axis `axis` of k-space, images or maps: coils -> rows of `matrix`. Raises ValueError where the numbers of coils differ."""
     if matrix.dim() != 2 or x.shape[axis] != matrix.shape[1]:
@@ -189,11 +195,14 @@ def mix_coils(x: torch.Tensor, matrix: torch.Tensor, axis: int = 0) -> torch.Ten
     return torch.tensordot(matrix, x, ([1], [axis])).movedim(0, axis)
 
 
+@checked
 def root_sum_of_squares(images: torch.Tensor, axis: int = 0) -> torch.Tensor:
     """sqrt(sum_c |m_c|^2) over the coils, axis `axis`: a real image, in the unit of `images`."""
+    if not -images.dim() <= axis < images.dim():
+        raise ValueError(f"root_sum_of_squares got images of shape {tuple(images.shape)} and axis={axis}; it needs the axis of the coils.")
     if not images.is_complex():
         return torch.linalg.vector_norm(images, dim=axis)
-    return torch.linalg.vector_norm(torch.view_as_real(images), dim=(axis % images.dim(), -1))
+    return torch.linalg.vector_norm(torch.view_as_real(images.resolve_conj()), dim=(axis % images.dim(), -1))
 
 
 def _kspace(kspace, who, axis):

@@ -9,6 +9,8 @@ from math import inf
 
 import torch
 
+from ..arguments import checked, shown
+from .elements import NUMBERS, explain, misfit, no_samples
 from .operator import Operator
 from .space import Space, SpaceLike, sum_trailing
 
@@ -35,6 +37,10 @@ class Functional:
     strong_convexity: float = 0.0     # c such that f - c |.|^2 / 2 is convex
     ndim: int = 1
     space: Space | None = None
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        checked(cls)
 
     def __init__(self, space: SpaceLike | None = None):
         if space is not None:
@@ -85,7 +91,7 @@ class Functional:
     def on(self, space: SpaceLike) -> "Functional":
         """A copy bound to `space`: its value reduces all of the space's axes."""
         new = copy.copy(self)
-        new._bind(space)
+        new._bind(space if isinstance(space, Space) else Space(space))
         return new
 
     def auxiliary(self, space: SpaceLike) -> tuple:
@@ -119,31 +125,56 @@ class Functional:
         return sum_trailing(x, self.ndim)
 
     def _fit(self, x):
-        if self.space is not None and not self.space.fits(x):
-            raise ValueError(f"{type(self).__name__} got an element of shape {tuple(x.shape)}; it needs trailing axes {self.space.shape}.")
+        """Refuse what is no element."""
+        try:
+            good = x.dtype in NUMBERS and (x.dim() >= self.ndim if self.space is None else self.space.fits(x))
+        except AttributeError:
+            good = False
+        if not good:
+            raise misfit(self, x, None if self.space is None else self.space.shape, self.ndim)
 
-    def _step(self, sigma):
-        """Refuse a step below 0 (of a tensor where looking costs no transfer)."""
-        if not (sigma >= 0 if not torch.is_tensor(sigma) else sigma.device.type != "cpu" or bool((sigma >= 0).all())):
-            raise ValueError(f"{type(self).__name__} got the prox step {sigma if not torch.is_tensor(sigma) else float(sigma.min())}; it needs a positive number, "
-                             "or a tensor of such.")
+    def _step(self, sigma, x=None):
+        """Refuse a step below 0 (of a tensor where looking costs no transfer), and a tensor that would enlarge x."""
+        if isinstance(sigma, torch.Tensor):
+            good = not sigma.is_complex() and (sigma.device.type != "cpu" or bool((sigma >= 0).all()))
+            if good and sigma.dim() and x is not None and (sigma.dim() > x.dim() or any(n not in (1, m) for n, m in zip(reversed(sigma.shape), reversed(x.shape)))):
+                raise ValueError(f"{type(self).__name__} got prox steps of shape {tuple(sigma.shape)} for an element of shape {tuple(x.shape)}; they need to broadcast to it.")
+        else:
+            good = isinstance(sigma, (int, float)) and 0 <= sigma < inf
+        if not good:
+            raise ValueError(f"{type(self).__name__} got the prox step {shown(sigma)}; it needs a positive number, or a tensor of such.")
 
     # ---- public calls
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The value, of the batch's shape."""
         self._fit(x)
-        value = self._value(x)
+        try:
+            value = self._value(x)
+        except (RuntimeError, IndexError) as error:
+            if no_samples(x, self.ndim):
+                return x.real.new_empty(x.shape[:x.dim() - self.ndim])
+            explain(error, self, x)
         left = value.dim() - (x.dim() - self.ndim)
         return sum_trailing(value, left) if left > 0 else value
 
     def gradient(self, x: torch.Tensor) -> torch.Tensor:
         self._fit(x)
-        return self._gradient(x)
+        try:
+            return self._gradient(x)
+        except (RuntimeError, IndexError) as error:
+            if no_samples(x, self.ndim):
+                return torch.empty_like(x)
+            explain(error, self, x)
 
     def prox(self, x: torch.Tensor, sigma: float | torch.Tensor = 1.0) -> torch.Tensor:
         self._fit(x)
-        self._step(sigma)
-        return self._prox(x, sigma)
+        self._step(sigma, x)
+        try:
+            return self._prox(x, sigma)
+        except (RuntimeError, IndexError) as error:
+            if no_samples(x, self.ndim):
+                return torch.empty_like(x)
+            explain(error, self, x, sigma)
 
     def proximal(self, sigma: float | torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """ODL's name: the map x -> prox(x, sigma)."""
@@ -163,7 +194,7 @@ class Functional:
         return _Translated(self, shift)
 
     def __rmul__(self, a: float | torch.Tensor) -> "Functional":
-        if not isinstance(a, (int, float)) and not (torch.is_tensor(a) and a.dim() == 0):
+        if not isinstance(a, (int, float)) and not (torch.is_tensor(a) and a.dim() == 0 and not a.is_complex() and not a.is_meta):
             return NotImplemented
         return _Scaled(self, a)
 
@@ -174,7 +205,7 @@ class Functional:
         return _Sum(self, other) if isinstance(other, Functional) else NotImplemented
 
     def __matmul__(self, op: Operator) -> "Functional":
-        return _Composed(self, op)
+        return _Composed(self, op) if isinstance(op, Operator) else NotImplemented
 
     def __repr__(self):
         where = "" if self.space is None else f" on {self.space.shape}"

@@ -4,6 +4,7 @@ from math import inf
 
 import torch
 
+from ..arguments import shown
 from .functional import Functional
 from .space import Space, all_finite, inner
 
@@ -71,8 +72,8 @@ def _on_parts(terms, product, indices):
 
 class _Scaled(_Wrapper):
     def __init__(self, f, a):
-        if not float(a) >= 0:
-            raise ValueError(f"{a} * {type(f).__name__} was asked for; the scalar must be >= 0 for the functional to stay convex.")
+        if not 0 <= float(a) < inf:
+            raise ValueError(f"{a} * {type(f).__name__} was asked for; the scalar must be >= 0, and finite, for the functional to stay convex.")
         super().__init__(f)
         self.a = float(a)
         self.positive_homogeneous = f.positive_homogeneous
@@ -130,8 +131,8 @@ class _Translated(_Wrapper):
 
     def __init__(self, f, shift):
         super().__init__(f)
-        if not torch.is_tensor(shift) and not isinstance(shift, (int, float, complex)):
-            raise TypeError(f"{type(f).__name__}.translated got {type(shift).__name__}; it needs a tensor of the element's shape: torch.as_tensor(...) makes one.")
+        if not torch.is_tensor(shift) and not isinstance(shift, (int, float, complex)) or torch.is_tensor(shift) and shift.is_meta:
+            raise TypeError(f"{type(f).__name__}.translated got {shown(shift)}; it needs a tensor of the element's shape: torch.as_tensor(...) makes one.")
         if not all_finite(torch.as_tensor(shift)):
             raise ValueError(f"{type(f).__name__}.translated got a shift that holds NaN or inf; remove or repair those entries of the data.")
         self.shift = shift

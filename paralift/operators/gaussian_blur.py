@@ -19,6 +19,7 @@ class GaussianBlur(LinearOperator):
     """
 
     def __init__(self, space: Space, fwhm: float | Sequence[float], voxel_size: float | Sequence[float] | torch.Tensor = 1.0, truncation: float = 4.0):
+        space = space if isinstance(space, Space) else Space(space)
         widths, size = per_axis(fwhm, space.ndim, "GaussianBlur", "fwhm"), per_axis(voxel_size, space.ndim, "GaussianBlur", "voxel_size")
         if not ((widths >= 0).all() and (size > 0).all()):
             raise ValueError(f"GaussianBlur got fwhm={fwhm} and voxel_size={voxel_size}; it needs widths of at least 0 and voxels above 0, both in mm.")

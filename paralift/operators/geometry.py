@@ -6,6 +6,8 @@ import warnings
 
 import torch
 
+from ..arguments import checked
+from .operator import check_rows
 from .space import finite
 
 __all__ = ["Geometry", "Rays", "ParallelBeam"]
@@ -33,6 +35,7 @@ class Geometry:
 
     def subset(self, index: torch.Tensor | slice) -> "Geometry":
         """The geometry of some rows (views, events) alone."""
+        check_rows(self, index, self.shape[0])
         return _Subset(self, torch.arange(self.shape[0])[index.cpu() if torch.is_tensor(index) else index])
 
     def covering(self, radius: float) -> "Geometry":
@@ -56,6 +59,7 @@ class _Subset(Geometry):
         return _Subset(self.whole.covering(radius), self.index)
 
 
+@checked
 class Rays(Geometry):
     """Lines by their end points: `start`, `end` (..., 2) or (..., 3) in mm, in the order (y, x) or (z, y, x). Raises ValueError where shapes differ or a number is NaN."""
 
@@ -75,6 +79,7 @@ class Rays(Geometry):
         return f"Rays({self.shape}, {self.ndim}-D)"
 
 
+@checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class ParallelBeam(Geometry):
     """Parallel lines x cos(angle) + y sin(angle) = s in the plane, x along the columns of an image, y along its rows (downwards).

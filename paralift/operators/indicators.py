@@ -52,6 +52,8 @@ class IndicatorBox(_Set):
     separable = True
 
     def __init__(self, lower: float | torch.Tensor = 0.0, upper: float | torch.Tensor = 1.0, space: SpaceLike | None = None):
+        if torch.is_tensor(lower) or torch.is_tensor(upper):
+            lower, upper = torch.broadcast_tensors(*(v if torch.is_tensor(v) else torch.as_tensor(v, dtype=Space.of(like).dtype) for v, like in ((lower, upper), (upper, lower))))  # type: ignore[arg-type]
         if not torch.all(torch.as_tensor(lower) <= torch.as_tensor(upper)):
             raise ValueError(f"IndicatorBox got lower = {lower} and upper = {upper}; it needs lower <= upper.")
         super().__init__(space)

@@ -28,7 +28,7 @@ class LeastSquares(_Composed):
 
     def __init__(self, op: Operator | torch.Tensor, data: torch.Tensor, weight: float = 1.0, tolerance: float = 1e-12, max_iterations: int = 500):
         op = MatrixOperator(op) if torch.is_tensor(op) else op
-        if not op.is_linear:
+        if not isinstance(op, Operator) or not op.is_linear:
             raise TypeError(f"LeastSquares got {op!r}, which is not linear; write 0.5 * L2NormSquared().translated(b) @ op.")
         if not op.range.fits(data):
             raise ValueError(f"LeastSquares got data of shape {tuple(data.shape)}; the operator's range is {op.range.shape}.")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from .linear_function import linear_function
-from .operator import LinearOperator
+from .operator import LinearOperator, check_rows
 from .space import Space, SpaceLike, finite
 
 __all__ = ["IdentityOperator", "MatrixOperator", "DiagonalOperator", "Convolution", "Gradient"]
@@ -18,6 +18,7 @@ class IdentityOperator(LinearOperator):
     unitary = True
 
     def __init__(self, space: Space):
+        space = space if isinstance(space, Space) else Space(space)
         super().__init__(space, space)
 
     def _call(self, x):
@@ -48,6 +49,7 @@ class MatrixOperator(LinearOperator):
         return y @ (self.matrix.conj() if self.matrix.is_complex() else self.matrix)
 
     def rows(self, index):
+        check_rows(self, index)
         return MatrixOperator(self.matrix[index])
 
 
@@ -66,6 +68,7 @@ class DiagonalOperator(LinearOperator):
         return self.weights.conj() * y if self.weights.is_complex() else self.weights * y
 
     def _rows_after(self, right, index):
+        check_rows(self, index)
         return DiagonalOperator(self.weights[index]) @ right.rows(index)
 
 
@@ -77,7 +80,7 @@ class Convolution(LinearOperator):
     """
 
     def __init__(self, kernel: torch.Tensor, space: Space, padding: str = "circular"):
-        kernel = finite(kernel, "Convolution", "kernel")
+        kernel, space = finite(kernel, "Convolution", "kernel"), space if isinstance(space, Space) else Space(space)
         if kernel.dim() != space.ndim or not space.ndim or any(k > n for k, n in zip(kernel.shape, space.shape)):
             raise ValueError(f"Convolution got a kernel of shape {tuple(kernel.shape)}; the space {space.shape} needs as many axes and no longer ones.")
         if kernel.is_complex() and not space.dtype.is_complex:

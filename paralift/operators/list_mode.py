@@ -4,12 +4,14 @@ import dataclasses
 
 import torch
 
+from ..arguments import checked, shown
 from .geometry import Geometry
 from .scanner import CylindricalScanner
 
 __all__ = ["Events", "histogram"]
 
 
+@checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class Events:
     """Coincidences of a scanner, all tensors int64 (n,): the view and the bin of the line, its plane (None: a scanner of one ring), its time-of-flight bin (None: not measured),
@@ -32,8 +34,13 @@ class Events:
         return len(self.view)
 
     def __getitem__(self, index: torch.Tensor | slice) -> "Events":
+        try:
+            torch.arange(len(self))[index]
+        except (IndexError, RuntimeError, TypeError, ValueError):
+            raise IndexError(f"events[{shown(index)}] was asked of {len(self)} events; it needs a number below it, a slice or a tensor of such.") from None
         return Events(*(None if value is None else value[index] for value in vars(self).values()))  # type: ignore[arg-type]
 
+    @checked
     def index(self, geometry: Geometry) -> tuple[torch.Tensor, ...]:
         """The events' indices into sinograms of `geometry`, one tensor an axis; planes are left out for a scanner of one ring. Raises ValueError where one lies outside."""
         index = (self.view, self.bin) if len(geometry.shape) == 2 else (self.view, self.plane, self.bin)
@@ -47,6 +54,7 @@ class Events:
         return f"Events({len(self)})"
 
 
+@checked
 def histogram(events: Events, scanner: CylindricalScanner, axial: str = "all", dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """The counts of `events` on the lines of `scanner`, a tensor of `dtype`.
 

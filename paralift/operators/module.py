@@ -1,5 +1,7 @@
 """A torch module as an operator with parameters."""
 
+import threading
+
 import torch
 from torch import nn
 from torch.func import functional_call, vjp
@@ -8,7 +10,9 @@ from torch.fx import GraphModule
 from .operator import Operator, push_forward
 from .space import Space, SpaceLike
 
-__all__ = ["ModuleOperator", "batch_norms", "call_module", "is_random"]
+__all__ = ["ModuleOperator", "batch_norms", "call_module", "drawing", "is_random"]
+
+drawing = threading.RLock()        # torch has one generator for all threads of a process: who seeds it holds this lock until the numbers are drawn
 
 
 def is_random(module):
@@ -28,7 +32,7 @@ def call_module(module, parameters, x, seed=None, update_buffers=False):
         state = {**parameters, **{name: b.clone() for name, b in module.named_buffers()}}
     if seed is None:
         return _stateless(module, state, x)
-    with torch.random.fork_rng(devices=[x[0].device] if x[0].device.type == "cuda" else []):
+    with drawing, torch.random.fork_rng(devices=[x[0].device] if x[0].device.type == "cuda" else []):
         torch.manual_seed(seed)
         return _stateless(module, state, x)
 
@@ -86,12 +90,14 @@ class ModuleOperator(Operator):
         return self._apply(self.parameters, x)
 
     def derivative(self, x):
+        self._fit(x)
         if not x.is_floating_point() and not x.is_complex():
             raise TypeError(f"the derivative of {self!r} at an input of dtype {x.dtype} was asked for; integer inputs have none: use parameter_derivative(x).")
         return super().derivative(x)
 
     def parameter_derivative(self, x: torch.Tensor) -> "_ParameterDerivative":
         """J = d module(x; theta) / d theta: `J({name: dtheta})` -> tensor (names left out count as zero), `J.adjoint(r)` -> {name: tensor}, summed over the batch."""
+        self._fit(x)
         return _ParameterDerivative(self, x)
 
     def __repr__(self):
@@ -100,8 +106,6 @@ class ModuleOperator(Operator):
 
 class _ParameterDerivative:
     def __init__(self, op, x):
-        if not op.domain.fits(x):
-            raise ValueError(f"{op!r} got an input of shape {tuple(x.shape)}; its domain needs trailing axes {op.domain.shape}.")
         self.op, self.x, self.theta = op, x, op.parameters
 
     def _map(self, theta):

@@ -8,7 +8,7 @@ import torch
 
 from .nufft import NUFFT
 from .off_resonance import time_segments
-from .operator import LinearOperator
+from .operator import LinearOperator, check_rows
 from .space import Space, all_finite, finite
 
 __all__ = ["MRI"]
@@ -181,6 +181,7 @@ class MRI(LinearOperator):
     def rows(self, index):
         if self._lead or not (self.coils or self.fourier is not None):
             return super().rows(index)
+        check_rows(self, index)
         new = copy.copy(self)
         if self.coils:
             new.maps, new.conj = self.maps[index], self.conj[index]

@@ -157,7 +157,7 @@ class _Groups(Functional):
     """A functional of the Euclidean norms of groups of entries, along one or several axes of the element."""
 
     def __init__(self, axis: int | Sequence[int] = 0, space: SpaceLike | None = None):
-        self.axis = axis
+        self.axis = axis if isinstance(axis, int) else tuple(axis)
         super().__init__(space)
         if space is None:
             self.ndim = 2

@@ -7,8 +7,9 @@ from itertools import product
 import numpy as np
 import torch
 
+from ..arguments import checked
 from .linear_function import linear_function
-from .operator import LinearOperator
+from .operator import LinearOperator, check_rows
 from .space import Space, finite, per_axis
 
 __all__ = ["NUFFT", "ToeplitzOperator", "density_compensation"]
@@ -66,6 +67,8 @@ class NUFFT(LinearOperator):
         shape = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
         if not 1 <= len(shape) <= 3 or min(shape) < 1:
             raise ValueError(f"NUFFT got the image shape {shape}; it needs one to three axes of at least one pixel.")
+        if not dtype.is_complex:
+            raise TypeError(f"NUFFT got dtype={dtype}; its images are complex: torch.complex64 or torch.complex128.")
         if tolerance is not None and not 0 < tolerance < 1:
             raise ValueError(f"NUFFT got tolerance={tolerance}; it needs a number between 0 and 1.")
         _finufft()
@@ -125,6 +128,7 @@ class NUFFT(LinearOperator):
         return self._grams[None]
 
     def rows(self, index):
+        check_rows(self, index)
         new = NUFFT.__new__(NUFFT)
         new.__dict__.update(vars(self), omega=self.omega[index], _plans={}, _grams={})
         new.range = Space(tuple(new.omega.shape[:-1]), self.range.dtype, self.range.device)
@@ -194,6 +198,7 @@ class ToeplitzOperator(LinearOperator):
         return {**vars(self), "_parts": {}}
 
 
+@checked
 def density_compensation(trajectory: torch.Tensor, shape: int | Sequence[int], iterations: int = 30, field_of_view: float | Sequence[float] | None = None) -> torch.Tensor:
     """Weights w >= 0 of the trajectory's shape for which A* diag(w) A is closest to the identity, A = NUFFT(trajectory, shape): `A.adjoint(w * y)` is the gridded image.
 

@@ -4,12 +4,15 @@ A linear operator defines `_call` and `_adjoint`; a nonlinear one defines `_call
 *local* vector-Jacobian product (torch.func on this operator alone).
 """
 
+import cmath
 from collections.abc import Callable
 from typing import TYPE_CHECKING, overload
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..arguments import checked, shown
+from .elements import NUMBERS, explain, misfit, no_samples
 from .space import Space, inner
 
 __all__ = ["Operator", "LinearOperator", "push_forward"]
@@ -19,6 +22,17 @@ def push_forward(f: Callable[..., torch.Tensor], x: torch.Tensor | tuple, dx: to
     """f'(x) dx (tuples for several arguments); attention by its plain formula, as its fused kernels know no forward derivative."""
     with sdpa_kernel(SDPBackend.MATH):
         return torch.func.jvp(f, *((x, dx) if isinstance(x, tuple) else ((x,), (dx,))))[1]
+
+
+def check_rows(op, index, n=None):
+    """ValueError where `index` takes no rows of the first axis of op's range (of n rows)."""
+    n = n if n is not None else op.range.shape[0] if op.range.ndim else 0
+    try:
+        good = torch.arange(n)[index.cpu() if torch.is_tensor(index) else index].dim() == 1
+    except (IndexError, RuntimeError, TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(f"{op!r} was asked for the rows {shown(index)}; it needs a slice, or a tensor of numbers below {n}.")
 
 
 def _number(a):
@@ -37,6 +51,10 @@ class Operator:
 
     is_linear = False
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        checked(cls)
+
     def __init__(self, domain: Space, range: Space):
         for name, space in (("domain", domain), ("range", range)):
             if not isinstance(space, Space):
@@ -52,20 +70,38 @@ class Operator:
     def _derivative_adjoint(self, x, y):
         return torch.func.vjp(self._call, x)[1](y)[0]
 
+    def _fit(self, x):
+        """Refuse what is no element of the domain; an operator says itself which other dtypes it takes."""
+        try:
+            good = (x.dtype in NUMBERS or x.dtype == self.domain.dtype) and self.domain.fits(x)
+        except AttributeError:
+            good = False
+        if not good:
+            raise misfit(self, x, self.domain.shape)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.domain.fits(x):
-            raise ValueError(f"{type(self).__name__} got an input of shape {tuple(x.shape)}; its domain needs trailing axes {self.domain.shape}.")
-        return self._call(x)
+        self._fit(x)
+        try:
+            return self._call(x)
+        except (RuntimeError, IndexError) as error:
+            if no_samples(x, self.domain.ndim):
+                return x.new_empty(*x.shape[:x.dim() - self.domain.ndim], *self.range.shape, dtype=self.range.dtype)
+            explain(error, self, x)
 
     def derivative(self, x: torch.Tensor) -> "LinearOperator":
         """The derivative at `x`, a LinearOperator (the operator itself where it is linear)."""
+        self._fit(x)
         return self if self.is_linear else _Derivative(self, x)  # type: ignore[return-value]
 
     def __matmul__(self, other: "Operator") -> "Operator":
         return _made(_Composition, self, other) if isinstance(other, Operator) else NotImplemented
 
     def __rmul__(self, a: complex | torch.Tensor) -> "Operator":
-        return _made(_Scaled, self, a) if _number(a) else NotImplemented
+        if not _number(a):
+            return NotImplemented
+        if not (cmath.isfinite(a) if not torch.is_tensor(a) else not a.is_meta and bool(torch.isfinite(a))):
+            raise ValueError(f"{shown(a)} * {self!r} was asked for; it needs a finite number.")
+        return _made(_Scaled, self, a)
 
     def __mul__(self, other):
         raise TypeError(f"{type(self).__name__} * {type(other).__name__} is ambiguous; write the scalar on the left (a * op), or op1 @ op2 to compose.")
@@ -77,7 +113,7 @@ class Operator:
         return -1 * self
 
     def __sub__(self, other: "Operator") -> "Operator":
-        return self + (-1 * other)
+        return self + (-1 * other) if isinstance(other, Operator) else NotImplemented
 
     def __repr__(self):
         return f"{type(self).__name__}({self.domain.shape} -> {self.range.shape})"
@@ -133,12 +169,14 @@ class LinearOperator(Operator):
 
     def rows(self, index: torch.Tensor | slice) -> "LinearOperator":
         """x -> (A x)[index], `index` (a tensor or a slice) on the first axis of the range. A class that can compute these rows alone overrides this."""
+        check_rows(self, index)
         return _Rows(self, index)
 
     def _rows_after(self, right, index):
         """Rows of self @ right; a class whose rows need the same rows of `right` only overrides this."""
         return self.rows(index) @ right
 
+    @checked
     def norm(self, iterations: int = 100, tolerance: float = 1e-6, seed: int = 0) -> float:
         """The operator norm, by the Lanczos process on A*A (a lower bound that grows to the norm).
 

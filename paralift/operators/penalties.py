@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+from ..arguments import checked
+from .elements import explain
 from .functional import Functional
 from .joint_prox import JointProx
 from .norms import ZeroFunctional
@@ -31,6 +33,10 @@ class Penalty:
     majorised = True               # lipschitz_z is a bound; False: an estimate, so that descent must be checked
     curvature = 1.0                # of x -> gradient_x(x, z)
     passes = False                 # the sweep passes the pull on as it is, and needs neither z nor sigma(z)
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        checked(cls)
 
     def __init__(self, potential: Functional):
         if not isinstance(potential, Functional):
@@ -55,6 +61,7 @@ class Penalty:
         return new
 
     def activation(self, z: torch.Tensor) -> torch.Tensor:
+        """sigma(z); solvers give it z, which is not looked at."""
         return activation(self.potential, z)
 
     # ---- what a subclass defines
@@ -101,19 +108,29 @@ class Penalty:
         raise ValueError(f"the prox of {self!r} + {S!r} is not known; use LiftedBregman, MAC or Lifted, or put the term into the penalty's own _value and _prox_x.")
 
     # ---- public calls
+    def _fitting(self, call, *elements):
+        """call(*elements), elements that fit the potential's space."""
+        for x in elements:
+            self.potential._fit(x)
+        try:
+            return call(*elements)
+        except (RuntimeError, IndexError) as error:
+            explain(error, self, *elements)
+
     def __call__(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        value = self._value(x, z)
+        value = self._fitting(self._value, x, z)
         left = value.dim() - (z.dim() - self.ndim)
         return sum_trailing(value, left) if left > 0 else value
 
     def gradient_z(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        return self._gradient_z(x, z)
+        return self._fitting(self._gradient_z, x, z)
 
     def gradient_x(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        return self._gradient_x(x, z)
+        return self._fitting(self._gradient_x, x, z)
 
     def prox_x(self, v: torch.Tensor, z: torch.Tensor, tau: float | torch.Tensor = 1.0) -> torch.Tensor:
-        return self._prox_x(v, z, tau)
+        self.potential._step(tau, v)
+        return self._fitting(lambda v, z: self._prox_x(v, z, tau), v, z)
 
     def __repr__(self):
         return f"{type(self).__name__}({self.potential!r})"

@@ -6,7 +6,7 @@ import torch
 
 from .functional import Functional
 from .penalties import MAC, LiftedBregman, Penalty
-from .space import SpaceLike, inner, sum_trailing
+from .space import SpaceLike, all_finite, inner, sum_trailing
 
 __all__ = ["PenaltyTerm"]
 
@@ -23,6 +23,8 @@ class PenaltyTerm(Functional):
     def __init__(self, penalty: Penalty, target: torch.Tensor, shift: float | torch.Tensor = 0.0, space: SpaceLike | None = None):
         if not isinstance(penalty, Penalty):
             raise TypeError(f"PenaltyTerm got {penalty!r}; it needs a Penalty bound to its potential, for instance LiftedBregman(ReLU()).")
+        if not all_finite(torch.as_tensor(shift)):
+            raise ValueError("PenaltyTerm got a shift that holds NaN or inf; remove or repair those entries.")
         super().__init__(space if space is not None else penalty.potential.space)
         self.penalty, self.target, self.shift = penalty if self.space is None else penalty.on(self.space), target, shift
         self.ndim, self.convex = self.penalty.ndim, not isinstance(penalty, MAC)

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from ..arguments import checked
 from .gaussian_blur import GaussianBlur
 from .geometry import Geometry, Rays
 from .list_mode import Events
-from .operator import LinearOperator
+from .operator import LinearOperator, check_rows
 from .ray_transform import JosephProjector
 from .space import Space, finite
 from .time_of_flight import TimeOfFlight
@@ -97,8 +98,10 @@ class PET(LinearOperator):
 
     def rows(self, index):
         """The views `index` (a tensor or a slice) alone."""
+        check_rows(self, index)
         return self._part(self.projector.rows(index), index)
 
+    @checked
     def list_mode(self, events: Events) -> "PET":
         """The same scan with one line per event: (..., *shape) -> (..., events), the expected counts per bin at the bins of these `Events`, and their `background`.
 

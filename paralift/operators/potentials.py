@@ -5,9 +5,12 @@ JMLR 24(232), 2023. Written with phi = |.|^2/2 + Psi; `_phi_conj` is phi*, where
 """
 
 import math
+from typing import NoReturn
 
 import torch
 
+from ..arguments import FUNCTIONAL, check
+from .elements import explain
 from .functional import Functional
 from .indicators import IndicatorBox, IndicatorNonnegative, IndicatorSimplex
 from .norms import L1Norm, ZeroFunctional
@@ -18,14 +21,29 @@ __all__ = ["Identity", "ReLU", "LeakyReLU", "Clip", "HardTanh", "ReLU6", "HardSi
 
 def activation(potential: Functional, z: torch.Tensor) -> torch.Tensor:
     """sigma(z) = prox_Psi(z), elementwise closed form where the potential has one."""
-    special = getattr(potential, "_activation", None)
-    return potential._prox(z, 1.0) if special is None else special(z)
+    try:
+        special = getattr(potential, "_activation", None)
+        return potential._prox(z, 1.0) if special is None else special(z)
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+        failed(error, potential, z)
 
 
 def activation_(potential: Functional, z: torch.Tensor) -> torch.Tensor:
     """sigma(z), which may overwrite z."""
-    special = getattr(potential, "_activation_", None)
-    return activation(potential, z) if special is None else special(z)
+    try:
+        special = getattr(potential, "_activation_", None)
+        return activation(potential, z) if special is None else special(z)
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+        failed(error, potential, z)
+
+
+def failed(error, potential, z) -> NoReturn:
+    """Raise what kept sigma(z) from being computed."""
+    check("activation", "potential", FUNCTIONAL, potential)
+    potential._fit(z)
+    if isinstance(error, (IndexError, RuntimeError)):
+        explain(error, potential, z)
+    raise error
 
 
 class Identity(ZeroFunctional):

@@ -14,7 +14,7 @@ class Planes:
 
     def __init__(self, x, ndim, channel=None):
         self.like, self.channel = x, channel
-        real = torch.view_as_real(x) if x.is_complex() else x.unsqueeze(-1)
+        real = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x.unsqueeze(-1)
         real = real.float() if real.dtype in (torch.bfloat16, torch.float16) else real
         real = real.movedim(-1, 0).unsqueeze(1) if channel is None else real.movedim((-1, channel - 1), (0, 1))
         self.full, self.shape = real.shape, tuple(real.shape[2:])

@@ -8,7 +8,7 @@ import torch
 
 from .geometry import Geometry, ParallelBeam
 from .linear_function import linear_function
-from .operator import LinearOperator
+from .operator import LinearOperator, check_rows
 from .rays import Crossings
 from .space import Space, per_axis
 from .time_of_flight import TimeOfFlight
@@ -199,6 +199,7 @@ class JosephProjector(LinearOperator):
 
     def rows(self, index):
         """The lines of some views (events) alone; their taps are stored where those of the whole would be, and made for themselves."""
+        check_rows(self, index)
         part = self.geometry.subset(index)
         bins = None if self.tof_bin is None else self.tof_bin[index]
         return JosephProjector(part, self.domain.shape, self.voxel_size, self.origin, self.tof, bins, "stored" if self.stored else "matrix-free",

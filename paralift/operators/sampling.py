@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..arguments import checked
+
 __all__ = ["variable_density_mask", "poisson_disc_mask", "line_mask", "radial_trajectory", "spiral_trajectory"]
 
 
@@ -46,6 +48,7 @@ def _draw(shape, samples, centre, power, seed):
     return torch.from_numpy(mask.reshape(shape))
 
 
+@checked
 def variable_density_mask(shape: int | Sequence[int], acceleration: float, calibration: int | Sequence[int] = 24, power: float = 3.0, seed: int = 0) -> torch.Tensor:
     """A random mask (bool, `shape`) of exactly round(points / acceleration) samples, the calibration block among them.
 
@@ -59,6 +62,7 @@ def variable_density_mask(shape: int | Sequence[int], acceleration: float, calib
     return _draw(shape, *_budget(shape, acceleration, calibration, "variable_density_mask"), power, seed)
 
 
+@checked
 def line_mask(shape: int | Sequence[int], acceleration: float, calibration: int | Sequence[int] = 24, axis: int = -1, power: float = 0.0, equispaced: bool = False,
               seed: int = 0) -> torch.Tensor:
     """A mask of whole lines (bool; `shape` with length 1 on the axes that lie along the lines, so it broadcasts): exactly round(n / acceleration) of the n positions on `axis`.
@@ -82,6 +86,7 @@ def line_mask(shape: int | Sequence[int], acceleration: float, calibration: int 
     return lines.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
 
 
+@checked
 def poisson_disc_mask(shape: int | Sequence[int], acceleration: float, calibration: int | Sequence[int] = 24, variation: float = 3.0, seed: int = 0) -> torch.Tensor:
     """A Poisson-disc mask (bool, `shape`, two axes or more): round(points / acceleration) samples (to 1 %), the calibration block among them.
 
@@ -137,6 +142,7 @@ def _discs(shape, order, radius, limit):
     return chosen
 
 
+@checked
 def radial_trajectory(spokes: int, readout: int, angle: str = "golden", dimension: int = 2) -> torch.Tensor:
     """Diameters through the centre, (spokes, readout, dimension) in rad/pixel, float64: radii 2 pi (j - readout // 2)/readout in [-pi, pi).
 
@@ -158,6 +164,7 @@ def radial_trajectory(spokes: int, readout: int, angle: str = "golden", dimensio
     return directions[:, None] * radius[:, None]
 
 
+@checked
 def spiral_trajectory(interleaves: int, readout: int, turns: float, power: float = 1.0) -> torch.Tensor:
     """Spirals from the centre outwards, (interleaves, readout, 2) in rad/pixel, float64: k(s) = pi s^power (sin, cos)(2 pi (turns s + l/interleaves)), 0 <= s < 1, l the interleaf.
 
@@ -167,6 +174,9 @@ def spiral_trajectory(interleaves: int, readout: int, turns: float, power: float
     _positive("spiral_trajectory", interleaves=interleaves, readout=readout)
     if not (0 < turns < math.inf and 0 < power < math.inf):
         raise ValueError(f"spiral_trajectory got turns={turns}, power={power}; it needs positive numbers.")
+    turns, power = float(turns), float(power)
+    if turns > 1e4:
+        raise ValueError(f"spiral_trajectory got turns={turns:g}; it needs at most 10,000 of them.")
     s = np.linspace(0, 1, 64 * max(readout, math.ceil(turns)) + 1)
     curve = s**power * np.exp(2j * np.pi * turns * s)
     length = np.concatenate([[0], np.cumsum(np.abs(np.diff(curve)))])

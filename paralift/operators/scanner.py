@@ -6,11 +6,13 @@ import math
 
 import torch
 
+from ..arguments import checked
 from .geometry import Geometry
 
 __all__ = ["CylindricalScanner"]
 
 
+@checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class CylindricalScanner(Geometry):
     """Detector rings about the axis z; the lines join two crystals.
@@ -73,6 +75,7 @@ class CylindricalScanner(Geometry):
         put("shape", (views, self.bins) if self.rings == 1 else (views, self.planes, self.bins))
 
     @classmethod
+    @checked
     def mmr(cls, rings: int = 64, span: int = 1) -> "CylindricalScanner":
         """The Siemens Biograph mMR: 56 blocks of 8 crystals and a gap, 504 positions a ring, 64 rings 4.0625 mm apart, 252 views of 344 bins, ring differences to 60 (4084 planes
         with span 1, 837 with span 11). rings=1: its transaxial plane.
@@ -121,6 +124,8 @@ class CylindricalScanner(Geometry):
 
     def slices(self) -> torch.Tensor:
         """The slice of single-slice rebinning for every plane: the sum of its two rings, 0 to 2 (rings - 1)."""
+        if self.rings == 1:
+            raise ValueError("slices() was asked of a scanner of one ring; it needs a scanner of several, whose planes lie between two rings.")
         return (self.plane_rings[0] + self.plane_rings[1]).round().long()  # type: ignore[attr-defined]
 
     def __repr__(self):

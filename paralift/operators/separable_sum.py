@@ -2,11 +2,13 @@
 
 import torch
 
+from ..arguments import checked, shown
 from .functional import Functional
 
 __all__ = ["SeparableSum"]
 
 
+@checked
 class SeparableSum:
     """f_1(x_1) + ... + f_k(x_k) on tuples of tensors; value, gradient and prox act part by part. Raises ValueError where the number of parts differs from k."""
 
@@ -16,6 +18,8 @@ class SeparableSum:
         self.functionals = functionals
 
     def _parts(self, x):
+        if not isinstance(x, (tuple, list)):
+            raise TypeError(f"SeparableSum got {shown(x)}; it needs a tuple of tensors, one for each of its {len(self.functionals)} functionals.")
         if len(x) != len(self.functionals):
             raise ValueError(f"SeparableSum got {len(x)} elements; its {len(self.functionals)} functionals need one each.")
         return zip(self.functionals, x)

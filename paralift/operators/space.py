@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from ..arguments import ARRAY, NUMBERS, SHAPE, TENSOR, check, shown
 
 __all__ = ["Space"]
 
@@ -26,16 +29,25 @@ class Space:
         def ndim(self) -> int: ...
 
     def __post_init__(self):
-        shape = (self.shape,) if isinstance(self.shape, int) else tuple(int(n) for n in self.shape)
+        try:
+            shape = (self.shape,) if isinstance(self.shape, int) else tuple(index(n) for n in self.shape)
+        except TypeError:
+            raise TypeError(f"Space got the shape {shown(self.shape)}; it needs an integer, or a sequence of them.") from None
         if any(n < 0 for n in shape):
             raise ValueError(f"Space got the shape {shape}; every axis needs a length of at least 0.")
+        if not isinstance(self.dtype, torch.dtype):
+            raise TypeError(f"Space got dtype={shown(self.dtype)}; it needs a torch.dtype, such as torch.float32.")
         object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "device", torch.device(self.device))
+        try:
+            object.__setattr__(self, "device", torch.device(self.device))
+        except (RuntimeError, TypeError):
+            raise ValueError(f"Space got device={shown(self.device)}; it needs a torch device, such as 'cpu' or 'cuda:0'.") from None
         object.__setattr__(self, "ndim", len(shape))
 
     @classmethod
     def of(cls, x: torch.Tensor) -> "Space":
         """The space of the tensor `x`: its shape, its device, and its dtype where that is no integer type."""
+        check("Space.of", "x", TENSOR, x)
         return cls(tuple(x.shape), x.dtype if x.is_floating_point() or x.is_complex() else torch.float32, x.device)
 
     @property
@@ -44,19 +56,24 @@ class Space:
 
     def fits(self, x: torch.Tensor) -> bool:
         """Whether the trailing axes of `x` are those of the space."""
-        return self.ndim == 0 or (x.dim() >= self.ndim and tuple(x.shape[-self.ndim:]) == self.shape)
+        return torch.is_tensor(x) and (self.ndim == 0 or x.dim() >= self.ndim and tuple(x.shape[-self.ndim:]) == self.shape)
 
     def __contains__(self, x):
         return torch.is_tensor(x) and x.dtype == self.dtype and x.device.type == self.device.type and self.fits(x)
 
     def zero(self, *batch: int) -> torch.Tensor:
+        check("Space.zero", "batch", SHAPE, batch)
         return torch.zeros(*batch, *self.shape, dtype=self.dtype, device=self.device)
 
     def randn(self, *batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        check("Space.randn", "batch", SHAPE, batch)
+        if not (self.dtype.is_floating_point or self.dtype.is_complex):
+            raise TypeError(f"randn was asked of a Space of {self.dtype}; normal numbers need a floating-point or complex dtype.")
         return torch.randn(*batch, *self.shape, dtype=self.dtype, device=self.device, generator=generator)
 
     def element(self, x: torch.Tensor) -> torch.Tensor:
         """`x` as a tensor of this space's dtype and device; raises ValueError where the shape differs."""
+        check("Space.element", "x", ARRAY, x)
         x = torch.as_tensor(x, dtype=self.dtype, device=self.device)
         if not self.fits(x):
             raise ValueError(f"An element of shape {tuple(x.shape)} was given; the space needs trailing axes {self.shape}.")
@@ -73,6 +90,8 @@ def all_finite(x: torch.Tensor) -> bool:
 
 def finite(values: Any, who: str, what: str) -> torch.Tensor:
     """`values` as a tensor of floating-point numbers; TypeError for another dtype, ValueError where it holds NaN or inf."""
+    if not ARRAY.holds(values):
+        raise TypeError(f"{who} got a {what} that is {shown(values)}; it needs {ARRAY.words}.")
     values = torch.as_tensor(values)
     if not values.is_floating_point() and not values.is_complex():
         raise TypeError(f"{who} got a {what} of dtype {values.dtype}; it needs floating-point numbers: pass it as .float() or .double().")
@@ -83,6 +102,7 @@ def finite(values: Any, who: str, what: str) -> torch.Tensor:
 
 def per_axis(value: Any, n: int, who: str, what: str) -> torch.Tensor:
     """`value`, a number or one for each of `n` axes, as float64 (n,) on the CPU; ValueError for another count, NaN or inf."""
+    check(who, what, NUMBERS, value)
     v = torch.as_tensor(value, dtype=torch.float64).cpu()
     if v.dim() > 1 or v.dim() == 1 and len(v) != n or not torch.isfinite(v).all():
         raise ValueError(f"{who} got {what}={value}; it needs a finite number, or one for each of the {n} axes.")

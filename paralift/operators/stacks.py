@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import torch
 
+from ..arguments import checked, shown
 from .operator import LinearOperator
 from .space import Space
 
 __all__ = ["ProductSpace", "Selection", "VerticalStack", "HorizontalStack", "DiagonalStack"]
 
 
+@checked
 class ProductSpace(Space):
     """X_1 x ... x X_k as one flat axis: `space.join(x_1, ..., x_k)` (..., n_1 + ... + n_k), `space.split(x)` -> the parts, each in its own shape.
 
@@ -26,12 +28,12 @@ class ProductSpace(Space):
 
     def join(self, *parts: torch.Tensor) -> torch.Tensor:
         if len(parts) != len(self.spaces) or not all(s.fits(p) for s, p in zip(self.spaces, parts)):
-            raise ValueError(f"join got parts of shapes {[tuple(p.shape) for p in parts]}; it needs trailing axes {[s.shape for s in self.spaces]}.")
+            raise ValueError(f"join got the parts {', '.join(map(shown, parts))}; it needs trailing axes {[s.shape for s in self.spaces]}.")
         return torch.cat([p.reshape(*p.shape[:p.dim() - s.ndim], s.size) for s, p in zip(self.spaces, parts)], -1)
 
     def split(self, x: torch.Tensor) -> list[torch.Tensor]:
         if not self.fits(x):
-            raise ValueError(f"split got an element of shape {tuple(x.shape)}; it needs a last axis of {self.size}.")
+            raise ValueError(f"split got {shown(x)}; it needs a last axis of {self.size}.")
         return [p.reshape(*x.shape[:-1], *s.shape) for s, p in zip(self.spaces, x.split([s.size for s in self.spaces], -1))]
 
 
@@ -57,7 +59,7 @@ class Selection(LinearOperator):
         batch = y.shape[:y.dim() - self.range.ndim]
         parts = [y.new_zeros(*batch, s.size) for s in self.domain.spaces]
         for i, p in zip(self.index, given):
-            parts[i] = p.reshape(*batch, -1)
+            parts[i] = p.reshape(*batch, self.domain.spaces[i].size)
         return torch.cat(parts, -1)
 
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
+from ..arguments import checked, shown
 from .functional import Functional, _Composed, _Scaled
-from .operator import _Rows
+from .operator import _Rows, check_rows
 
 __all__ = ["subsets"]
 
 
+@checked
 def subsets(term: Functional, parts: int | Sequence[torch.Tensor | slice]) -> list[Functional]:
     """f(A x) = sum_j f_j(A_j x): [f_1 @ A_1, ...], A_j some rows of A (the first axis of its range: rows of a matrix, views, coils), f_j f on their data.
 
@@ -36,11 +38,15 @@ def subsets(term: Functional, parts: int | Sequence[torch.Tensor | slice]) -> li
         if not 1 <= parts <= n:
             raise ValueError(f"subsets got parts={parts}; the first axis of {A!r} allows 1 to {n}.")
         parts = [slice(j, None, parts) for j in range(parts)]
+    if not isinstance(parts, (list, tuple)):
+        raise TypeError(f"subsets got parts={shown(parts)}; it needs a number, or a list of index tensors or slices.")
+    for part in parts:
+        check_rows(A, part)
     every = torch.arange(n)
-    rows = [every[p.cpu() if torch.is_tensor(p) else p] for p in parts]  # type: ignore[union-attr]
+    rows = [every[p.cpu() if torch.is_tensor(p) else p] for p in parts]
     if not torch.equal(torch.cat(rows).sort().values, every) or any(not len(r) for r in rows):
         raise ValueError(f"subsets got parts that do not take each of the {n} rows of {A!r} once; pass a number, or index tensors or slices that do.")
-    terms = [(a * _part(f, p, A.range) if a != 1 else _part(f, p, A.range)) @ A.rows(p) for p in parts]  # type: ignore[union-attr]
+    terms = [(a * _part(f, p, A.range) if a != 1 else _part(f, p, A.range)) @ A.rows(p) for p in parts]
     if len(terms) > 1 and _in_full(terms[0].op):
         warnings.warn(f"{A!r} computes all of its rows for every subset; give its class a rows(index) that computes only these.", stacklevel=2)
     return terms

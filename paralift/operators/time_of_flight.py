@@ -5,11 +5,14 @@ import math
 
 import torch
 
+from ..arguments import checked
+
 __all__ = ["TimeOfFlight"]
 
 MM_PER_PS = 0.299792458 / 2          # a difference of 1 ps moves the annihilation by half the way light takes
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class TimeOfFlight:
     """`bins` time bins of `width` ps about the middle of a line, later ones towards its end; the timing resolution is a Gaussian of `fwhm` ps.

@@ -85,7 +85,7 @@ class _Variation(Functional):
     def _steps(self, x, sigma):
         """sigma as one number for each sample, of the batch's shape or ()."""
         if x.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError(f"{type(self).__name__}'s prox is an iteration without a derivative; call it under torch.no_grad(), or unroll PDHG on its split(space).")
+            raise TypeError(f"{type(self).__name__}'s prox is an iteration without a derivative; call it under torch.no_grad(), or unroll PDHG on its split(space).")
         sigma = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
         if any(n != 1 for n in sigma.shape[-self.ndim:]):
             raise ValueError(f"{type(self).__name__} got a prox step of shape {tuple(sigma.shape)}; it needs one for each sample: (..., {', '.join('1' * self.ndim)}).")

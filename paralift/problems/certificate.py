@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..arguments import checked
 from ..operators.functional_algebra import _Composed, _Scaled, _Sum, _Translated
 from ..operators.indicators import IndicatorBox, IndicatorNonnegative
 from ..operators.norms import GroupL1Norm, L1Norm, L2Norm, WeightedL1Norm
@@ -70,6 +71,7 @@ def certain_subgradient(f, z, q):
     return p, (f._value(z) + conj - inner(p, z, f.ndim)).clamp(min=0)
 
 
+@checked
 @dataclass
 class Certificate:
     """A source element v of an image u, image by image (tensors of the batch's shape).

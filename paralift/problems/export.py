@@ -1,5 +1,6 @@
 """The graph of ATen calls of a torch module, by torch.export."""
 
+import threading
 import warnings
 
 import torch
@@ -11,6 +12,9 @@ __all__ = ["exported", "kind_of", "place_of", "is_value", "finite_mask", "VIEWS"
 
 VIEWS = {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "unsqueeze", "squeeze", "slice", "select", "expand", "flatten", "unflatten", "getitem", "chunk", "split",
          "split_with_sizes", "unbind", "contiguous", "movedim", "expand_as", "view_as", "tensor_split"}
+
+
+_exporting = threading.Lock()      # torch.export serves one thread at a time
 
 
 def exported(module, example):
@@ -30,7 +34,7 @@ def exported(module, example):
         what = f"{len(output)} values" if isinstance(output, (tuple, list)) else f"a {type(output).__name__}"
         raise ValueError(f"{type(module).__name__} returns {what}; lift needs a module that returns one tensor: wrap it in a module that picks it (for instance .logits).")
     try:
-        with warnings.catch_warnings(), lifting():
+        with _exporting, warnings.catch_warnings(), lifting():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (example,), strict=False, dynamic_shapes=({0: torch.export.Dim.AUTO},))
             graph = program.module(check_guards=False).graph

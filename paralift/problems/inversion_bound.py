@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 
+from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.space import inner
 
 __all__ = ["inversion_error_bound", "inversion_weight"]
 
 
+@checked
 def inversion_error_bound(potential: Functional, output: torch.Tensor, source: torch.Tensor, weight: float | torch.Tensor, noise: float | torch.Tensor) -> torch.Tensor:
     """Bound on D_J^p(x_alpha, u), p = A* v in dJ(u): the error of x_alpha = argmin B(y, A x + b) + alpha J(x) from a noisy output y with B(y, A u + b) <= d^2,
 
@@ -36,6 +38,7 @@ def inversion_error_bound(potential: Functional, output: torch.Tensor, source: t
     return 2 * d.square() / alpha + alpha * inner(source, source, potential.ndim) + gap / alpha
 
 
+@checked
 def inversion_weight(source: torch.Tensor, noise: float | torch.Tensor) -> Any:
     """alpha = sqrt(2) d / |v|, which balances the first two terms of `inversion_error_bound`: 2 sqrt(2) |v| d."""
     size = float(torch.linalg.vector_norm(source))

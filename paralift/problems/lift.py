@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.penalties import Penalty
 from ..operators.potentials import Identity
@@ -34,6 +35,7 @@ class StageGraph(list):
         return "\n".join(lines)
 
 
+@checked
 def lift(module: nn.Module, example_inputs: torch.Tensor, granularity: str | Sequence[str] = "activation",
          penalty: str | Callable[[Functional], Penalty] | dict[str, Any] = "bregman", stacklevel: int = 2) -> StageGraph:
     """Cut `module` into stages x_l = sigma_l(A_l(x_p; theta_l)), p the parents of l.

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..arguments import ARRAY
 from ..operators.functional import Functional
-from ..operators.module import batch_norms, call_module
+from ..operators.module import batch_norms, call_module, drawing
 from ..operators.penalties import Penalty
 from ..operators.space import all_finite
 from .lift import lift
@@ -39,7 +40,7 @@ def _tensors(inputs, targets, like=None) -> tuple[torch.Tensor, torch.Tensor]:
             raise TypeError("an IterableDataset was given; training draws its samples in any order: pass a Dataset with __len__ and __getitem__, or tensors.")
         pairs = [inputs[i] for i in range(len(inputs))]  # type: ignore[arg-type]
         inputs, targets = (torch.stack([torch.as_tensor(p[k]) for p in pairs]) if pairs else torch.empty(0) for k in (0, 1))
-    convert = lambda a, name: a if torch.is_tensor(a) else torch.as_tensor(np.asarray(a)) if isinstance(a, (np.ndarray, list, tuple)) else _refuse(a, name)  # noqa: E731
+    convert = lambda a, name: a if torch.is_tensor(a) else torch.as_tensor(np.asarray(a)) if ARRAY.holds(a) and np.ndim(a) else _refuse(a, name)  # noqa: E731
     x, y = (a.clone() if a.is_inference() else a.detach() for a in (convert(inputs, "inputs"), convert(targets, "targets")))
     if x.dim() == 0 or y.dim() == 0:
         raise ValueError("a single number was given as inputs or targets; samples go on the first axis.")
@@ -246,7 +247,7 @@ class LiftedTraining(LiftedProblem):
         """`restrict`, on samples read anew where the data came as a Dataset that is random (augmentation); torch's generator is at `seed` meanwhile."""
         sub = self.restrict(samples, anchor, tau, seed)
         if self._dataset is not None:
-            with torch.random.fork_rng(devices=[]):
+            with drawing, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 sub.inputs, sub.targets = _tensors(torch.utils.data.Subset(self._dataset, samples.tolist()), None, self.inputs)
             if sub.inputs.shape[1:] != self.inputs.shape[1:]:

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.penalties import Penalty
 from .lifted_training import Data, LiftedTraining, _tensors
@@ -11,6 +12,7 @@ from .losses import CrossEntropy, Logistic, Loss, loss_from
 __all__ = ["linear_model"]
 
 
+@checked
 def linear_model(inputs: Data, targets: Data, loss: str | Functional | Penalty | Loss = "squared_error", regulariser: Functional | None = None, bias: bool = False,
                  validation: tuple[Data, Data] | None = None) -> LiftedTraining:
     """min_W (1/n) sum_i loss(W x_i [+ b], y_i) + regulariser(W): a `LiftedTraining` of one linear layer that starts at zero.

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.penalties import MAC, LiftedBregman, Penalty
 from ..operators.space import all_finite, inner, sum_trailing
@@ -16,15 +17,14 @@ class Loss:
     classifies: bool = False
     convex: bool = True               # in z
 
-    def value(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError(f"{type(self).__name__} defines no value(z, y); add it to the class.")
-
-    def gradient(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError(f"{type(self).__name__} defines no gradient(z, y); add it to the class.")
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        checked(cls)
 
     def value_and_gradient(self, z: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.value(z, y), self.gradient(z, y)
 
+    @checked
     def check(self, z: torch.Tensor, y: torch.Tensor) -> None:
         if y.shape != z.shape:
             raise ValueError(f"targets of shape {tuple(y.shape)} were given; the network's output has shape {tuple(z.shape)} and {type(self).__name__} needs the same.")
@@ -47,6 +47,7 @@ class CrossEntropy(Loss):
             raise ValueError(f"CrossEntropy got label_smoothing = {label_smoothing}; it needs a number in [0, 1).")
         self.label_smoothing, self.ignore_index = float(label_smoothing), ignore_index
 
+    @checked
     def check(self, z, y):
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             raise TypeError(f"labels of dtype {y.dtype} were given; cross entropy needs integer class numbers: pass labels.long().")
@@ -104,6 +105,7 @@ class Logistic(Loss):
 
     lipschitz = 0.25
 
+    @checked
     def check(self, z, y):
         super().check(z, y)
         if not ((y == 0) | (y == 1)).all():
@@ -134,6 +136,7 @@ class KullbackLeiblerLoss(Loss):
 
     lipschitz = float("inf")
 
+    @checked
     def check(self, z, y):
         super().check(z, y)
         if (y < 0).any():
@@ -155,6 +158,7 @@ class PenaltyLoss(Loss):
     def __init__(self, penalty: Penalty):
         self.penalty, self.lipschitz, self.convex = penalty, penalty.lipschitz_z, not isinstance(penalty, MAC)
 
+    @checked
     def check(self, z, y):
         super().check(z, y)
         if not torch.isfinite(self.value(z, y)).all():

@@ -2,12 +2,14 @@
 
 import torch
 
+from ..arguments import checked
 from ..operators.space import finite
 from .sample_groups import SampleGroups
 
 __all__ = ["refine_mask"]
 
 
+@checked
 def refine_mask(mask, transform, images, reconstruct, groups=None, forced=None, rounds=60, share=(0.5, 0.02), batch_size=16, seed=0):
     """A mask of as many samples whose reconstructions of the images have less error: (mask, errors), errors[k] the relative error |u - u'|^2/|u'|^2 of round k, a mean.
 

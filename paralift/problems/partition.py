@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..arguments import checked
 from .lifted_training import LiftedTraining
 
 __all__ = ["partition", "stage_costs"]
 
 
+@checked
 def stage_costs(problem: LiftedTraining, batch_size: int = 32, repeats: int = 3) -> list[float]:
     """Seconds that each stage takes for its forward and its local backward on `batch_size` samples: the least of `repeats` tries.
 
@@ -55,6 +57,7 @@ def _now(device):
     return time.perf_counter()
 
 
+@checked
 def partition(costs: Sequence[float], parts: int) -> list[range]:
     """[range, ...]: `parts` contiguous groups, none empty, whose largest sum of costs is the least possible.
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..arguments import checked, shown
+
 __all__ = ["Problem", "Linearisation"]
 
 Point = dict[str, torch.Tensor]          # {block: tensor}
@@ -38,6 +40,10 @@ class Problem:
     linear: Any = ()            # pairs (H, K) of terms H(K u) that only splitting methods can treat
     probabilities: Any = None   # of these terms, for methods that draw them; None: all alike
     subsets: Any = ()           # F in parts, f_1 @ A_1 + f_2 @ A_2 + ..., for methods that visit them in turn
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        checked(cls)
 
     def start(self) -> Point:
         """A fresh starting point {name: tensor}."""
@@ -189,6 +195,12 @@ class Problem:
     def draw(self, samples: torch.Tensor, anchor: Point | None = None, tau: float = inf, seed: int = 0) -> Any:
         """`restrict` for a method on minibatches, where data may be random too."""
         return self.restrict(samples, anchor, tau, seed)  # type: ignore[attr-defined]
+
+
+def check_point(who, point, names):
+    """ValueError where `point` is no {block: tensor} that has the blocks `names`."""
+    if not isinstance(point, dict) or not all(torch.is_tensor(point.get(name)) for name in names):
+        raise ValueError(f"{who} got {shown(point)}; it needs a point {{block: tensor}} with the blocks {', '.join(names)}, such as result.x.")
 
 
 def _dot(a, b):

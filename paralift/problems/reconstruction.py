@@ -5,6 +5,7 @@ from math import inf
 
 import torch
 
+from ..arguments import checked
 from ..operators.dual_prox import DualProx
 from ..operators.entropies import KullbackLeibler
 from ..operators.functional import Functional
@@ -211,6 +212,7 @@ class Reconstruction(Composite):
         except ValueError:
             return None
 
+    @checked
     def reweighted(self, weight: float, start: torch.Tensor | None = None) -> "Reconstruction":
         """The same problem with `weight` times its regulariser, and another start."""
         if self.regulariser is None:

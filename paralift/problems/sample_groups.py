@@ -5,17 +5,22 @@ from collections.abc import Sequence
 
 import torch
 
+from ..arguments import checked
 from ..operators.transforms import FourierTransform, mirrored
 
 __all__ = ["line_groups", "spoke_groups", "SampleGroups"]
 
 
+@checked
 def line_groups(shape: Sequence[int], axis: int = -1) -> torch.Tensor:
     """Labels of k-space samples (shape): those with one coordinate along `axis`, the phase-encoding axis, form a Cartesian line."""
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"line_groups got shape={tuple(shape)} and axis={axis}; it needs the lengths of k-space's axes, and one of them.")
     axis %= len(shape)
     return torch.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape).clone()
 
 
+@checked
 def spoke_groups(shape: Sequence[int], spokes: int) -> torch.Tensor:
     """Labels of k-space samples (h, w), zero frequency at (h // 2, w // 2): each belongs to the nearest of `spokes` lines through the centre, at angles k pi / spokes (rad)."""
     if len(shape) != 2 or spokes < 1:

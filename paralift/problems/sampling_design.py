@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.operator import LinearOperator
 from ..operators.transforms import FourierTransform, mirrored
-from .problem import Linearisation, Point, Problem
+from .problem import Linearisation, Point, Problem, check_point
 from .sample_groups import SampleGroups
 from .source_condition import check_image, penalty, pull
 
@@ -194,6 +195,9 @@ class SamplingDesign(Problem):
 
     def sampling(self, point: Point, budget: int | None = None) -> Sampling:
         """The `Sampling` of a point: the support of v, or the groups of largest score up to `budget` samples."""
+        check_point("SamplingDesign.sampling", point, self.names)
+        if self.weight is None:
+            raise ValueError("SamplingDesign.sampling was asked for before a weight is known; call design(solver), or pass weight=... to the problem.")
         w = self._coefficients(self._synthesis(point))
         scores = self._scores(self._sizes(w))
         norms = ((w * (1 - self._shares(self._sizes(w), self.weight))).abs().square() * self.copies).reshape(self.count, -1).sum(1).sqrt()
@@ -214,6 +218,7 @@ class SamplingDesign(Problem):
             size = size / self.costs.clamp(min=1e-30)
         return torch.where(self.sizes > 0, size.cpu(), -1.0)
 
+    @checked
     def design(self, solver: Any, trials: int = 12, tolerance: float = 0.01) -> Sampling:
         """The `Sampling` with at most `budget` samples: `solver` (FISTA(200), say) is run at most `trials` times, each from where the last one ended, the weight becoming the
         score that would give the budget, until the support of v is within `tolerance` * budget of it. Then the groups of largest score are kept."""

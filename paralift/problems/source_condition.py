@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.linear import IdentityOperator
 from ..operators.norms import GroupL1Norm, ZeroFunctional
@@ -13,7 +14,7 @@ from ..operators.stacks import ProductSpace, Selection
 from ..operators.transforms import FourierTransform
 from .certificate import Certificate, certain_subgradient, nearest_subgradient
 from .composite import Composite
-from .problem import Linearisation, Point, Problem
+from .problem import Linearisation, Point, Problem, check_point
 from .reconstruction import Reconstruction
 
 __all__ = ["SourceCondition"]
@@ -182,10 +183,12 @@ class SourceCondition(Problem):
     # ---- what is proved
     def element(self, point: Point) -> torch.Tensor:
         """v of a point."""
+        check_point("SourceCondition.element", point, self.names if self.reduced else ["v"])
         return self._operator._call(self._synthesis(point)) if self.reduced else self._expand(point["v"])
 
     def certificate(self, point: Point, tolerance=1e-12) -> Certificate:
         """The `Certificate` of a point {block: tensor}; for norms, entries of A u + b below `tolerance` times the largest count as 0, which shows in the gap."""
+        check_point("SourceCondition.certificate", point, self.names if self.reduced else ["v", *self.names])
         return self._certificate(self.element(point), [point[name] for name in self.names], tolerance)
 
     def _certificate(self, v, q, tolerance=1e-12):
@@ -208,15 +211,20 @@ class SourceCondition(Problem):
         terms = [f @ A for f, A in zip(self.potentials, self.analysis)]
         return Composite(linear=[*terms, constraint], start=torch.zeros_like(self._joined))
 
+    @checked
     def from_dual(self, result: Any) -> Certificate:
         """The `Certificate` of PDHG's result on `primal_dual()`: v = -y, y the dual variable of K x = K u."""
+        if "dual" not in result.state:
+            raise ValueError("SourceCondition.from_dual got a result without dual variables; it needs PDHG's on primal_dual().")
         *q, y = result.state["dual"]
         return self._certificate(-y, q)
 
+    @checked
     def range_data(self, v: torch.Tensor, alpha: float) -> torch.Tensor:
         """alpha v + K u, from which |K x - data|^2 / 2 + alpha J(x) gives u back if K* v is in dJ(u)."""
         return alpha * v + self.operator._call(self.image)
 
+    @checked
     def reconstruction(self, data: torch.Tensor, alpha: float) -> Composite:
         """min_x |K x - data|^2 / 2 + alpha J(x), a `Reconstruction`."""
         return Reconstruction(self.operator, data, regulariser=alpha * self.functional)

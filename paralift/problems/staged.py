@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..operators import Identity
 from ..operators.functional import Functional
 from ..operators.module import is_random
@@ -14,6 +15,7 @@ from .stages import Stage
 __all__ = ["Staged"]
 
 
+@checked
 class Staged(nn.Module):
     """`Staged([(module, potential, parents), ...])`: x_l = sigma_l(module_l(x_p, ...)), p the parents of l; parent 0 is the data, the last stage's output the network's.
 
@@ -28,6 +30,8 @@ class Staged(nn.Module):
         super().__init__()
         self.operators, self.potentials, self.parents = nn.ModuleList(), [], []
         for l, part in enumerate(stages, 1):
+            if isinstance(part, (tuple, list)) and not 1 <= len(part) <= 3:
+                raise ValueError(f"Staged got {part!r} as stage {l}; it needs (torch.nn.Module, potential or None, parents).")
             module, potential, parents = (*part, *(None, l - 1)[len(part) - 1:]) if isinstance(part, (tuple, list)) else (part, None, l - 1)
             parents = (parents,) if isinstance(parents, int) else tuple(parents)
             if not isinstance(module, nn.Module) or not (potential is None or isinstance(potential, Functional)):

@@ -3,6 +3,7 @@
 Every stage's vector-Jacobian product is local: no graph spans two stages, and no activation with a potential is differentiated.
 """
 
+import threading
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from .. import operators as P
+from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.module import call_module
 from ..operators.operator import push_forward
@@ -23,6 +25,7 @@ from .problem import Point
 __all__ = ["Stage", "chain", "affine", "bind_spaces"]
 
 
+@checked
 def affine(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """torch.nn.Linear, under the name it has in the mathematics."""
     return nn.Linear(inputs, outputs, bias)
@@ -36,37 +39,38 @@ class Activation(nn.Module):
         self.potential = potential
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        if _found is not None:                                   # a graph is being found: one call, which names the potential
-            _found.append(self.potential)
-            return torch.ops.paralift.activation(z, len(_found) - 1)
+        found = getattr(_lifting, "found", None)
+        if found is not None:                                    # a graph is being found: one call, which names the potential
+            found.append(self.potential)
+            return torch.ops.paralift.activation(z, len(found) - 1)
         return P.activation(self.potential.on(tuple(z.shape[1:])), z)
 
     def extra_repr(self):
         return repr(self.potential)
 
 
-_found = None
+_lifting = threading.local()        # found: potentials met while this thread finds a graph; last: those of its last graph
 
 
 @contextmanager
 def lifting():
     """While a graph is being found, Activation modules appear in it as single calls; `lifted_potential` tells their potentials afterwards."""
-    global _found
     if not hasattr(torch.ops.paralift, "activation"):
         torch.library.define("paralift::activation", "(Tensor z, int key) -> Tensor")
         torch.library.impl("paralift::activation", "CompositeExplicitAutograd", lambda z, key: z.clone())
         torch.library.register_fake("paralift::activation", lambda z, key: torch.empty_like(z))
-    before, _found = _found, []
+    before, _lifting.found = getattr(_lifting, "found", None), []
     try:
         yield
     finally:
-        lifted_potential.found, _found = _found, before
+        _lifting.last, _lifting.found = _lifting.found, before
 
 
 def lifted_potential(key):
-    return lifted_potential.found[key]
+    return _lifting.last[key]
 
 
+@checked
 def chain(*parts: nn.Module | Functional) -> nn.Sequential:
     """torch.nn.Sequential of modules and potentials: `chain(affine(784, 300), SoftThreshold(0.3), affine(300, 784))`."""
     return nn.Sequential(*(Activation(part) if isinstance(part, Functional) else part for part in parts))

@@ -98,7 +98,7 @@ class BCD(Solver):
         """A permutation of n things, from the seed and the counters."""
         number = self.seed
         for c in counters:
-            number = number * 1_000_003 + c
+            number = (number * 1_000_003 + c) % 2**63
         return torch.randperm(n, generator=torch.Generator().manual_seed(number))
 
     def _turns(self, problem, sweep):

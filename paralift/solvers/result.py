@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..arguments import checked
 from ..files import replacing
 from ..problems.problem import Problem
 
@@ -89,9 +90,10 @@ class Result:
         lines += ["  ".join(f"{self.history[name][i]:>16.6g}" for name in names) for i in rows]
         return "\n".join(lines)
 
+    @checked
     def csv(self, path: str | os.PathLike) -> None:
-        """Write the whole history to `path`."""
-        with open(path, "w", newline="") as file:
+        """Write the whole history to `path`, atomically."""
+        with replacing(path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.history)
             writer.writerows(zip(*self.history.values()))
@@ -111,6 +113,7 @@ class Result:
             raise AttributeError("this result holds no image; show() draws what Reconstruction and Composite give. plot() draws the history of every result.")
         return plot_reconstruction(self, reference, path, level)
 
+    @checked
     def save(self, path: str | os.PathLike) -> None:
         """Write state and history atomically, with a checksum; `Result.load` reads them back. In a callback all workers call it together, and worker 0 writes."""
         whole = (self.x, self.state) if self.gather is None else self.gather((self.x, self.state))

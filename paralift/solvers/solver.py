@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..arguments import checked, shown
 from ..problems.problem import AgreedInterrupt, Point, Problem
 from .progress import Progress
 from .result import Result, Status, Writer, check_writable
@@ -46,7 +47,9 @@ class Solver:
     shared: str | None = None    # what several workers may share: "blocks" (of a lifted problem, or the images of a batch: all scalars come from the problem), "minibatches", ...
     _given: inspect.BoundArguments
 
-    def __init_subclass__(cls):
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        checked(cls)
         first, *others = inspect.signature(cls.__init__).parameters.values()
         cls.__signature__ = inspect.Signature(others)                                           # help() shows the constructor's arguments, not __new__'s
 
@@ -115,6 +118,9 @@ class Solver:
         self.check(problem)
         if not isinstance(record_every, int) or record_every < 1:
             raise ValueError(f"{type(self).__name__}.solve got record_every={record_every!r}; it needs an integer >= 1.")
+        for name, value in (("progress", progress), ("strict", strict)):
+            if not isinstance(value, (bool, type(None))):
+                raise TypeError(f"{type(self).__name__}.solve got {name}={shown(value)}; it needs True or False.")
         if callback is not None and not callable(callback):
             raise TypeError(f"{type(self).__name__}.solve got callback={callback!r}; it needs a function of one argument, the running result.")
         if checkpoint is not None and (not isinstance(checkpoint, (str, os.PathLike)) or os.path.isdir(checkpoint)):

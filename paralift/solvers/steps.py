@@ -5,6 +5,7 @@ from math import inf, isfinite
 
 import torch
 
+from ..arguments import checked
 from ..problems.problem import Point, Problem
 
 __all__ = ["StepRule", "Constant", "Lipschitz", "Backtracking", "BarzilaiBorwein"]
@@ -17,6 +18,10 @@ class StepRule:
     """`start(problem, point)` gives the first steps {block: tau}; `search` says whether they are tried and cut."""
 
     search = False
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        checked(cls)
 
     def start(self, problem: Problem, point: Point) -> dict[str, float]:
         raise NotImplementedError(f"{type(self).__name__} defines no start(problem, point).")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from math import inf
 
+from ..arguments import checked
 from .result import Result
 
 __all__ = ["EarlyStopping", "Tolerance"]
@@ -11,6 +12,7 @@ _UNITS = {"residual": "", "change": "", "objective": "", "gap": "", "seconds": "
 BUDGETS = {"seconds": "MAX_SECONDS", "passes": "MAX_PASSES"}
 
 
+@checked
 class Tolerance:
     """Stop once any of the given quantities reaches its level: `Tolerance(residual=1e-8) | Tolerance(gap=1e-6) & Tolerance(passes=50)`.
 
@@ -55,6 +57,7 @@ class Tolerance:
         return f"Tolerance({', '.join(f'{k}={v:g}' for k, v in self.levels.items())})"
 
 
+@checked
 class EarlyStopping:
     """A callback that stops once a column of the history has not improved for some recorded steps, and keeps the best result: `ISGM(100).solve(p, callback=early); early.best`.
 
@@ -72,6 +75,7 @@ class EarlyStopping:
         self.best: Result | None = None
         self.sign = 1.0 if (column == "accuracy" if largest is None else largest) else -1.0
 
+    @checked
     def __call__(self, result: Result) -> None:
         if self.column not in result.history:
             raise ValueError(f"EarlyStopping watches {self.column!r}; the history has {', '.join(result.history)}: pass validation=... to the problem, or name another column.")
@@ -83,7 +87,8 @@ class EarlyStopping:
             x, state = result.x, result.state
             whole = None if result.gather is None else result.gather((x, state))
             x, state = whole or (x, state)
-            self.best = replace(result, x=x, state=state, gather=None, history={k: list(v) for k, v in result.history.items()}, solution=result.finish(result.x), finish=None)
+            self.best = replace(result, x=x, state=state, gather=None, history={k: list(v) for k, v in result.history.items()},
+                                solution=result.solution if result.finish is None else result.finish(result.x), finish=None)
         else:
             self.waited += 1
         if self.waited >= self.patience:

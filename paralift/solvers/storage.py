@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from ..arguments import checked
+
 __all__ = ["Storage"]
 
 
@@ -25,6 +27,7 @@ class Storage:
             raise ValueError(f"Storage got folder={str(folder)!r}, which is no folder; make it first, on a disk with room for all auxiliary variables.")
         self.dtype, self.folder = dtype, folder
 
+    @checked
     def empty(self, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
         """Room for a tensor of this shape; its dtype is the storage's, or that of `like`."""
         dtype = self.dtype or like.dtype
@@ -39,6 +42,7 @@ class Storage:
         finally:
             os.unlink(path)                                      # the mapping keeps the file until the tensor goes
 
+    @checked
     def copy(self, v: torch.Tensor) -> torch.Tensor:
         return self.empty(v.shape, v).copy_(v)
 

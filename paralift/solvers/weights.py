@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import checked
 from ..problems.reconstruction import Reconstruction
 from .fista import FISTA
 from .pdhg import PDHG
@@ -29,6 +30,7 @@ class ChosenWeight:
         return iter((self.weight, self.result, self.table))
 
 
+@checked
 def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None, solver: Solver | None = None, safety: float = 1.0, samples: int | None = None, start: float = 1.0,
                        tolerance: float = 0.02, max_solves: int = 30) -> ChosenWeight:
     """The weight a of a * R with |A x_a - b|^2 = safety^2 m s^2 (Gaussian noise) or 2 KL(b, A x_a + r) = safety m (Poisson): Morozov's principle.
@@ -98,6 +100,7 @@ def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None
     raise ValueError(f"no weight meets the discrepancy: at {table['weight'][-1]:.3g} it is {table['discrepancy'][-1]:.4g} against the target {target:.4g}; {why}")
 
 
+@checked
 def quasi_optimality_weight(problem: Reconstruction, weights: Sequence[float] | None = None, solver: Solver | None = None) -> ChosenWeight:
     """The weight a_i of a geometric grid that makes |x_{a_{i+1}} - x_{a_i}| smallest; no noise level is asked for.
 

@@ -221,7 +221,7 @@ BAD = [
     (lambda: pl.TotalVariation(tolerance=-1), ValueError, "tolerance >= 0"), (lambda: pl.TotalVariation(channel_axis=3), ValueError, "number of -3 to 2"),
     (lambda: pl.TotalVariation(channel_axis=0, axes=(0, 1)), ValueError, "not along the channels"), (lambda: pl.TotalVariation(spacing=(1.0, -1.0)), ValueError, "positive number"),
     (lambda: pl.TotalVariation().prox(x, torch.ones(6, 5)), ValueError, "one for each sample"),
-    (lambda: pl.TotalVariation().prox(x.clone().requires_grad_(), 0.1), RuntimeError, "without a derivative"),
+    (lambda: pl.TotalVariation().prox(x.clone().requires_grad_(), 0.1), TypeError, "without a derivative"),
     (lambda: pl.HuberTotalVariation(0), ValueError, "delta > 0"), (lambda: pl.GroupHuber(-1), ValueError, "delta > 0"),
     (lambda: pl.DirectionalTotalVariation(x[0] + 0j), TypeError, "its modulus"), (lambda: pl.DirectionalTotalVariation(x[0], eta=0), ValueError, "eta > 0"),
     (lambda: pl.DirectionalTotalVariation(x[0][:4])(x), ValueError, "resample it"), (lambda: pl.TotalGeneralisedVariation((1.0, 0.0)), ValueError, "two positive"),
