@@ -215,7 +215,7 @@ NAMES = {name: kind for kind, names in (
              "ToeplitzOperator.weights metrics.reference mix_coils.matrix nrmse.reference plot_reconstruction.reference psnr.reference rescale.inputs "
              "root_sum_of_squares.images ssim.reference write_ismrmrd.kspace write_ismrmrd.noise"),
     (ARRAY, "Convolution.kernel FilterBank.filters Rays.start prewhiten.noise"),
-    (QUANTITY, "inversion_error_bound.noise inversion_error_bound.weight"),
+    (QUANTITY, "Certificate.gap inversion_error_bound.noise inversion_error_bound.weight"),
     (DTYPES, "histogram.dtype"),
     (MODULE, "rescale.network"),
     (FUNCTIONAL, "BregmanDistance.functional FunctionalLoss.functional"),
