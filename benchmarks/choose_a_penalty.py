@@ -84,9 +84,9 @@ mean = lambda run: f"{statistics.mean(run(seed) for seed in range(SEEDS)):.1f}"
 FEW, MANY = (0.1, 0.3, 1.0, 3.0, 10.0), (1.0, 10.0, 100.0)
 
 print(f"""
-Accuracy (%) after {PASSES} passes in Adam's metric at {STEP:g}, one sweep, rho = 2, mean of {SEEDS} seeds; least processor time of a pass of {ROUNDS}
-over back-propagation's;
-the largest step of {', '.join(f'{s:g}' for s in FEW)} (3 sweeps: {', '.join(f'{s:g}' for s in MANY)}) that reaches 80 % in 3 passes, plain metric, ReLU, seed 0
+Accuracy (%) after {PASSES} passes in Adam's metric at {STEP:g}, one sweep, rho = 2, mean of {SEEDS} seeds;
+least processor time of a pass, of {ROUNDS} rounds, over back-propagation's;
+largest step of {', '.join(f'{s:g}' for s in FEW)} (3 sweeps: {', '.join(f'{s:g}' for s in MANY)}) that reaches 80 % in 3 passes, plain metric, ReLU, seed 0
 """)
 times, milliseconds = relative_times()
 print("| method | ReLU | tanh | time, 1 sweep | time, 3 sweeps | largest step, 1 sweep | 3 sweeps |\n|---|---|---|---|---|---|---|")

@@ -123,7 +123,7 @@ def test_one_sweep_tends_to_back_propagation(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("solver", [lambda: pl.ISGM(20, batch_size=4, step=1e-2), lambda: pl.ISGM(20, batch_size=4, sweeps=2, metric="plain", step=1.0),
+@pytest.mark.parametrize("solver", [lambda: pl.ISGM(20, batch_size=4, step=1e-2), lambda: pl.ISGM(5, batch_size=4, sweeps=2, metric="plain", step=1.0),
                                     lambda: pl.PGD(40)], ids=["sweep", "implicit", "all samples"])
 def test_training_lowers_the_loss(name, solver):
     problem = problem_of(name)
