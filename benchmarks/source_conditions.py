@@ -1,7 +1,7 @@
 """Published figures of arXiv 2303.00696 by the public classes, and the time of a step beside plain numpy with one pair of FFTs: `python benchmarks/source_conditions.py [--quick]`.
 
-float64, one thread. The two take turns, 50 steps of ours and 10 of numpy's; the ratio is of the fastest of them. Images: Shepp-Logan and the astronaut of scikit-image, 400 x 400 (skipped
-with a word without it); 256 x 256 for the Hadamard transform, which has no rival here.
+float64, one thread. The two take turns, 50 steps of ours and 10 of numpy's; the ratio is of the fastest of them. Images: Shepp-Logan and the astronaut of scikit-image,
+400 x 400 (skipped with a word without it); 256 x 256 for the Hadamard transform, which has no rival here.
 """
 
 import argparse
