@@ -17,7 +17,7 @@ import paralift as pl
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--output", default="output")
 parser.add_argument("--quick", action="store_true", help="4 crops of 32 x 32, 40 sweeps")
-parser.add_argument("--sweeps", type=int, default=100)
+parser.add_argument("--sweeps", type=int, default=50)
 arguments = parser.parse_args()
 output = Path(arguments.output)
 output.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ start = pl.LearnedRegulariser.functional(problem.first, space)
 regularisers = {"total variation": pl.TotalVariation(), "8 random filters": start, "8 learned filters": result.solution}
 
 noise, sigma = torch.randn(test.shape, dtype=torch.float64), 0.05
-noisy, steps, few = test + sigma * noise, 100 if arguments.quick else 300, 0.01
+noisy, steps, few = test + sigma * noise, 100 if arguments.quick else 200, 0.01
 K = pl.FourierTransform(space, pl.variable_density_mask((side, side), acceleration=4, calibration=side // 8, seed=0))
 kspace = K(test + few * torch.randn(test.shape, dtype=torch.float64))
 psnr = lambda u: -10 * (u - test).square().mean((1, 2)).log10()
@@ -71,12 +71,12 @@ print("| regulariser | norm of v, mean | for a quarter of k-space; distance | J(
 shown = {"image": test[0], "zero-filled": K.adjoint(kspace)[0]}
 for name, J in regularisers.items():
     found = [pl.FISTA(steps, tolerance=1e-8).solve(pl.SourceCondition(A, J, test), **every).solution for A in (pl.IdentityOperator(space), K)]
-    denoised = best(lambda w: pl.PDHG(steps).solve(pl.Reconstruction(pl.IdentityOperator(space), noisy, regulariser=w * J), **every).solution, (0.01, 0.02, 0.03, 0.05, 0.08))
-    imaged = best(lambda w: pl.PDHG(steps).solve(pl.Reconstruction(K, kspace, regulariser=w * J), **every).solution, (5e-4, 1e-3, 2e-3, 4e-3, 8e-3))
+    denoised = best(lambda w: pl.PDHG(steps).solve(pl.Reconstruction(pl.IdentityOperator(space), noisy, regulariser=w * J), **every).solution, (0.02, 0.03, 0.05))
+    imaged = best(lambda w: pl.PDHG(steps).solve(pl.Reconstruction(K, kspace, regulariser=w * J), **every).solution, (1e-3, 2e-3, 4e-3))
     shown[f"{name}: {float(psnr(imaged[2])[0]):.2f} dB"] = imaged[2][0]
-    print(f"| {name} | {float(found[0].norm.mean()):.2f} | {float(found[1].norm.mean()):.2f}; {float(found[1].distance.mean()):.2f} | {float((J(test) / J(noise)).mean()):.4f} | "
-          f"{denoised[0]:.2f}; {denoised[1]:g} | {imaged[0]:.2f}; {imaged[1]:g} |", flush=True)
-    assert float(found[0].distance.max()) < 1e-6                                              # K = 1: v is in dJ(u)
+    v = sum(t.op.adjoint(q) for t, q in zip(J.split(space), found[0].subgradient))             # of J itself, K = 1: these q lie in dH, so v is in dJ(u)
+    print(f"| {name} | {float(v.square().sum((1, 2)).sqrt().mean()):.2f} | {float(found[1].norm.mean()):.2f}; {float(found[1].distance.mean()):.2f} | "
+          f"{float((J(test) / J(noise)).mean()):.4f} | {denoised[0]:.2f}; {denoised[1]:g} | {imaged[0]:.2f}; {imaged[1]:g} |", flush=True)
 
 from matplotlib.figure import Figure  # noqa: E402
 

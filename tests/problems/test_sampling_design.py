@@ -127,7 +127,7 @@ def test_wavelet_like_regularisers():
 @pytest.mark.parametrize("groups", [None, pl.line_groups((16, 16))])
 def test_total_generalised_variation(groups):
     """TGV's own field joins the unknowns: the objective in full k-space, v eliminated, plus |E* q2 - q1|^2 / 2 from its optimality; gradients; a mask at a budget."""
-    J = pl.TotalGeneralisedVariation((1.0, 1.0), tolerance=1e-6)
+    J = pl.TotalGeneralisedVariation((1.0, 1.0))
     problem = pl.SamplingDesign(pl.FourierTransform(S), J, images(2, 16, 16), weight=0.05, groups=groups, forced=CENTRE)
     pl.testing.check_problem(problem)
     g = torch.Generator().manual_seed(2)
@@ -143,7 +143,7 @@ def test_total_generalised_variation(groups):
         p = f.prox(z + q[name], 1.0)
         total += float((f(z) - f(p)).sum() - 0.5 * (z - p).square().sum() - (q[name] * (z - p)).sum())
     assert float(problem.value(q)) == pytest.approx(total, rel=1e-10)
-    found = pl.SamplingDesign(pl.FourierTransform(S), J, images(2, 16, 16), budget=64, groups=groups, forced=CENTRE).design(pl.FISTA(100))
+    found = pl.SamplingDesign(pl.FourierTransform(S), J, images(2, 16, 16), budget=64, groups=groups, forced=CENTRE).design(pl.FISTA(20), trials=3)
     assert 48 < found.samples <= 64 and found.mask[8, 8]
 
 
