@@ -8,7 +8,7 @@ from .sample_groups import SampleGroups
 __all__ = ["refine_mask"]
 
 
-def refine_mask(mask, transform, images, reconstruct, groups=None, forced=None, rounds=60, share=(0.5, 0.02), batch_size=16, seed=0):
+def refine_mask(mask, transform, images, reconstruct, groups=None, forced=None, rounds=60, share=(0.4, 0.02), batch_size=12, seed=0):
     """A mask of as many samples whose reconstructions of the images have less error: (mask, errors), errors[k] the relative error |u - u'|^2/|u'|^2 of round k, a mean.
 
     A round leaves out a random part D of the mask M, reconstructs u from M \\ D, and refills the mask with the choices g of largest
