@@ -126,7 +126,7 @@ def source_elements(setting, budget, images):
 
 def refined(setting, mask, seed=0):
     return pl.refine_mask(mask, setting.F, learn.to(setting.space.dtype), lambda m, u: setting.reconstruct(m, u.abs(), WEIGHT, LEARN),
-                          setting.labels, setting.forced, rounds=arguments.rounds, share=(0.4, 0.02), batch_size=12, seed=seed)
+                          setting.labels, setting.forced, rounds=arguments.rounds, seed=seed)
 
 
 def greedy(setting, budget, images, portions=32, candidates=20):

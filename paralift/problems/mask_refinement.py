@@ -1,8 +1,11 @@
 """`refine_mask`: samples of a mask exchanged for those that reconstructions of training images miss most."""
 
+from collections.abc import Callable
+
 import torch
 
 from ..arguments import checked
+from ..operators.operator import LinearOperator
 from ..operators.space import finite
 from .sample_groups import SampleGroups
 
@@ -10,7 +13,9 @@ __all__ = ["refine_mask"]
 
 
 @checked
-def refine_mask(mask, transform, images, reconstruct, groups=None, forced=None, rounds=60, share=(0.5, 0.02), batch_size=16, seed=0):
+def refine_mask(mask: torch.Tensor, transform: LinearOperator, images: torch.Tensor, reconstruct: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+                groups: torch.Tensor | None = None, forced: torch.Tensor | None = None, rounds: int = 60, share: tuple[float, float] = (0.4, 0.02), batch_size: int = 12,
+                seed: int = 0) -> tuple[torch.Tensor, list[float]]:
     """A mask of as many samples whose reconstructions of the images have less error: (mask, errors), errors[k] the relative error |u - u'|^2/|u'|^2 of round k, a mean.
 
     A round leaves out a random part D of the mask M, reconstructs u from M \\ D, and refills the mask with the choices g of largest
