@@ -1,9 +1,9 @@
 """Invert the encoder of an autoencoder: `python examples/invert_autoencoder.py [--iterations 300] [--weight 1.5e-4] [--noise 0.01] [--quick] [--output DIR]`.
 
 As in Wang & Benning (Front. Appl. Math. Stat. 9:1176850, 2023): a convolutional autoencoder of six layers with 300 codes is trained, here by the lifted method
-(`LiftedTraining`, ISGM). Then its decoder is left aside: the image in [0, 1] is found from the code alone, by the lifted energy of the encoder's three layers in the image x_0 and
-the layers' outputs, with alpha TV(x_0), "a decoder without training" (`ImplicitGradient`). No activation is differentiated. Both are shown beside the test images. The paper's alpha
-is 9e-3 for another energy (TV itself, the Bregman term of the last layer, no box). `benchmarks/deep_inversion.py` compares with Adam on the image.
+(`LiftedTraining`, ISGM). Then its decoder is left aside: the image in [0, 1] is found from the code alone, by the lifted energy of the encoder's three layers in the image x_0
+and the layers' outputs, with alpha TV(x_0), "a decoder without training" (`ImplicitGradient`). No activation is differentiated. Both are shown beside the test images. The
+paper's alpha is 9e-3 for another energy (TV itself, the Bregman term of the last layer, no box). `benchmarks/deep_inversion.py` compares with Adam on the image.
 MNIST is read from PARALIFT_DATA or the cache, or fetched; `--quick` takes scikit-learn's digits.
 """
 

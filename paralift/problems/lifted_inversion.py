@@ -52,9 +52,9 @@ class LiftedInversion(InputSweep, LiftedProblem):
         forward pass.
 
     One affine layer makes it convex, and any solver serves: PDHG, ADMM and SPDHG take R in terms f @ K, and B(y, A .) by its prox where the source takes gradient steps,
-    their objective being the sum over the samples; FISTA, PGD and BCD take R by its prox. With more layers ImplicitGradient is the fastest on images; BCD (with Nesterov's inertia),
-    PGD and FISTA (without its theorem) minimise the lifted energy; `convexity()` says whether it is convex still. Raises TypeError/ValueError in a sentence before any work: activations that are no proximal maps (unless penalty="mac"), outputs outside the
-    last activation's range, NaN, wrong shapes.
+    their objective being the sum over the samples; FISTA, PGD and BCD take R by its prox. With more layers ImplicitGradient was the fastest on images; BCD (with Nesterov's
+    inertia), PGD and FISTA (without its theorem) minimise the lifted energy; `convexity()` says whether it is convex still. Raises TypeError/ValueError in a sentence before any
+    work: activations that are no proximal maps (unless penalty="mac"), outputs outside the last activation's range, NaN, wrong shapes.
     Source: Wang & Benning, Front. Appl. Math. Stat. 9:1176850, 2023.
     """
 
