@@ -48,16 +48,16 @@ class LiftedInversion(InputSweep, LiftedProblem):
     weight : alpha >= 0.
     penalty : of the hidden layers, as in `LiftedTraining`.
     fidelity : D. "bregman": the last layer's own penalty P_L(y, z_L) (|z_L - y|^2 / 2 where the network ends in no activation), or a name, Functional or Loss as `LiftedTraining`'s
-        loss, after the last activation, whose output is an unknown then.
+        loss, after the last activation, whose output is an unknown then; "squared_error" where noise fell on outputs that the activation had cut to a constant.
     rho : weight of the hidden penalties, a number, {l: number} (1 elsewhere) or a function L -> {l: number}.
     shape : of one input; taken from `start`, from R's space or from a first nn.Linear where left out.
     start : "backprojection", t J* (y - N(0)), J the derivative of the network N at 0 and t by least squares; "zeros"; or the inputs (n, *shape). Hidden x start at the
         forward pass.
 
     One affine layer makes it convex, and any solver serves: PDHG, ADMM and SPDHG take R in terms f @ K, and B(y, A .) by its prox where the source takes gradient steps,
-    their objective being the sum over the samples; FISTA, PGD and BCD take R by its prox. With more layers PGD, FISTA (without its theorem) and BCD serve; `convexity()` says
-    whether it is convex still. Raises TypeError/ValueError in a sentence before any work: activations that are no proximal maps (unless penalty="mac"), outputs outside the
-    last activation's range, NaN, wrong shapes.
+    their objective being the sum over the samples; FISTA, PGD and BCD take R by its prox. With more layers ImplicitGradient was the fastest on images; BCD (with Nesterov's
+    inertia), PGD and FISTA (without its theorem) minimise the lifted energy; `convexity()` says whether it is convex still. Raises TypeError/ValueError in a sentence before any
+    work: activations that are no proximal maps (unless penalty="mac"), outputs outside the last activation's range, NaN, wrong shapes.
     Source: Wang & Benning, Front. Appl. Math. Stat. 9:1176850, 2023.
     """
 

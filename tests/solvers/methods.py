@@ -37,6 +37,7 @@ JUDGED = {
     "SVRG": ["test_stochastic::test_methods_reach_the_reference_optimum", "test_optima::test_finite_sums_reach_the_optimum"],
     "Katyusha": ["test_stochastic::test_methods_reach_the_reference_optimum", "test_optima::test_finite_sums_reach_the_optimum"],
     "ISGM": ["test_optima::test_finite_sums_reach_the_optimum", "test_rates::test_an_implicit_step_is_a_proximal_point_step"],
+    "ImplicitGradient": ["test_implicit_gradient::test_implicit_gradient_finds_the_input"],
     "ConjugateGradient": ["test_imaging::test_conjugate_gradients_solve_the_normal_equations", "test_imaging::test_conjugate_gradients_keep_their_rate"],
     "MLEM": ["test_imaging::test_mlem_falls_at_its_rate_to_the_optimum"],
     "OSEM": ["test_imaging::test_osem_is_mlem_on_subsets_and_faster_at_first"],
