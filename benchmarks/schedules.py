@@ -83,12 +83,12 @@ def speeds(a, machine):
     """Predicted speed-ups of plain networks; the stages between the first and the last cost what those of a network of five layers do on the mean."""
     print(f"{'width':>5} {'batch':>5} {'layers':>6}   speed-up for {', '.join(map(str, WORKERS[1:]))} workers; at most (parts of whole stages, nothing else lost)", flush=True)
     for width in a.widths:
-        for batch in (128, 256, 512):
+        for batch in a.batches:
             torch.manual_seed(0)
             p = pl.LiftedTraining(plain(5, width)(784), torch.randn(12 * batch, 784), torch.randint(10, (12 * batch,)))
-            whole = pl.distributed.measured_costs(p, batch, 5, gradients=False)
+            whole = pl.distributed.measured_costs(p, batch, 15, gradients=False)
             whole = whole.completed(minibatch_seconds(p, batch), batch)
-            micro = {P: dataclasses.replace(pl.distributed.measured_costs(p, batch // P, 5, gradients=False), update=whole.update) for P in WORKERS[1:]}
+            micro = {P: dataclasses.replace(pl.distributed.measured_costs(p, batch // P, 15, gradients=False), update=whole.update) for P in WORKERS[1:]}
             for depth in (8, 10, 16, 17, 24):
                 serial = deepened(whole, depth)
                 run = lambda P, costs: pl.distributed.simulate(deepened(costs, depth), P, batch, schedules="stream", microbatches=P, machine=machine).runs[0].seconds
@@ -168,6 +168,7 @@ def main():
     parser.add_argument("--batch", type=int, default=128, help="of a minibatch; the transformer has 32")
     parser.add_argument("--speeds", action="store_true", help="predicted speeds alone, of plain networks")
     parser.add_argument("--widths", type=int, nargs="+", default=[256, 512, 1024, 2048], help="of --speeds")
+    parser.add_argument("--batches", type=int, nargs="+", default=[128, 256, 512], help="of --speeds")
     parser.add_argument("--race", action="store_true", help="one process against two real ones, in seconds")
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--costs-width", type=int, default=None, help="measure the stages' costs at another width")

@@ -78,7 +78,7 @@ class Stream:
     def run(self, theta, batches, schedule, cut, factor, update):
         """cut(samples) -> [(number, samples) of this row's microbatches]; update(k, [gradient of each, or of all]) changes theta; `losses` (k, number, loss) stay here, the means
         weighted by the microbatches' sizes."""
-        self.losses, self.waiting, self.updates, feedback = [], deque(), 0, 0.0 if schedule.flush else schedule.feedback
+        self.losses, self.waiting, self.room, self.updates, feedback = [], deque(), {}, 0, 0.0 if schedule.flush else schedule.feedback
         ahead = self.layers - 1 - self.rank
         work = [(k, i, rows, seed + 104729 * i, len(samples)) for k, (samples, seed) in enumerate(batches) for i, rows in cut(samples)]
         first, size = cut(batches[0][0])[0][0], len(cut(batches[0][0]))
@@ -112,7 +112,7 @@ class Stream:
     def _total(self, gradients, gathered, theta):
         """The gradient of a minibatch from those of its microbatches and the factors of linear layers'."""
         total = {}
-        for own in (*gradients, *(self.problem.stages[l - 1].gathered_gradient(factors, theta) for l, factors in gathered.items())):
+        for own in (*gradients, *(self.problem.stages[l - 1].gathered_gradient(factors, theta, self.room.setdefault(l, {})) for l, factors in gathered.items())):
             for name, g in own.items():
                 total[name] = total[name] + g if name in total else g
         return total

@@ -151,15 +151,20 @@ class Stage:
         G = torch.addmm(rows.new_zeros(1, 1), rows.T, flat, beta=0, alpha=scale) if self.products is None else self._product(rows.T, flat).mul_(scale)
         return {names["weight"]: G, **({names["bias"]: rows.sum(0).mul_(scale)} if "bias" in names else {})}
 
-    def gathered_gradient(self, factors, point):
-        """`linear_gradient` of several parts [(r, x, scale, moved), ..] in one product. moved = (rows, c, p) adds c (sigma(z at `point`) - p) to the first rows of a part's r, with
-        one product for all parts."""
-        r, x = torch.cat([part[0] for part in factors]), torch.cat([part[1] for part in factors])
-        behind = [(x, *moved) for _, x, _, moved in factors if moved is not None]
-        if behind:
-            new = self.penalty.activation(self.forward(torch.cat([x[:rows] for x, rows, _, _ in behind]), point)).split([rows for _, rows, _, _ in behind])
-            places = [part for part, (_, _, _, moved) in zip(r.split([len(part[0]) for part in factors]), factors) if moved is not None]
-            for place, s, (_, rows, c, p) in zip(places, new, behind):
+    def gathered_gradient(self, factors, point, room):
+        """`linear_gradient` of several parts [(r, x, scale, behind), ..] in one product. behind = (rows, c, p) adds c (sigma(z at `point`) - p) to the first rows of a part's r,
+        with one product for all parts. `room` {name: tensor} is memory to gather in, kept by the caller."""
+        def gather(name, parts):
+            rows = sum(map(len, parts))
+            if name not in room or len(room[name]) != rows:
+                room[name] = parts[0].new_empty((rows, *parts[0].shape[1:]))
+            return torch.cat(parts, out=room[name])
+
+        r, x = gather("r", [part[0] for part in factors]), gather("x", [part[1] for part in factors])
+        late = [(place, part[1], *part[3]) for place, part in zip(r.split([len(part[0]) for part in factors]), factors) if part[3] is not None]
+        if late:
+            new = self.penalty.activation(self.forward(gather("few", [x[:rows] for _, x, rows, _, _ in late]), point))
+            for s, (place, _, rows, c, p) in zip(new.split([rows for _, _, rows, _, _ in late]), late):
                 place[:rows].add_(s.sub_(p[:rows]), alpha=c)
         return self.linear_gradient(r, x, factors[0][2])
 

@@ -110,9 +110,9 @@ def test_any_graph_on_any_number_of_workers(schedule, seed):
 
 
 def test_thousands_of_workers_in_seconds():
-    began = time.perf_counter()
+    began = time.process_time()
     simulation = simulate(StageCosts.uniform(8, 1e-5, 2e-5, 4e6, 4e3, 1e-5), [4 ** k for k in range(7)], 1024)
-    assert time.perf_counter() - began < 10 and len(simulation.runs) == 7 * len(SCHEDULES)
+    assert time.process_time() - began < 10 and len(simulation.runs) == 7 * len(SCHEDULES)
     assert all(run.data * run.layers <= 1024 * 8 for run in simulation.runs)
 
 
