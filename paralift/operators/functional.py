@@ -129,7 +129,7 @@ class Functional:
         if isinstance(sigma, torch.Tensor):
             good = not sigma.is_complex() and (sigma.device.type != "cpu" or bool((sigma >= 0).all()))
             if good and sigma.dim() and x is not None and (sigma.dim() > x.dim() or any(n not in (1, m) for n, m in zip(reversed(sigma.shape), reversed(x.shape)))):
-                raise ValueError(f"{type(self).__name__} got prox steps of shape {tuple(sigma.shape)} for an element of shape {tuple(x.shape)}; it needs ones that broadcast to it.")
+                raise ValueError(f"{type(self).__name__} got prox steps of shape {tuple(sigma.shape)} for an element of shape {tuple(x.shape)}; they need to broadcast to it.")
         else:
             good = isinstance(sigma, (int, float)) and 0 <= sigma < inf
         if not good:
