@@ -93,7 +93,7 @@ def _of(module, *names):
     return lambda v: isinstance(v, classes())
 
 
-_space, _integers, _reals = _of("operators.space", "Space"), _several(_whole), _several(_real)
+_space, _integers, _reals = _of("operators.space", "Space"), (lambda v: isinstance(v, (tuple, list, range)) and all(map(_whole, v))), _several(_real)
 ANY = Kind("", lambda v: True)                                   # its callable looks at it
 WORD = Kind("one of its names, or an object", lambda v: not isinstance(v, (torch.Tensor, np.ndarray, list, dict, set)))
 PLAIN = Kind("no tensor", lambda v: not isinstance(v, (torch.Tensor, np.ndarray)))

@@ -17,6 +17,7 @@ def psnr(x: torch.Tensor, reference: torch.Tensor, peak: float | torch.Tensor | 
     peak : the largest value an image can have; None: max |reference|, image by image. Returns the batch's shape. Raises ValueError for other shapes.
     """
     axes = _axes(x, reference, ndim, "psnr")
+    _check_peak(peak, "psnr")
     peak = reference.abs().amax(axes) if peak is None else peak
     return 10 * torch.log10(peak ** 2 / _square(x - reference).mean(axes))
 
@@ -41,6 +42,7 @@ def ssim(x: torch.Tensor, reference: torch.Tensor, peak: float | torch.Tensor | 
     axes = _axes(x, reference, ndim, "ssim")
     if x.is_complex() or reference.is_complex():
         raise TypeError("ssim got complex images, and knows no phase; compare magnitudes: ssim(x.abs(), reference.abs()).")
+    _check_peak(peak, "ssim")
     if min(x.shape[a] for a in axes) < 11:
         raise ValueError(f"ssim got images of shape {tuple(x.shape[-ndim:])}; its window needs 11 pixels an axis.")
     peak = reference.abs().amax(axes, keepdim=True) if peak is None else peak
@@ -53,6 +55,11 @@ def _axes(x, reference, ndim, who):
     if x.shape != reference.shape or x.dim() < ndim:
         raise ValueError(f"{who} got images of shapes {tuple(x.shape)} and {tuple(reference.shape)}; it needs one shape, (..., and {ndim} axes of the image).")
     return tuple(range(-ndim, 0))
+
+
+def _check_peak(peak, who):
+    if peak is not None and not torch.is_tensor(peak) and not 0 < peak < 1e150:
+        raise ValueError(f"{who} got peak={peak}; it needs the largest value an image can have, a number > 0.")
 
 
 def _square(d):

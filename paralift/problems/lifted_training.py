@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..arguments import ARRAY
 from ..operators.functional import Functional
 from ..operators.module import batch_norms, call_module, drawing
 from ..operators.penalties import Penalty
@@ -40,8 +39,7 @@ def _tensors(inputs, targets, like=None) -> tuple[torch.Tensor, torch.Tensor]:
             raise TypeError("an IterableDataset was given; training draws its samples in any order: pass a Dataset with __len__ and __getitem__, or tensors.")
         pairs = [inputs[i] for i in range(len(inputs))]  # type: ignore[arg-type]
         inputs, targets = (torch.stack([torch.as_tensor(p[k]) for p in pairs]) if pairs else torch.empty(0) for k in (0, 1))
-    convert = lambda a, name: a if torch.is_tensor(a) else torch.as_tensor(np.asarray(a)) if ARRAY.holds(a) and np.ndim(a) else _refuse(a, name)  # noqa: E731
-    x, y = (a.clone() if a.is_inference() else a.detach() for a in (convert(inputs, "inputs"), convert(targets, "targets")))
+    x, y = (a.clone() if a.is_inference() else a.detach() for a in (_converted(inputs, "inputs"), _converted(targets, "targets")))
     if x.dim() == 0 or y.dim() == 0:
         raise ValueError("a single number was given as inputs or targets; samples go on the first axis.")
     if like is not None:
@@ -50,6 +48,17 @@ def _tensors(inputs, targets, like=None) -> tuple[torch.Tensor, torch.Tensor]:
         y = y.to(like.dtype) if y.is_floating_point() else y if y.dtype == torch.bool or y.is_complex() else y.long()
         x, y = x.to(like.device), y.to(like.device)
     return x, y
+
+
+def _converted(a, name):
+    if torch.is_tensor(a) and not a.is_meta:
+        return a
+    if isinstance(a, (np.ndarray, list, tuple)):
+        try:
+            return torch.as_tensor(np.asarray(a))
+        except (RuntimeError, TypeError, ValueError):
+            pass                                                 # no numbers, or of no one shape
+    _refuse(a, name)
 
 
 class _OutOfTable(ValueError):

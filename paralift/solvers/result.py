@@ -191,7 +191,7 @@ class Writer:
     def _save(self, result, path):
         try:
             result.save(path)
-        except OSError as error:
+        except Exception as error:                               # of whatever kind: a thread has nobody to raise it to
             self.error = error
 
     def wait(self):

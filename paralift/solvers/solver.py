@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..arguments import checked, shown
+from ..arguments import PATH, checked, shown
 from ..problems.problem import AgreedInterrupt, Point, Problem
 from .progress import Progress
 from .result import Result, Status, Writer, check_writable
@@ -123,7 +123,7 @@ class Solver:
                 raise TypeError(f"{type(self).__name__}.solve got {name}={shown(value)}; it needs True or False.")
         if callback is not None and not callable(callback):
             raise TypeError(f"{type(self).__name__}.solve got callback={callback!r}; it needs a function of one argument, the running result.")
-        if checkpoint is not None and (not isinstance(checkpoint, (str, os.PathLike)) or os.path.isdir(checkpoint)):
+        if checkpoint is not None and (not PATH.holds(checkpoint) or os.path.isdir(checkpoint)):
             raise ValueError(f"{type(self).__name__}.solve got checkpoint={checkpoint!r}; it needs the path of a file to write.")
         if checkpoint is not None:
             check_writable(checkpoint)

@@ -14,7 +14,8 @@ import paralift as pl
 MODULES = {"pl": pl, "operators": pl.operators, "problems": pl.problems, "solvers": pl.solvers, "networks": pl.networks, "io": pl.io, "metrics": pl.metrics, "data": pl.data,
            "distributed": pl.distributed, "plotting": pl.plotting, "testing": pl.testing}
 UNTRIED = {
-    "made by the library, not by users": "Certificate Convexity Linearisation Sampling Result Status Simulation ListMode Interfile FastMRI Measurement Layout CheckFailed StageGraph Stage",
+    "made by the library, not by users": "Certificate Convexity Linearisation Sampling Result Status Simulation ListMode Interfile FastMRI Measurement Layout CheckFailed "
+                                         "StageGraph Stage",
     "abstract: subclasses define everything": "Functional Operator LinearOperator Problem Solver Loss Penalty LiftedProblem ContrastiveProblem",
     "read data sets that need not be there": "mnist fashion_mnist tinyshakespeare brain fdg_slices mri_slices",
     "other libraries' objects, seconds to load": "from_odl to_odl from_pyproximal to_pylops",

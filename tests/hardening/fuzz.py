@@ -1,7 +1,7 @@
 """Seeded random calls over the whole public API: `python tests/hardening/fuzz.py --calls 10000 --seed 0 [--only NAME] [--at K]`.
 
-Every call must end in a success that its oracle confirms (no NaN from finite numbers, the same result for other memory layouts and in double precision, adjoint identity, the prox is
-a minimiser, arguments unchanged), or in an exception that a `raise` of this package makes, in a sentence. Anything else is a defect: an error from elsewhere, a hang, a NaN.
+Every call must end in a success that its oracle confirms (oracles.py), its arguments unchanged, or in an exception that a `raise` of this package makes, in a sentence.
+Anything else is a defect: an error from elsewhere, a hang, a NaN.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from calls import FOLDER, calls, found, randn, untried
+from oracles import SHAPES, Wrong, has_nan, prove, solvable, tame, tensors, use
 
 import paralift as pl
 from paralift.arguments import shown
@@ -28,15 +29,16 @@ from paralift.arguments import shown
 PACKAGE = str(Path(pl.__file__).parent)
 SECONDS = 20
 DUNDERS = ("__call__", "__add__", "__sub__", "__neg__", "__mul__", "__rmul__", "__matmul__", "__getitem__", "__or__", "__and__")
-SHAPES = {0: (), 1: (5,), 2: (4, 6), 3: (2, 4, 6)}
-CONTRACTS = {pl.Problem: set(vars(pl.Problem)), pl.Solver: set(dir(pl.Solver)) - {"solve"}, pl.Loss: {"value", "gradient", "value_and_gradient"}, pl.solvers.StepRule: {"start"},
+CONTRACTS = {pl.Problem: set(vars(pl.Problem)), pl.Solver: set(dir(pl.Solver)) - {"solve"}, pl.Loss: {"value", "gradient", "value_and_gradient"},
+             pl.solvers.StepRule: {"start"},
              torch.nn.Module: set(dir(torch.nn.Module)) | {"__getitem__", "__add__", "__mul__", "stages", "example", "analysis", "synthesis", "step_size", "channels", "image",
                                                            "norm_squared"},
              pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"}}
 # what solvers ask of a problem beyond the contract, and what lifted problems tell each other
 INSIDE = set("start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss sample_lipschitz mean_lipschitz buffers "
              "set_buffers majorised_stage majoriser_from least_samples regularisation loss_at own_rows restrict forward settle transform pull_linear extrapolate curvature excess "
-             "can_step distance bregman_step ends rows_of half multiplied normal compact covering implicit_energy implicit_point arrive bound lowest weight pair finish check_data mean_values metrics draw step predict".split())
+             "can_step distance bregman_step ends rows_of half multiplied normal compact covering implicit_energy implicit_point arrive bound lowest "
+             "weight pair finish check_data mean_values metrics draw step predict".split())
 
 
 class Hang(BaseException):
@@ -45,14 +47,14 @@ class Hang(BaseException):
 
 def on_time(call, *arguments, **named):
     def late(*_):
-        raise Hang(f"no answer in {SECONDS} s")
+        raise Hang(f"no answer in {SECONDS} s of the processor's time")
 
-    signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
         return call(*arguments, **named)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 # ---- exceptions
@@ -180,130 +182,6 @@ def argument(name, thing, rng):
     return values[name]()
 
 
-def solvable(solver):
-    """A problem that suits a method."""
-    A, b = randn(6, 4), randn(6)
-    if isinstance(solver, (pl.MLEM, pl.OSEM)):
-        return pl.Reconstruction(pl.MatrixOperator(A.abs()), (5 * b.abs()).round(), "poisson")
-    if isinstance(solver, pl.solvers.stochastic.Stochastic):
-        return pl.linear_model(A, b)
-    if isinstance(solver, pl.ISGM):
-        return pl.LiftedTraining(pl.networks.MLP(4, 3, 2), A.float(), randn(6, 2).float(), "squared_error")
-    F = pl.LeastSquares(A, b)
-    if isinstance(solver, (pl.PDHG, pl.SPDHG, pl.ADMM)):
-        return pl.Composite(None, 0.1 * pl.L1Norm(), F.f @ F.op)
-    if isinstance(solver, pl.BregmanPGD):
-        return pl.Composite(F, pl.IndicatorNonnegative(), start=torch.ones(4, dtype=torch.float64))
-    return pl.Composite(F, None if isinstance(solver, (pl.LBFGS, pl.ConjugateGradient)) else 0.1 * pl.L1Norm())
-
-
-# ---- oracles
-class Wrong(Exception):
-    """A success that an oracle refutes."""
-
-
-def tensors(value):
-    if torch.is_tensor(value):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [t for v in value for t in tensors(v)] if isinstance(value, (tuple, list)) else []
-
-
-def tame(value):
-    """Finite numbers of ordinary size throughout."""
-    numbers = [t for t in tensors(value) if t.is_floating_point() or t.is_complex()]
-    plain = [v for v in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(v, (int, float))]
-    return all(t.device.type != "meta" and (not t.numel() or bool((t.detach().abs() < 1e12).all())) for t in numbers) and all(-1e12 < v < 1e12 for v in plain)
-
-
-def has_nan(value):
-    return any(bool(torch.isnan(t.detach()).any()) for t in tensors(value) if (t.is_floating_point() or t.is_complex()) and t.device.type != "meta")
-
-
-def close(a, b, eps, what):
-    for s, t in zip(tensors(a), tensors(b)):
-        s, t = s.detach(), t.detach()
-        if s.shape != t.shape:
-            raise Wrong(f"{what}: shape {tuple(s.shape)} instead of {tuple(t.shape)}")
-        if not (s.is_floating_point() or s.is_complex()) or not s.numel():
-            continue
-        good = torch.isfinite(s) & torch.isfinite(t)
-        size = 1 + float(t[good].abs().max()) if good.any() else 1.0
-        if good.any() and float((s - t)[good].abs().max()) > eps * size:
-            raise Wrong(f"{what}: {float((s - t)[good].abs().max()):.2g} off at size {size:.2g}")
-
-
-def prove(thing, method, given, named, result):
-    """Raise Wrong where the result of thing.method(*given) is not what it should be."""
-    arguments = [*given, *named.values()]
-    x = next((a for a in arguments if torch.is_tensor(a)), None)
-    public = {"__call__", "gradient", "prox", "activation", "gradient_z", "prox_x"}
-    if has_nan(result) and tame(arguments):
-        outside = isinstance(thing, pl.Functional) and method == "gradient" and not torch.isfinite(thing(x)).all()
-        if not outside:
-            raise Wrong("NaN from finite arguments")
-    if method not in public or not isinstance(thing, (pl.Functional, pl.Operator, pl.Penalty)) or not tame(arguments) or x is None or not x.numel():
-        return
-    again = lambda change: getattr(thing, method)(*(change(a) if torch.is_tensor(a) else a for a in given), **{k: change(a) if torch.is_tensor(a) else a for k, a in named.items()})
-    half = x.dtype in (torch.float16, torch.bfloat16)
-    if not x.is_contiguous() or x.requires_grad:
-        close(result, again(lambda t: t.detach().clone(memory_format=torch.contiguous_format)), 1e-2 if half else 1e-4, "other memory, other result")
-    if x.dtype in (torch.float32, torch.complex64) and not isinstance(thing, pl.NuclearNorm):
-        try:
-            wide = again(lambda t: t.to(torch.complex128 if t.is_complex() else torch.float64))
-        except (TypeError, ValueError):
-            wide = result
-        close(result, wide, 2e-2 if "Variation" in type(thing).__name__ or "DualProx" == type(thing).__name__ else 2e-3, "float32 against float64")
-    if isinstance(thing, pl.Operator) and thing.is_linear and method == "__call__" and not half:
-        w = randn(*result.shape, dtype=result.dtype)
-        try:
-            back = thing.adjoint(w)
-        except TypeError:
-            return
-        product = lambda a, b: complex((a.detach().to(torch.complex128) * b.detach().to(torch.complex128).conj()).sum())
-        left, right = product(result, w), product(x, back)
-        complex_both = x.is_complex() == result.is_complex() == back.is_complex()
-        gap = abs(left - right) if complex_both else abs(left.real - right.real)
-        if gap > 1e-3 * (1 + float(result.detach().norm() * w.norm())):
-            raise Wrong(f"<A x, y> = {left:.4g}, <x, A* y> = {right:.4g}")
-    sigma = next((a for a in (*given[1:], *named.values()) if isinstance(a, (int, float))), 1.0)
-    if isinstance(thing, pl.Functional) and method == "prox" and thing.convex and getattr(thing, "has_value",
-                                                                                          True) and sigma > 0 and x.dtype == torch.float64 and len(arguments) < 3 \
-            and (len(arguments) < 2 or isinstance(arguments[1], (int, float))):
-        energy = lambda u: thing(u.detach()) + pl.operators.space.inner(u.detach() - x.detach(), u.detach() - x.detach(), thing.ndim) / (2 * sigma)
-        best = energy(result)
-        for size in (1e-3, 1e-1):
-            other = energy(result + size * randn(*result.shape))
-            if bool((best > other + 1e-3 * (1 + other.abs())).any()):
-                raise Wrong(f"prox is no minimiser: {float((best - other).max()):.2g} above a point near by")
-
-
-def use(thing, rng):
-    """What was made must serve."""
-    repr(thing)
-    plain = lambda space: randn(*space.shape, dtype=space.dtype if space.dtype.is_floating_point or space.dtype.is_complex else torch.float32)
-    if isinstance(thing, pl.Functional):
-        space = thing.space or pl.Space(SHAPES[min(thing.ndim, 3)], torch.float64)
-        for method, given in (("__call__", ()), ("prox", (0.7,)), ("gradient", ())):
-            if (method != "prox" or thing.has_prox) and (method != "gradient" or thing.differentiable):
-                prove(thing, method, (x := plain(space), *given), {}, getattr(thing, method)(x, *given))
-    elif isinstance(thing, pl.LinearOperator):
-        prove(thing, "__call__", (x := plain(thing.domain),), {}, thing(x))
-    elif isinstance(thing, pl.Penalty):
-        z = randn(*(thing.potential.space.shape if thing.potential.space else SHAPES[thing.ndim]))
-        x = thing.activation(z)
-        prove(thing, "__call__", (x, z), {}, (thing(x, z), thing.gradient_z(x, z), thing.prox_x(x, z, 0.5)))
-    elif isinstance(thing, pl.Solver):
-        result = thing.solve(solvable(thing), progress=False)
-        if result.status is not pl.Status.DIVERGED and result.objective is not None and not np.isfinite(result.objective):
-            raise Wrong(f"objective {result.objective} and status {result.status.name}")
-    elif isinstance(thing, pl.Composite):
-        value = thing.value(thing.start())
-        if torch.isnan(value):
-            raise Wrong("the objective at the start is NaN")
-
-
 # ---- one call
 def methods(thing):
     """{name: function} of what users call on a thing."""
@@ -343,6 +221,8 @@ class Fuzzer:
 
     def __init__(self, seed, only=None):
         self.seed, self.public = seed, found()
+        for file in Path(PACKAGE).rglob("*.py"):
+            raises(str(file))                                    # as the modules are now
         self.table = calls()
         missing, gone = set(self.public) - set(self.table) - untried(), (set(self.table) | untried()) - set(self.public)
         if missing or gone - {"Stage", "Layout", "CheckFailed", "LiftedProblem"}:
@@ -417,7 +297,7 @@ class Fuzzer:
             return judged(error)
 
 
-def fuzz(number, seed, only=None, first=0, show=None):
+def fuzz(number, seed, only=None, first=0, show=False):
     """(counts of verdicts, counts of refusals by type, {defect: [calls]})."""
     fuzzer, verdicts, refusals, defects = Fuzzer(seed, only), collections.Counter(), collections.Counter(), collections.defaultdict(list)
     for k in range(first, first + number):
@@ -425,10 +305,12 @@ def fuzz(number, seed, only=None, first=0, show=None):
         verdicts[verdict] += 1
         if verdict == "defect":
             defects[who, details[0], details[1]].append((k, text, details[2]))
+            if show:
+                print(f"{k}: {text[:200]}: {details}", file=sys.stderr, flush=True)
         elif verdict != "success":
             refusals[f"{details} ({verdict})"] += 1
-        if show:
-            show(k, verdict)
+        if show and k % 1000 == 999:
+            print(f"{k + 1 - first} calls, {verdicts['defect']} defects", file=sys.stderr, flush=True)
     return verdicts, refusals, defects
 
 
@@ -437,6 +319,7 @@ if __name__ == "__main__":
     parser.add_argument("--calls", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="one class or function")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first call, to share the work")
     parser.add_argument("--at", type=int, help="the call of this number alone, with its traceback")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -447,8 +330,9 @@ if __name__ == "__main__":
         print(value)
         prove(thing, method, given, named, value) if thing is not None else use(value, random.Random(0))
         sys.exit()
-    verdicts, refusals, defects = fuzz(options.calls, options.seed, options.only)
-    print(f"{sum(verdicts.values())} calls, seed {options.seed}: {verdicts['success']} successes, {verdicts['refused']} refusals in our sentences, {verdicts['signature']} by the signature, "
+    verdicts, refusals, defects = fuzz(options.calls, options.seed, options.only, options.first, True)
+    print(f"{sum(verdicts.values())} calls, seed {options.seed}: {verdicts['success']} successes, "
+          f"{verdicts['refused']} refusals in our sentences, {verdicts['signature']} by the signature, "
           f"{verdicts['defect']} defects")
     print("  " + ", ".join(f"{n} {kind}" for kind, n in refusals.most_common()))
     for (who, kind, place), found_ in sorted(defects.items(), key=lambda item: -len(item[1])):

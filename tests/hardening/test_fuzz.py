@@ -5,7 +5,8 @@ import inspect
 import pytest
 import torch
 from calls import calls, found, untried
-from fuzz import Wrong, fuzz, judged, prove
+from fuzz import fuzz, judged
+from oracles import Wrong, prove
 
 import paralift as pl
 from paralift.arguments import NAMES, kind_of
