@@ -9,7 +9,7 @@ import math
 import os
 import re
 from numbers import Integral, Real
-from typing import Callable, NamedTuple, NoReturn
+from typing import Any, Callable, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -251,29 +251,29 @@ def check(who, name, kind, value):
         raise ArgumentError(f"{who} got {name}={shown(value)}; it needs {kind.words}.")
 
 
-def checked(made, owner=None):
+def checked(made: Any, owner: Any = None) -> Any:
     """A class whose constructor, or a function or method that, looks at the kinds of its arguments first; the default of an argument passes as it is."""
     if isinstance(made, type):
         first = next(c for c in made.__mro__ if "__init__" in vars(c))
         if made.__module__.startswith("paralift.") and made.__name__[0] != "_" and (first is made or first.__name__[0] == "_"):           # what users derive is theirs
-            made.__init__ = checked(made.__init__, made)
+            made.__init__ = checked(made.__init__, made)  # type: ignore[misc]
         return made
     places = tuple(c.__name__ for c in owner.__mro__) if owner else (made.__qualname__, made.__name__)
     found = [(p.name, kind_of(places, p.name), p.default, p.kind) for p in list(inspect.signature(made).parameters.values())[bool(owner):]]
     plain = [(name, kind, default) for name, kind, default, sort in found if sort is not inspect.Parameter.VAR_POSITIONAL]
     rest = next(((name, kind) for name, kind, _, sort in found if sort is inspect.Parameter.VAR_POSITIONAL), None)
-    table, first = {name: (kind, default) for name, kind, default in plain}, bool(owner)
+    table, inside = {name: (kind, default) for name, kind, default in plain}, bool(owner)
     if all(kind is ANY for _, kind, _, _ in found):
         return made
 
     @functools.wraps(made)
     def call(*given, **named):
-        who = type(given[0]).__name__ if first else made.__qualname__
+        who = type(given[0]).__name__ if inside else made.__qualname__
         if rest is not None:
-            for value in given[first:]:
+            for value in given[inside:]:
                 check(who, *rest, value)
         else:
-            for (name, kind, default), value in zip(plain, given[first:]):
+            for (name, kind, default), value in zip(plain, given[inside:]):
                 if value is not default:
                     check(who, name, kind, value)
         for name, value in named.items():
@@ -283,7 +283,7 @@ def checked(made, owner=None):
         try:
             return made(*given, **named)
         except (RuntimeError, IndexError) as error:
-            refuse(error, who, [*given[first:], *named.values()])
+            refuse(error, who, [*given[inside:], *named.values()])
 
     return call
 

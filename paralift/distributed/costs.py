@@ -96,14 +96,14 @@ class StageCosts:
         """[seconds, ..] of each stage's forward and backward on so many rows."""
         return [f + b for f, b in zip(self.forward_seconds(rows), self.backward_seconds(rows))]
 
-    def update_seconds(self, rows):
+    def update_seconds(self, rows: float) -> list[float]:
         return [fixed + row * rows for fixed, row in self.update]
 
-    def serial_seconds(self, rows):
+    def serial_seconds(self, rows: float) -> float:
         """An iteration of one worker: every stage, then the update."""
         return sum(self.seconds(rows)) + sum(self.update_seconds(rows))
 
-    def completed(self, seconds, rows, outputs=False):
+    def completed(self, seconds: float, rows: float, outputs: bool = False) -> "StageCosts":
         """The same costs with an `update` such that one worker takes so many seconds for an iteration of so many rows: what the stages leave, shared out by the bytes that change,
         parameters and, with `outputs` (all blocks at once), x. Where the stages alone would take longer they are scaled down to it."""
         own = sum(self.seconds(rows))

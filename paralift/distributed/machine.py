@@ -45,7 +45,7 @@ class Machine:
             raise ValueError(f"{self} was given; it needs cores > 0 (math.inf: each worker its own), visit >= 0 (s) and copy >= 0 (s a byte).")
 
 
-def calibrate(repeats=9):
+def calibrate(repeats: int = 9) -> Machine:
     """The Machine that this computer is, for workers of one thread: 3 seconds of two processes, which should have it for themselves.
 
     Messages of 4 KiB and 4 MiB both ways at once, all-reductions of 4 KiB and 8 MiB: seconds, and the processor time of one process in them. Gathering of 8 MiB. Streams over

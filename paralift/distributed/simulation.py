@@ -120,7 +120,7 @@ class Simulation:
 
     columns = tuple(field.name for field in fields(Run))
 
-    def __init__(self, runs: list[Run], costs: StageCosts, machine, batch_size: int):
+    def __init__(self, runs: list[Run], costs: StageCosts, machine: Machine, batch_size: int):
         self.runs, self.costs, self.machine, self.batch_size = runs, costs, machine, batch_size
 
     def __repr__(self):

@@ -4,7 +4,7 @@ A new functional is one class with `_value` and `_prox` (and `_gradient`, `grad_
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 
 import torch
@@ -98,11 +98,11 @@ class Functional:
         """The spaces of the unknowns that the value minimises over by itself (TGV: a vector field), for elements of `space`; () for most."""
         return ()
 
-    def minimisers(self, x):
+    def minimisers(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         """Those unknowns, of `auxiliary(space)`, at x: the functional's value is that of its terms there. () where there are none."""
         return ()
 
-    def feasible_duals(self, space, duals):
+    def feasible_duals(self, space: Space, duals: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         """Duals y of the terms of `split(space)`, near `duals` and in the domains of the conjugates, with sum_j (K_j* y_j) = 0 in the unknowns of `auxiliary(space)`, so that
         <., sum_j (K_j* y_j)> minus the conjugates is below the functional. As they are where there are no such unknowns."""
         return duals

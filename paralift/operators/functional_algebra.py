@@ -1,5 +1,6 @@
 """What the algebra of functionals makes: conjugate, multiple, translate, sum, composition with an operator; reached through `Functional`'s methods."""
 
+from collections.abc import Sequence
 from math import inf
 
 import torch
@@ -89,10 +90,10 @@ class _Scaled(_Wrapper):
     def auxiliary(self, space):
         return self.f.auxiliary(space)
 
-    def minimisers(self, x):
+    def minimisers(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         return self.f.minimisers(x)
 
-    def feasible_duals(self, space, duals):
+    def feasible_duals(self, space: Space, duals: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         return [self.a * y for y in self.f.feasible_duals(space, [y / self.a for y in duals])] if self.a else [torch.zeros_like(y) for y in duals]
 
     def split(self, space):
@@ -150,10 +151,10 @@ class _Translated(_Wrapper):
     def auxiliary(self, space):
         return self.f.auxiliary(space)
 
-    def minimisers(self, x):
+    def minimisers(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         return self.f.minimisers(x - self.shift)
 
-    def feasible_duals(self, space, duals):
+    def feasible_duals(self, space: Space, duals: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         return self.f.feasible_duals(space, duals)
 
     def split(self, space):
@@ -218,10 +219,10 @@ class _Sum(_Wrapper):
     def auxiliary(self, space):
         return (*self.f.auxiliary(space), *self.g.auxiliary(space))
 
-    def minimisers(self, x):
+    def minimisers(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         return (*self.f.minimisers(x), *self.g.minimisers(x))
 
-    def feasible_duals(self, space, duals):
+    def feasible_duals(self, space: Space, duals: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         k = len(self.f.split(space))
         return [*self.f.feasible_duals(space, duals[:k]), *self.g.feasible_duals(space, duals[k:])]
 
@@ -279,10 +280,10 @@ class _Composed(Functional):
     def auxiliary(self, space):
         return self.f.auxiliary(self.op.range)
 
-    def minimisers(self, x):
+    def minimisers(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         return self.f.minimisers(self.op._call(x))
 
-    def feasible_duals(self, space, duals):
+    def feasible_duals(self, space: Space, duals: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         return self.f.feasible_duals(self.op.range, duals)
 
     def split(self, space):

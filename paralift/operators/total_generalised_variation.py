@@ -1,6 +1,7 @@
 """Second-order total generalised variation: edges and slopes without stairs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -113,11 +114,11 @@ class TotalGeneralisedVariation(_Variation):
         a0, a1 = self.alpha
         return a1 * f._value(y) - inner(y, p, self.ndim + 1) + a0 * g._value(e) - inner(e, q, self.ndim + 1)
 
-    def minimisers(self, x):
+    def minimisers(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         return (self._minimise(x)[0],)
 
-    def feasible_duals(self, space, duals):
-        f = self.on(space)
+    def feasible_duals(self, space: Space, duals: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        f: Any = self.on(space)
         E = f._symmetrised(f.space)
         return list(f._feasible(f._norm().on(E.range)._dual_ball(duals[1], self.alpha[0]), E, f._norm().on(E.domain)))
 

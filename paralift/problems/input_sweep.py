@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from .problem import Point
 from .sweeps import _joined
 
 __all__ = ["InputSweep"]
@@ -42,7 +43,7 @@ class InputSweep:
             self._spectra[l] = found
         return self._spectra[l]
 
-    def input_gradient(self, point, tie=1.0, weight=1.0):
+    def input_gradient(self, point: Point, tie: float = 1.0, weight: float = 1.0) -> torch.Tensor:
         """The gradient in x_0 of the samples' sum, the hidden rho times `tie` and R times `weight`; the hidden x of `point` are not used."""
         values, kept, pulls, slope = {**self.initial, "x0": point["x0"]}, [], {}, self.loss.lipschitz
         for stage in self.stages:
@@ -73,7 +74,7 @@ class InputSweep:
         g = g if w == 1 else w * g
         return g if self.explicit is None else g + weight * self.explicit._gradient(point["x0"])
 
-    def input_value(self, point):
+    def input_value(self, point: Point) -> torch.Tensor:
         """E at the forward pass of x_0, where the hidden penalties vanish: the mean of D(z_L, y) + alpha R(x_0) + C(x_0)."""
         values = self.forward({**self.initial, "x0": point["x0"]})
         last = self.stages[-1]

@@ -40,7 +40,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):  # type: ignore[override]
         self.samples, self.depth, self._kept = len(inputs), len(stages), {}
 
     @cached_property
-    def theta_names(self):
+    def theta_names(self) -> list[str]:
         """The trained parameters; a shared one once."""
         return list(dict.fromkeys(name for s in self.stages for name in s.theta if name not in self.frozen))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from ..arguments import checked
+from ..operators.operator import LinearOperator
 from ..operators.transforms import FourierTransform, mirrored
 
 __all__ = ["line_groups", "spoke_groups", "SampleGroups"]
@@ -44,7 +45,7 @@ class SampleGroups:
     Raises ValueError for labels or forced samples of another kind or shape.
     """
 
-    def __init__(self, transform, groups=None, forced=None, who="SampleGroups"):
+    def __init__(self, transform: LinearOperator, groups: torch.Tensor | None = None, forced: torch.Tensor | None = None, who: str = "SampleGroups"):
         shape = tuple(transform.range.shape[len(transform.range.shape) - transform.domain.ndim:])
         self.shape, self.apart = shape, groups is None
         self.labels = torch.arange(math.prod(shape)).reshape(shape) if groups is None else groups
@@ -58,7 +59,7 @@ class SampleGroups:
         labels, count = self.labels.flatten(), int(self.labels.max()) + 1
         self.sizes = torch.bincount(labels[~self.forced.flatten()], minlength=count)                     # samples of a group that are not forced
         own = torch.arange(count)
-        partner = self._partners(labels, own, transform.axes) if self.paired else own
+        partner = self._partners(labels, own, transform.axes) if self.paired else own  # type: ignore[attr-defined]
         self.choice = torch.minimum(own, partner)[labels].reshape(shape)
         cheaper = (self.sizes < self.sizes[partner]) | ((self.sizes == self.sizes[partner]) & (own <= partner))
         self._taken = cheaper[labels].reshape(shape) & ~self.forced
@@ -73,24 +74,24 @@ class SampleGroups:
         return torch.where(partner[partner] == own, partner, own)
 
     @property
-    def total(self):
+    def total(self) -> int:
         """How many samples the largest mask has."""
         return int(self.forced.sum() + self.costs.sum())
 
-    def mask(self, chosen):
+    def mask(self, chosen: torch.Tensor) -> torch.Tensor:
         """The mask of the choices `chosen` (bool, one for each label)."""
         return self.forced | (self._taken & chosen[self.choice])
 
-    def held(self, mask):
+    def held(self, mask: torch.Tensor) -> torch.Tensor:
         """The choices of which a mask has a sample that is not forced."""
         return torch.bincount(self.choice[mask & ~self.forced], minlength=len(self.costs)).bool() & (self.costs > 0)
 
-    def sums(self, energy):
+    def sums(self, energy: torch.Tensor) -> torch.Tensor:
         """sum of `energy` (..., *k-space), per choice, over its samples and their mirror images and over leading axes, on the CPU."""
         energy = energy.reshape(-1, *self.shape).sum(0).cpu().flatten()
         return energy.new_zeros(len(self.costs)).index_add_(0, self.choice.flatten(), energy)
 
-    def fill(self, scores, budget, chosen=None):
+    def fill(self, scores: torch.Tensor, budget: int, chosen: torch.Tensor | None = None) -> torch.Tensor:
         """`chosen` (none by default) and the choices of largest score after them, until the mask would have more than `budget` samples."""
         chosen = torch.zeros(len(self.costs), dtype=torch.bool) if chosen is None else chosen.clone()
         order = torch.where(chosen | (self.costs == 0), -math.inf, scores).argsort(descending=True, stable=True)
@@ -98,7 +99,7 @@ class SampleGroups:
         chosen[order[self.costs[order].cumsum(0) <= budget - int(self.mask(chosen).sum())]] = True
         return chosen
 
-    def draw(self, density, budget, seed=0):
+    def draw(self, density: torch.Tensor, budget: int, seed: int = 0) -> torch.Tensor:
         """A random mask of at most `budget` samples: choices without replacement, with chances proportional to `density` (one for each label); infinite: always."""
         clock = torch.empty(len(self.costs), dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(seed))
         return self.mask(self.fill(density.double() / clock, budget))

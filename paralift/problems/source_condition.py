@@ -186,7 +186,7 @@ class SourceCondition(Problem):
         check_point("SourceCondition.element", point, self.names if self.reduced else ["v"])
         return self._operator._call(self._synthesis(point)) if self.reduced else self._expand(point["v"])
 
-    def certificate(self, point: Point, tolerance=1e-12) -> Certificate:
+    def certificate(self, point: Point, tolerance: float = 1e-12) -> Certificate:
         """The `Certificate` of a point {block: tensor}; for norms, entries of A u + b below `tolerance` times the largest count as 0, which shows in the gap."""
         check_point("SourceCondition.certificate", point, self.names if self.reduced else ["v", *self.names])
         return self._certificate(self.element(point), [point[name] for name in self.names], tolerance)

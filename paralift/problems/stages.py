@@ -151,7 +151,7 @@ class Stage:
         G = torch.addmm(rows.new_zeros(1, 1), rows.T, flat, beta=0, alpha=scale) if self.products is None else self._product(rows.T, flat).mul_(scale)
         return {names["weight"]: G, **({names["bias"]: rows.sum(0).mul_(scale)} if "bias" in names else {})}
 
-    def gathered_gradient(self, factors, point, room):
+    def gathered_gradient(self, factors: Sequence[tuple], point: Point, room: Point) -> Point:
         """`linear_gradient` of several parts [(r, x, scale, behind), ..] in one product. behind = (rows, c, p) adds c (sigma(z at `point`) - p) to the first rows of a part's r,
         with one product for all parts. `room` {name: tensor} is memory to gather in, kept by the caller."""
         def gather(name, parts):
