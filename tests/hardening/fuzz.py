@@ -36,7 +36,8 @@ CONTRACTS = {pl.Problem: set(vars(pl.Problem)), pl.Solver: set(dir(pl.Solver)) -
              pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"}}
 # what solvers ask of a problem beyond the contract, and what lifted problems tell each other
 INSIDE = set("start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss sample_lipschitz mean_lipschitz "
-             "buffers set_buffers majorised_stage majoriser_from least_samples regularisation loss_at own_rows restrict forward settle transform pull_linear extrapolate curvature excess "
+             "buffers set_buffers majorised_stage majoriser_from least_samples regularisation loss_at own_rows restrict forward settle transform pull_linear extrapolate "
+             "curvature excess "
              "can_step distance bregman_step ends rows_of half multiplied normal compact covering implicit_energy implicit_point arrive bound lowest "
              "weight pair finish check_data mean_values metrics draw step predict".split())
 
