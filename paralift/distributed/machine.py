@@ -30,8 +30,8 @@ class Machine:
     """Workers and what is between them.
 
     messages, sums : Link of a message between two workers, and of an all-reduce. cores : that all workers share; math.inf: each has its own.
-    visit : seconds that a microbatch costs a worker beside its stages. copy, gather : seconds a byte of gathering gradients in fresh memory, as for sums over workers, and residuals
-        and inputs in memory that is kept, as in streams.
+    visit : seconds that a microbatch costs a worker beside its stages. copy, gather : seconds a byte of gathering gradients in fresh memory, as for sums over workers, and
+        residuals and inputs in memory that is kept, as in streams.
     Raises ValueError where a number does not fit.
     """
 
@@ -50,8 +50,8 @@ class Machine:
 def calibrate(repeats=9):
     """The Machine that this computer is, for workers of one thread: 3 seconds of two processes, which should have it for themselves.
 
-    Messages of 4 KiB and 4 MiB both ways at once, all-reductions of 4 KiB and 8 MiB: seconds, and the processor time of one process in them. Gathering of four times 8 MiB. Streams over
-    eight and two workers in one process, of the same stages: the difference is their visits'. The fastest of `repeats` tries each.
+    Messages of 4 KiB and 4 MiB both ways at once, all-reductions of 4 KiB and 8 MiB: seconds, and the processor time of one process in them. Gathering of four times 8 MiB. Streams
+    over eight and two workers in one process, of the same stages: the difference is their visits'. The fastest of `repeats` tries each.
     Raises ValueError where repeats is no integer >= 1, RuntimeError inside a process group or where there is no fork.
     """
     if not isinstance(repeats, int) or repeats < 1:
