@@ -53,13 +53,12 @@ def isgm(width, batch, workers, steps):
 
 
 def costs_alone(width, batch, steps, microbatches):
-    """({"pgd": StageCosts}, {M: StageCosts} of ISGM) on one worker, while as many processes as there are cores do the same."""
+    """(StageCosts of PGD, {M: those of ISGM in M microbatches}) on one worker, while as many processes as there are cores do the same."""
     def measure():
         p = problem(width, batch)
-        whole = pl.distributed.measured_costs(p, batch, repeats=5)
-        one = whole.completed(pgd(width, batch, None, steps), batch, outputs=True)
-        update = pl.distributed.measured_costs(p, batch, 5, gradients=False).completed(isgm(width, batch, None, steps), batch).update
-        return one, {M: dataclasses.replace(pl.distributed.measured_costs(p, -(-batch // M), 7, gradients=False), update=update) for M in microbatches}
+        whole = pl.distributed.measured_costs(p, batch, 9).completed({rows: pgd(width, rows, None, steps) for rows in (batch // 4, batch)})
+        update = pl.distributed.measured_costs(p, batch, 9, gradients=False).completed({batch: isgm(width, batch, None, steps)}).update
+        return whole, {M: dataclasses.replace(pl.distributed.measured_costs(p, -(-batch // M), 9, gradients=False), update=update) for M in microbatches}
 
     return crowd(measure, os.cpu_count())
 

@@ -70,7 +70,7 @@ def predicted_seconds(p, batch, machine, repeats=7):
     """{P: seconds of a minibatch}, of the serial method and of streams over P workers."""
     whole = pl.distributed.measured_costs(p, batch, repeats, gradients=False)
     some = p if p.samples <= 16 * batch else pl.LiftedTraining(p.network, p.inputs[:16 * batch], p.targets[:16 * batch])
-    whole = whole.completed(minibatch_seconds(some, batch), batch)
+    whole = whole.completed({batch: minibatch_seconds(some, batch)})
     found = {1: whole.serial_seconds(batch)}
     for P in WORKERS[1:]:
         M = pl.distributed.Streamed().parts(1, P, False)
@@ -87,7 +87,7 @@ def speeds(a, machine):
             torch.manual_seed(0)
             p = pl.LiftedTraining(plain(5, width)(784), torch.randn(12 * batch, 784), torch.randint(10, (12 * batch,)))
             whole = pl.distributed.measured_costs(p, batch, 15, gradients=False)
-            whole = whole.completed(minibatch_seconds(p, batch), batch)
+            whole = whole.completed({batch: minibatch_seconds(p, batch)})
             micro = {P: dataclasses.replace(pl.distributed.measured_costs(p, batch // P, 15, gradients=False), update=whole.update) for P in WORKERS[1:]}
             for depth in (8, 10, 16, 17, 24):
                 serial = deepened(whole, depth)

@@ -122,7 +122,7 @@ class Pipeline(Column):
             size = sum(costs.parameter_bytes[l] for l in group) if layout.data > 1 else 0.0
             behind = sum(math.ceil(rows / SHARE) for rows in sorted(sizes)[:depth - 1]) if stream and feedback else 0       # rows that meet an update on their way and ask for it
             gathered = sum(costs.output_bytes[p] for l in group for p in (l, *(p - 1 for p in costs.parents[l] if p))) * sum(sizes)         # residuals and inputs of a gradient
-            changing = machine.copy * gathered + sum(update[l] for l in group) + (sum(costs.forward_seconds(behind)[l] for l in group if l < costs.stages - 1) if behind else 0.0)
+            changing = machine.gather * gathered + sum(update[l] for l in group) + (sum(costs.forward_seconds(behind)[l] for l in group if l < costs.stages - 1) if behind else 0.0)
             programs = [(len(self.sizes), 0)] if stream else [(self.M, it * self.M) for it in range(iterations)]
             for backwards, m in (step for count, first in programs for step in self._program(count, depth, first)):
                 seconds = sum(times[self.sizes[m]][backwards][l] for l in group)

@@ -103,15 +103,22 @@ class StageCosts:
         """An iteration of one worker: every stage, then the update."""
         return sum(self.seconds(rows)) + sum(self.update_seconds(rows))
 
-    def completed(self, seconds: float, rows: float, outputs: bool = False) -> "StageCosts":
-        """The same costs with an `update` such that one worker takes so many seconds for an iteration of so many rows: what the stages leave, shared out by the bytes that change,
-        parameters and, with `outputs` (all blocks at once), x. Where the stages alone would take longer they are scaled down to it."""
-        own = sum(self.seconds(rows))
-        scaled = lambda pairs: tuple((a * min(1.0, seconds / own), b * min(1.0, seconds / own)) for a, b in pairs) if own else pairs
-        moved = [size * rows if outputs else 0.0 for size in (*self.output_bytes[:-1], 0.0)]
-        rate = max(0.0, seconds - own) / max(sum(self.parameter_bytes) + sum(moved), 1e-30)
-        return replace(self, forward=scaled(self.forward), backward=scaled(self.backward),
-                       update=tuple((rate * size, rate * x / rows) for size, x in zip(self.parameter_bytes, moved)))
+    def completed(self, iterations) -> 'StageCosts':
+        """The same costs, but one worker takes iterations[rows] seconds for an iteration of so many rows, for one number of rows or two.
+
+        One: `update` is what the stages leave; where they alone would take longer they are scaled down. Two: what grows with the rows is shared out over the stages in the
+        proportions of their seconds, what does not is the update's. It is shared out by the bytes of parameters.
+        """
+        (few, less), (many, seconds) = min(iterations.items()), max(iterations.items())
+        own = sum(self.seconds(many)) or 1e-30
+        if few == many:
+            rest, change = max(0.0, seconds - own), lambda a, b: (a * min(1.0, seconds / own), b * min(1.0, seconds / own))
+        else:
+            rest, row = _affine(few, less, many, seconds)
+            change = lambda a, b: (0.0, row * (a + b * many) / own)
+        whole = sum(self.parameter_bytes)
+        update = tuple((rest * (size / whole if whole else 1 / self.stages), 0.0) for size in self.parameter_bytes)
+        return replace(self, forward=tuple(change(*pair) for pair in self.forward), backward=tuple(change(*pair) for pair in self.backward), update=update)
 
     def cut_bytes(self) -> list[float]:
         """[bytes, ..]: what a row sends over the cut after stage l = 1 .. L - 1 in one direction, the x_p with p <= l and a child > l."""

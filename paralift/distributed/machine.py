@@ -30,7 +30,8 @@ class Machine:
     """Workers and what is between them.
 
     messages, sums : Link of a message between two workers, and of an all-reduce. cores : that all workers share; math.inf: each has its own.
-    visit : seconds that a microbatch costs a worker beside its stages. copy : seconds a byte of gathering gradients.
+    visit : seconds that a microbatch costs a worker beside its stages. copy, gather : seconds a byte of gathering gradients in fresh memory, as for sums over workers, and
+        residuals and inputs in memory that is kept, as in streams.
     Raises ValueError where a number does not fit.
     """
 
@@ -39,17 +40,18 @@ class Machine:
     cores: float = math.inf
     visit: float = 0.0
     copy: float = 0.0
+    gather: float = 0.0
 
     def __post_init__(self):
-        if not self.cores > 0 or not 0 <= self.visit < math.inf or not 0 <= self.copy < math.inf:
-            raise ValueError(f"{self} was given; it needs cores > 0 (math.inf: each worker its own), visit >= 0 (s) and copy >= 0 (s a byte).")
+        if not self.cores > 0 or not all(0 <= v < math.inf for v in (self.visit, self.copy, self.gather)):
+            raise ValueError(f"{self} was given; it needs cores > 0 (math.inf: each worker its own), visit >= 0 (s), copy and gather >= 0 (s a byte).")
 
 
 def calibrate(repeats: int = 9) -> Machine:
     """The Machine that this computer is, for workers of one thread: 3 seconds of two processes, which should have it for themselves.
 
-    Messages of 4 KiB and 4 MiB both ways at once, all-reductions of 4 KiB and 8 MiB: seconds, and the processor time of one process in them. Gathering of 8 MiB. Streams over
-    eight and two workers in one process, of the same stages: the difference is their visits'. The fastest of `repeats` tries each.
+    Messages of 4 KiB and 4 MiB both ways at once, all-reductions of 4 KiB and 8 MiB: seconds, and the processor time of one process in them. Gathering of four times 8 MiB. Streams
+    over eight and two workers in one process, of the same stages: the difference is their visits'. The fastest of `repeats` tries each.
     Raises ValueError where repeats is no integer >= 1, RuntimeError inside a process group or where there is no fork.
     """
     if not isinstance(repeats, int) or repeats < 1:
@@ -97,14 +99,16 @@ def _facts(folder, rank, repeats):
             per_byte = max(large[0] - small[0], 1e-12) / sent
             return Link(small[0], 1 / per_byte, cores=large[1] / large[0])
 
-        several = cycle([list(torch.zeros(8, BUCKET // 32)) for _ in range(4)])
-        copying = _timed(lambda: torch.cat(next(several)), across, repeats, 8)[0]
+        several, kept = [list(torch.zeros(8, BUCKET // 32)) for _ in range(4)], torch.empty(BUCKET // 4)
+        copying = _timed(lambda: [torch.cat(parts) for parts in several], across, repeats, 2)[0]           # all are there at once, as gradients are
+        gathering = _timed(lambda: [torch.cat(parts, out=kept) for parts in several], across, repeats, 2)[0]
         messages = link(message(SMALL), message(LARGE), LARGE - SMALL)
         sums = link(*((seconds / 2, busy / 2) for seconds, busy in (all_reduce(SMALL), all_reduce(BUCKET))), (BUCKET - SMALL) / 2)       # two steps, of half of it
         problem = _small()
         many, few = (_timed(lambda: _stream(problem, workers), across, repeats, 1)[0] for workers in (8, 2))
         visit = max(0.0, many - few) / (6 * 8 * MINIBATCHES)
-        return Machine(messages, sums, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), visit, copying / BUCKET)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return Machine(messages, sums, cores, visit, copying / 4 / BUCKET, gathering / 4 / BUCKET)
     finally:
         dist.destroy_process_group()
 

@@ -171,12 +171,12 @@ def test_messages_take_cores_from_computing():
 
 def test_updates_cost_time():
     """`completed` makes one worker's iteration last as long as was measured; layers split it, samples do not split the parameters' part."""
-    costs = UNIFORM.completed(8 * 3 * 64 + 80, 64)
+    costs = UNIFORM.completed({64: 8 * 3 * 64 + 80})
     assert costs.serial_seconds(64) == pytest.approx(8 * 3 * 64 + 80) and costs.update_seconds(1) == pytest.approx([10.0] * 8)
-    fast = UNIFORM.completed(8 * 3 * 32, 64)                                  # the stages alone were timed slower than the whole
+    fast = UNIFORM.completed({64: 8 * 3 * 32})                                # the stages alone were timed slower than the whole
     assert fast.update_seconds(64) == [0.0] * 8 and fast.serial_seconds(64) == pytest.approx(8 * 3 * 32) and fast.backward[0] == pytest.approx((0.0, 1.0))
-    blocks = UNIFORM.completed(8 * 3 * 64 + 80, 64, outputs=True)             # 64 bytes of parameters, 64 rows of x of a byte, for all but the last stage
-    assert blocks.serial_seconds(64) == pytest.approx(8 * 3 * 64 + 80) and blocks.update_seconds(32)[0] == pytest.approx(0.75 * blocks.update_seconds(64)[0])
+    both = UNIFORM.completed({16: 80 + 16 * 48, 64: 80 + 64 * 48})            # twice as long a row as the stages, and 80 besides
+    assert both.serial_seconds(32) == pytest.approx(80 + 32 * 48) and both.update_seconds(1) == pytest.approx([10.0] * 8) and both.forward[0] == pytest.approx((0.0, 2.0))
     for schedule in ("layers", "stream", "flush_1f1b"):
         plain = one(UNIFORM, schedule, 8, 64, microbatches=8, **FREE).seconds
         assert one(costs, schedule, 8, 64, microbatches=8, **FREE).seconds == pytest.approx(plain + 10)
@@ -204,7 +204,7 @@ def test_this_machine_is_measured():
     before = torch.get_rng_state()
     found = calibrate(1)
     assert 0 < found.messages.latency < 1 and 1e6 < found.messages.bandwidth and 0 < found.messages.cores < 4 and 0 < found.sums.cores < 4
-    assert found.cores >= 1 and 0 <= found.visit < 1e-2 and 0 < found.copy < 1e-6 and torch.equal(before, torch.get_rng_state())
+    assert found.cores >= 1 and 0 <= found.visit < 1e-2 and 0 < found.copy < 1e-6 and 0 < found.gather < 1e-6 and torch.equal(before, torch.get_rng_state())
     with pytest.raises(ValueError, match="repeats=0"):
         calibrate(0)
     with pytest.raises(ValueError, match="cores > 0"):
