@@ -4,7 +4,8 @@ Data: the 70 chest slices of mri_images in PARALIFT_DATA (with h5py), magnitudes
 reconstruction depends on: exponents, radii, weights, which draw), 10 to test. With `--quick`, or without data, crops of scikit-image's pictures, 32 x 32.
 Data of a slice are its own Fourier coefficients (`--noise`: plus complex Gaussian noise, its standard deviation relative to the peak). Two settings, in each of which every
 mask has the same chance: "real", the image is known to be real, every pattern takes one of each pair of mirror images, and the reconstruction knows both; "complex", it is
-not, and k and -k are different samples. Masks have exactly the same number of samples, samples/4 or /8 of the grid, the zero frequency (or its line) included.
+not, and k and -k are different samples; in "real" variable density that does not know of the pairs is shown too. Masks have the same number of samples, a quarter or an eighth of
+the grid, the zero frequency (or its line) included. Three draws of a random mask, means; the others are one mask.
 Reconstruction: |M F u - y|^2/2 + weight TV(u), PDHG; the weight is tuned for each mask alike. PSNR of magnitudes for each slice's peak, mean over slices.
 """
 

@@ -82,7 +82,7 @@ def test_refined_for_zero_filling_is_the_largest_energy(T, lines):
     labels = pl.line_groups((16, 16)) if lines else None
     groups = pl.SampleGroups(T, labels, CENTRE)
     start = groups.draw(torch.ones(len(groups.costs)), 65, seed=3)
-    best = groups.mask(groups.fill(groups.sums(T(u).abs().square()) / groups.costs.clamp(min=1), int(start.sum())))
+    best = groups.mask(groups.fill(groups.sums(T(u).abs().square() * ~CENTRE) / groups.costs.clamp(min=1), int(start.sum())))
     mask, errors = pl.refine_mask(start, T, u, lambda m, u: T.adjoint((m | opposite(m) if groups.paired else m) * T(u)), labels, CENTRE, rounds=60, share=(0.7, 0.3))
     again = pl.refine_mask(best, T, u, lambda m, u: T.adjoint((m | opposite(m) if groups.paired else m) * T(u)), labels, CENTRE, rounds=5)[0]
     assert torch.equal(mask, best) and torch.equal(again, best) and len(errors) == 60 and errors[-1] < errors[0]
