@@ -71,8 +71,8 @@ print("| regulariser | norm of v, mean | for a quarter of k-space; distance | J(
 shown = {"image": test[0], "zero-filled": K.adjoint(kspace)[0]}
 for name, J in regularisers.items():
     found = [pl.FISTA(steps, tolerance=1e-8).solve(pl.SourceCondition(A, J, test), **every).solution for A in (pl.IdentityOperator(space), K)]
-    denoised = best(lambda w: pl.PDHG(steps).solve(pl.Reconstruction(pl.IdentityOperator(space), noisy, regulariser=w * J), **every).solution, (0.02, 0.03, 0.05))
-    imaged = best(lambda w: pl.PDHG(steps).solve(pl.Reconstruction(K, kspace, regulariser=w * J), **every).solution, (1e-3, 2e-3, 4e-3))
+    denoised = best(lambda w: pl.PDHG(steps).solve(pl.Reconstruction(pl.IdentityOperator(space), noisy, regulariser=w * J), **every).solution, (0.02, 0.03, 0.05, 0.08))
+    imaged = best(lambda w: pl.PDHG(steps).solve(pl.Reconstruction(K, kspace, regulariser=w * J), **every).solution, (1e-3, 2e-3, 4e-3, 8e-3))
     shown[f"{name}: {float(psnr(imaged[2])[0]):.2f} dB"] = imaged[2][0]
     v = sum(t.op.adjoint(q) for t, q in zip(J.split(space), found[0].subgradient))             # of J itself, K = 1: these q lie in dH, so v is in dJ(u)
     print(f"| {name} | {float(v.square().sum((1, 2)).sqrt().mean()):.2f} | {float(found[1].norm.mean()):.2f}; {float(found[1].distance.mean()):.2f} | "

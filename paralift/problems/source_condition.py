@@ -134,7 +134,11 @@ class SourceCondition(Problem):
         """sum_j A_j* q_j - K* v, v the best one in the reduced form; None where that is 0, for K*K = 1."""
         if self.reduced:
             return None if self.isometric else self._operator._complement(self._synthesis(point))
-        return self._synthesis(point) - self._image_of("v", point["v"])
+        s = self._synthesis(point)
+        if self._gram is None:
+            return s - self._image_of("v", point["v"])
+        w = self._inner._adjoint(point["v"])
+        return torch.sub(s, w, out=w)
 
     def linearise(self, point, blocks=None):
         value, gradient = self._values_and_gradients(point, list(point) if blocks is None else blocks, True)
