@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..arguments import checked, shown
+from ..arguments import TRAINING, check, checked, shown
 from ..problems.partition import best_groups, time_stages
 
 __all__ = ["Layout", "Link", "StageCosts", "counted_costs", "layout_for", "layout_table", "layouts", "measured_costs", "microbatch_counts"]
@@ -115,6 +115,7 @@ def measured_costs(problem, rows, repeats=3):
     for name, value in (("rows", rows), ("repeats", repeats)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"measured_costs got {name}={value!r}; it needs an integer >= 1.")
+    check("measured_costs", "problem", TRAINING, problem)
     many = min(rows, problem.samples)
     few = min(many, max(1, many // 4, problem.least_samples))
     pairs = [tuple(_affine(few, s, many, t) for s, t in zip(*times)) for times in zip(time_stages(problem, few, repeats), time_stages(problem, many, repeats))]

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 
-from ..arguments import checked
+from ..arguments import TRAINING, check, checked
 
 __all__ = ["partition", "stage_costs"]
 
@@ -20,6 +20,7 @@ def stage_costs(problem, batch_size=32, repeats=3):
     for name, value in (("batch_size", batch_size), ("repeats", repeats)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"stage_costs got {name}={value!r}; it needs an integer >= 1.")
+    check("stage_costs", "problem", TRAINING, problem)
     return [forward + backward for forward, backward in time_stages(problem, batch_size, repeats)]
 
 
