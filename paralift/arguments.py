@@ -140,8 +140,9 @@ PART = Kind("torch.nn.Modules and Functionals", _either(lambda v: isinstance(v, 
 LAYOUTS = Kind("a list of Layouts", lambda v: isinstance(v, (list, tuple)) and all(map(_of("distributed.costs", "Layout"), v)))
 PATTERNS = Kind("a name, or a sequence of names", lambda v: isinstance(v, str) or isinstance(v, (list, tuple, set)) and all(isinstance(n, str) for n in v))
 SLICES = Kind("an integer or a slice", lambda v: _integer(v) or isinstance(v, slice))
-MATRIX = Kind("numbers (4, 4)", lambda v: _array(v) and np.shape(v) == (4, 4))
+MATRIX = Kind("finite numbers (4, 4)", lambda v: _array(v) and np.shape(v) == (4, 4))
 LIMITS = Kind("two numbers", lambda v: _reals(v) and len(v) == 2)
+RHO = Kind("a number, or {layer: number}", _either(_real, lambda v: isinstance(v, dict)))
 FACTORS = Kind("{worker: factor}", lambda v: isinstance(v, dict))
 TABLES = Kind("a tuple with an entry a stage", lambda v: isinstance(v, (list, tuple)))
 ITEMS = Kind("a tensor, an array or a list", lambda v: isinstance(v, (list, tuple)) or (isinstance(v, np.ndarray) or _tensor(v)) and v.ndim > 0)
@@ -196,18 +197,22 @@ NAMES = {name: kind for kind, names in (
     (PATTERNS, "granularity schedules"),
     (FACTORS, "slow"),
     # where a callable means something else by it
-    (ANY, "Composite.operators ISGM.inner ISGM.momentum LearnedRegulariser.start LeastSquares.op LiftedProblem.inputs MLP.sizes Reconstruction.standard_deviation "
+    (ANY, "Composite.operators ISGM.inner ISGM.momentum LearnedRegulariser.start LeastSquares.op LiftedProblem.inputs MLP.sizes "
           "Solver.acceleration Solver.accumulate Solver.asynchronous Solver.average Solver.batch_size Solver.epochs Solver.inertia Solver.inner "
           "Solver.inner_steps Solver.max_iterations Solver.max_seconds Solver.memory Solver.shards Solver.sweeps Solver.tau Solver.tolerance Solver.weight_decay "
-          "Stage.operator Storage.dtype Storage.folder Tolerance.change Tolerance.gap Tolerance.objective Tolerance.passes Tolerance.residual Tolerance.seconds "
+          "Stage.operator Storage.dtype Tolerance.change Tolerance.gap Tolerance.objective Tolerance.passes Tolerance.residual Tolerance.seconds "
           "TotalGeneralisedVariation.alpha Workers.total characters.text partition.parts simulate.costs"),
     (REAL, "DirectionalGradient.eta DirectionalTotalVariation.eta Link.bandwidth Simulation.bandwidth layouts.memory simulate.bandwidth"),
-    (NUMBER, "Link.all_reduce.size Link.all_reduce.workers Link.transfer.size SourceCondition.range_data.alpha StageCosts.backward_seconds.rows "
+    (NUMBER, "ADMM.rho LearnedRegulariser.rho Link.all_reduce.size Link.all_reduce.workers Link.transfer.size SourceCondition.range_data.alpha StageCosts.backward_seconds.rows "
              "StageCosts.forward_seconds.rows StageCosts.seconds.rows StageCosts.uniform.backward StageCosts.uniform.boundary_bytes StageCosts.uniform.fixed "
              "StageCosts.uniform.forward StageCosts.uniform.parameter_bytes TimeOfFlight.fwhm TimeOfFlight.width discrepancy_weight.start phantom.noise "
              "reweighted.weight"),
     (INTEGER, "read_ismrmrd.encoding"),
     (COUNT, "CausalTransformer.blocks ProximalNetwork.kernel StageCosts.uniform.stages UnrolledNetwork.kernel VisionTransformer.blocks affine.inputs"),
+    (ANY, "LiftedInversion.output"),
+    (PATH, "Storage.folder"),
+    (RHO, "ContrastiveTraining.rho"),
+    (SERIES, "write_ismrmrd.field_of_view"),
     (FLAG, "PGD.restart UNet.residual"),
     (INTEGERS, "RayTransform.shape GroupHuber.axis GroupL1Norm.axis HadamardTransform.axes espirit.kernel simulate.workers"),
     (SEQUENCE, "JosephProjector.shape PET.shape emission_phantom.shape line_groups.shape phantom.shape spoke_groups.shape"),
@@ -221,7 +226,6 @@ NAMES = {name: kind for kind, names in (
     (FUNCTIONAL, "BregmanDistance.functional FunctionalLoss.functional"),
     (PENALTY, "PenaltyLoss.penalty"),
     (GEOMETRY, "Events.index.geometry"),
-    (TRAINING, "measured_costs.problem stage_costs.problem"),
     (SERIES, "Simulated.speeds partition.costs quasi_optimality_weight.weights"),
     (PART, "chain.parts"),
     (LAYOUTS, "layout_table.found"),

@@ -29,7 +29,9 @@ _TEXT = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinysh
 
 @checked
 def digits(test: float = 0.25, seed: int = 0) -> tuple[_Pair, _Pair]:
-    """scikit-learn's 1797 digits: ((x, y), (x_test, y_test)), x (n, 64) in [0, 1], labels 0 to 9."""
+    """scikit-learn's 1797 digits: ((x, y), (x_test, y_test)), x (n, 64) in [0, 1], labels 0 to 9; `test` is the share of the test set, in [0, 1)."""
+    if not 0 <= test < 1:
+        raise ValueError(f"digits got test={test}; it needs the share of the test set, in [0, 1).")
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -37,7 +39,7 @@ def digits(test: float = 0.25, seed: int = 0) -> tuple[_Pair, _Pair]:
     x, y = load_digits(return_X_y=True)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     x, y = torch.tensor(x, dtype=torch.float32)[order] / 16, torch.tensor(y, dtype=torch.int64)[order]
-    n = round(len(x) * (1 - test))
+    n = round(len(x) * (1 - float(test)))
     return (x[:n], y[:n]), (x[n:], y[n:])
 
 

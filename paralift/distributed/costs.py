@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..arguments import checked, shown
+from ..arguments import TRAINING, check, checked, shown
 from ..problems.lifted_training import LiftedTraining
 from ..problems.partition import best_groups, time_stages
 
@@ -103,7 +103,7 @@ class StageCosts:
         """An iteration of one worker: every stage, then the update."""
         return sum(self.seconds(rows)) + sum(self.update_seconds(rows))
 
-    def completed(self, iterations) -> 'StageCosts':
+    def completed(self, iterations: dict[int, float]) -> "StageCosts":
         """The same costs, but one worker takes iterations[rows] seconds for an iteration of so many rows, for one number of rows or two.
 
         One: `update` is what the stages leave; where they alone would take longer they are scaled down. Two: what grows with the rows is shared out over the stages in the
@@ -147,6 +147,7 @@ def measured_costs(problem: LiftedTraining, rows: int, repeats: int = 3, gradien
     for name, value in (("rows", rows), ("repeats", repeats)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"measured_costs got {name}={value!r}; it needs an integer >= 1.")
+    check("measured_costs", "problem", TRAINING, problem)
     many = min(rows, problem.samples)
     few = min(many, max(1, many // 4, problem.least_samples))
     pairs = [tuple(_affine(few, s, many, t) for s, t in zip(*times)) for times in zip(*(time_stages(problem, n, repeats, gradients) for n in (few, many)))]

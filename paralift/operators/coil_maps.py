@@ -218,9 +218,11 @@ def _each(number, shape, name):
     """One number an axis; a single one is cut to the axes that are shorter."""
     if len(shape) not in (2, 3):
         raise ValueError(f"k-space has {len(shape)} axes after its coils, of lengths {tuple(shape)}; two or three are needed: give the axis of the coils as axis=...")
-    if isinstance(number, int):
+    if isinstance(number, int) and number >= 1:
         return tuple(min(number, n) for n in shape)
-    if len(number) != len(shape) or any(r > n for r, n in zip(number, shape)):
+    if isinstance(number, int):
+        raise ValueError(f"{name}={number} does not fit axes of lengths {tuple(shape)}; give a number of at least 1, or one an axis.")
+    if len(number) != len(shape) or any(r < 1 for r in number) or any(r > n for r, n in zip(number, shape)):
         raise ValueError(f"{name}={tuple(number)} does not fit axes of lengths {tuple(shape)}; give one number an axis, at most its length.")
     return tuple(int(r) for r in number)
 

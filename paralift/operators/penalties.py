@@ -14,7 +14,7 @@ from .elements import explain
 from .functional import Functional
 from .joint_prox import JointProx
 from .norms import ZeroFunctional
-from .potentials import activation, activation_
+from .potentials import activation, activation_, mapped
 from .space import SpaceLike, inner, sum_trailing
 
 __all__ = ["Penalty", "LiftedBregman", "MAC", "Lifted", "Fenchel"]
@@ -237,7 +237,7 @@ class MAC(_Quadratic):
         return ZeroFunctional(self.potential.space)
 
     def activation(self, z):
-        return activation(self.potential, z) if self._map is None else self._map(z)
+        return activation(self.potential, z) if self._map is None else mapped(self._map, self.potential, z)
 
     def _target(self, z):
         return self.activation(z)
@@ -290,7 +290,7 @@ class Fenchel(_Quadratic):
         self.curvature = 1.0 if activation is None else 0.0
 
     def activation(self, z):
-        return activation(self.potential, z) if self._map is None else self._map(z)
+        return activation(self.potential, z) if self._map is None else mapped(self._map, self.potential, z)
 
     def _minimiser(self, v):
         return super()._minimiser(v) if self._map is None else self._map(v)

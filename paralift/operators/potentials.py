@@ -37,6 +37,14 @@ def activation_(potential: Functional, z: torch.Tensor) -> torch.Tensor:
         failed(error, potential, z)
 
 
+def mapped(act, potential, z):
+    """act(z), the activation in place of the potential's."""
+    try:
+        return act(z)
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+        failed(error, potential, z)
+
+
 def failed(error, potential, z) -> NoReturn:
     """Raise what kept sigma(z) from being computed."""
     check("activation", "potential", FUNCTIONAL, potential)

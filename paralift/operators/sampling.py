@@ -99,6 +99,7 @@ def poisson_disc_mask(shape: int | Sequence[int], acceleration: float, calibrati
     if len(shape) < 2 or not 0 <= variation < math.inf:
         raise ValueError(f"poisson_disc_mask got the shape {shape}, variation={variation}; it needs two axes or more (line_mask for lines) and a variation of at least 0.")
     samples, centre = _budget(shape, acceleration, calibration, "poisson_disc_mask")
+    variation = float(variation)
     growth, generator = 1 + variation * _radius(shape), np.random.default_rng(seed)
     order = generator.permutation(np.flatnonzero(~centre))
     wanted = samples - int(centre.sum())

@@ -32,7 +32,9 @@ class Space:
         try:
             shape = (self.shape,) if isinstance(self.shape, int) else tuple(index(n) for n in self.shape)
         except TypeError:
-            raise TypeError(f"Space got the shape {shown(self.shape)}; it needs an integer, or a sequence of them.") from None
+            shape = None
+        if shape is None or isinstance(self.shape, (bytes, dict, set)):
+            raise TypeError(f"Space got the shape {shown(self.shape)}; it needs an integer, or a sequence of them.")
         if any(n < 0 for n in shape):
             raise ValueError(f"Space got the shape {shape}; every axis needs a length of at least 0.")
         if not isinstance(self.dtype, torch.dtype):

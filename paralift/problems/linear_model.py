@@ -36,7 +36,7 @@ def linear_model(inputs: Data, targets: Data, loss: str | Functional | Penalty |
     if chosen is None:
         raise ValueError("loss='bregman' was given; a linear model ends in no activation: use 'squared_error', 'logistic' or 'cross_entropy'.")
     if isinstance(chosen, CrossEntropy):
-        outputs = int(targets.max()) + 1 if targets.numel() else 1
+        outputs = 1 if targets.is_floating_point() or targets.is_complex() or not targets.numel() else int(targets.max()) + 1              # the loss refuses what are no labels
     else:
         def shape(y) -> torch.Tensor:
             return y.to(inputs.dtype)[:, None] if y.dim() == 1 else y.to(inputs.dtype)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..arguments import checked
+from ..arguments import TRAINING, check, checked
 from .lifted_training import LiftedTraining
 
 __all__ = ["partition", "stage_costs"]
@@ -22,6 +22,7 @@ def stage_costs(problem: LiftedTraining, batch_size: int = 32, repeats: int = 3)
     for name, value in (("batch_size", batch_size), ("repeats", repeats)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"stage_costs got {name}={value!r}; it needs an integer >= 1.")
+    check("stage_costs", "problem", TRAINING, problem)
     return [forward + backward for forward, backward in time_stages(problem, batch_size, repeats)]
 
 
