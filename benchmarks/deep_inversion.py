@@ -1,6 +1,6 @@
 """Deep inversion: images from the codes of an encoder, by the lifted energy and by Adam on the image with back-propagation, at equal CPU time; batches; samples over workers.
 
-`python benchmarks/deep_inversion.py [--quick] [--part deep|flat|batches]`, on one thread. Both methods minimise a data term + alpha TV(u) over images in [0, 1] (TV with
+`python benchmarks/deep_inversion.py [--quick] [--part deep|batches]`, on one thread. Both methods minimise a data term + alpha TV(u) over images in [0, 1] (TV with
 Huber's function, the same kernel in both); the lifted problem's construction is in its time. Constants were chosen on images 50 to 69 of the test set, the tables are of images
 0 to 49; Adam's rows are its best settings found there for short and long times.
 """
@@ -16,14 +16,14 @@ import paralift as pl
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--quick", action="store_true", help="a few seconds: the digits where MNIST is not at hand, a short training, two times")
-parser.add_argument("--part", choices=("deep", "flat", "batches"), help="one part only")
+parser.add_argument("--part", choices=("deep", "batches"), help="one part only")
 arguments = parser.parse_args()
 quick = arguments.quick
 torch.set_num_threads(1)
 print(f"torch {torch.__version__}, one thread{', quick' if quick else ''}")
 
 
-def encoder(activation=nn.ReLU):
+def encoder():
     """(encoder, images): three layers to 300 codes, trained in an autoencoder of six by lifting."""
     torch.manual_seed(0)
     try:
@@ -32,8 +32,8 @@ def encoder(activation=nn.ReLU):
         (train, _), (test, _) = (tuple((x.view(-1, 8, 8), y)) for x, y in pl.data.digits())
     n, q = train.shape[1], train.shape[1] // 4
     net = nn.Sequential(
-        nn.Conv2d(1, 8, 4, stride=2, padding=1), activation(), nn.Conv2d(8, 16, 4, stride=2, padding=1), activation(), nn.Flatten(), nn.Linear(16 * q * q, 300), activation(),
-        nn.Linear(300, 16 * q * q), activation(), nn.Unflatten(1, (16, q, q)), nn.ConvTranspose2d(16, 8, 4, stride=2, padding=1), activation(),
+        nn.Conv2d(1, 8, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * q * q, 300), nn.ReLU(),
+        nn.Linear(300, 16 * q * q), nn.ReLU(), nn.Unflatten(1, (16, q, q)), nn.ConvTranspose2d(16, 8, 4, stride=2, padding=1), nn.ReLU(),
         nn.ConvTranspose2d(8, 1, 4, stride=2, padding=1))
     x = train[:1000 if quick else 5000].view(-1, 1, n, n)
     trained = pl.ISGM(2 if quick else 8, batch_size=64, step=2e-3, schedule="linear", seed=0).solve(pl.LiftedTraining(net, x, x, loss="squared_error", rho=10.0), progress=False)
@@ -64,12 +64,12 @@ class Clock:
 DELTA = 0.02                                             # Huber's, in units of the image's range
 
 
-def adam(net, y, images, times, rate, alpha, start=0.0):
+def adam(net, y, images, times, rate, alpha):
     """Adam on |N(u) - y|^2 / 2 + alpha TV(u), u cut to [0, 1] after every step; alpha = (first, last) falls geometrically, in a run for each time."""
     if isinstance(alpha, tuple) and len(times) > 1:
-        return [adam(net, y, images, [t], rate, alpha, start)[0] for t in times]
+        return [adam(net, y, images, [t], rate, alpha)[0] for t in times]
     clock, R = Clock(net, y, images, times), pl.HuberTotalVariation(DELTA, images.shape[-2:])
-    u = torch.full_like(images, start).requires_grad_()
+    u = torch.zeros_like(images, requires_grad=True)
     optimiser = torch.optim.Adam([u], lr=rate, betas=(0.9, 0.99))
     while clock.going(u.detach()):
         now = alpha[0] ** (1 - clock.share()) * alpha[1] ** clock.share() if isinstance(alpha, tuple) else alpha
@@ -134,17 +134,6 @@ def deep(noise, times):
     table(f"{len(images)} images {tuple(images.shape[1:])} from {y.shape[1]} codes, {100 * noise:g} % noise, ReLU", methods, times)
 
 
-def flat(times):
-    """Soft thresholds, all of them flat at u = 0: back-propagation starts at another image, or never."""
-    net, test = encoder(lambda: nn.Softshrink(0.3))
-    images = test[:10 if quick else 50]
-    y = codes(net, images, 0.01)
-    methods = {"lifted, step 0.2": lambda t: lifted(net, y, images, t),
-               "Adam 0.2, alpha 0.03 to 0.0003, from 0": lambda t: adam(net, y, images, t, 0.2, (0.03, 0.0003)),
-               "Adam 0.2, alpha 0.03 to 0.0003, from 0.5": lambda t: adam(net, y, images, t, 0.2, (0.03, 0.0003), 0.5)}
-    table(f"{len(images)} images from {y.shape[1]} codes, 1 % noise, soft threshold of 0.3", methods, times)
-
-
 def batches():
     """Milliseconds a sample and step, CPU, for batches; seconds on the wall by one and two workers."""
     net, test = encoder()
@@ -168,7 +157,5 @@ def batches():
 TIMES = (0.25, 0.5) if quick else (0.25, 0.5, 1.0, 2.0, 5.0)
 if arguments.part in (None, "deep"):
     deep(0.01, TIMES)
-if arguments.part in (None, "flat"):
-    flat(TIMES[:3])
 if arguments.part in (None, "batches"):
     batches()
