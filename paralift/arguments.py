@@ -212,6 +212,7 @@ NAMES = {name: kind for kind, names in (
     (ANY, "LiftedInversion.output"),
     (PATH, "Storage.folder"),
     (RHO, "ContrastiveTraining.rho"),
+    (TABLES, "StageCosts.messages.groups"),
     (SERIES, "write_ismrmrd.field_of_view"),
     (FLAG, "PGD.restart UNet.residual"),
     (INTEGERS, "RayTransform.shape GroupHuber.axis GroupL1Norm.axis HadamardTransform.axes espirit.kernel simulate.workers"),

@@ -78,16 +78,16 @@ class Jacobi(Column):
         self.seconds_an_iteration = pace(self.ends[ITERATIONS // 2:])
 
     def _begin(self, k, it):
-        worker, copy = self.workers[k], self.machine.copy
+        worker = self.workers[k]
         for a in self.sources[k]:
             self.unpulled[a, k] = sum(a in self.outside[l] for l in self.groups[k])
         for b in self.readers[k]:
             self.send(k, b, self.rows, "x", it, k)
         for l in self.orders[k]:
-            worker.add({("x", it, a) for a in self.outside[l]}, self.seconds[l] + copy * self.full.get(l, 0.0), self._computed, k, l, it)
+            worker.add({("x", it, a) for a in self.outside[l]}, self.seconds[l], self._computed, k, l, it)
         pulls, sums = {("pull", it, b) for b in self.readers[k]}, {("sum", it, l) for l in self.groups[k] if l in self.full}
         if self.rest[k]:
-            worker.add(pulls, copy * self.rest[k], self.reduce, k, self.rest[k], "sum", it, None)
+            worker.add(pulls, 0.0, self.reduce, k, self.rest[k], "sum", it, None)
             sums.add(("sum", it, None))
         worker.add(pulls | sums, sum(self.update[l] for l in self.groups[k]), self._updated, k, it)
 
@@ -133,7 +133,7 @@ class Pipeline(Column):
                 if (m + 1) % self.M == 0:
                     sums = set()
                     if size:
-                        self.workers[k].add(set(), machine.copy * size, self.reduce, k, size, "sum", m)
+                        self.workers[k].add(set(), 0.0, self.reduce, k, size, "sum", m)
                         sums = {("sum", m)}
                     self.workers[k].add(sums, changing, self._updated, m // self.M)
         self.run(iterations)

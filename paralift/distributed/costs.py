@@ -127,6 +127,7 @@ class StageCosts:
             last.update(dict.fromkeys(parents, l))
         return [sum(self.output_bytes[p - 1] for p, child in last.items() if 0 < p <= l < child) for l in range(1, self.stages)]
 
+    @checked
     def messages(self, groups: Sequence[range]) -> dict[tuple[int, int], float]:
         """{(a, b): bytes a row} of the x that group a sends to group b straight, and whose pulls come back, for groups of stage positions (from 0)."""
         owner = {l: k for k, group in enumerate(groups) for l in group}

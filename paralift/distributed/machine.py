@@ -17,6 +17,7 @@ from ..problems.lifted_training import LiftedTraining
 from .costs import Link
 from .mesh import Mesh
 from .placed import BUCKET
+from .room import Room
 from .schedules import Post, Stream, Streamed, take_turns
 
 __all__ = ["Machine", "calibrate"]
@@ -29,9 +30,8 @@ MINIBATCHES = 10
 class Machine:
     """Workers and what is between them.
 
-    messages, sums : Link of a message between two workers, and of an all-reduce. cores : that all workers share; math.inf: each has its own.
-    visit : seconds that a microbatch costs a worker beside its stages. copy, gather : seconds a byte of gathering gradients in fresh memory, as for sums over workers, and
-        residuals and inputs in memory that is kept, as in streams.
+    messages, sums : Link of a message between two workers, and of a sum over workers, gathering included. cores : that all workers share; math.inf: each has its own.
+    visit : seconds that a microbatch costs a worker beside its stages. gather : seconds a byte of gathering residuals and inputs in memory that is kept, as in streams.
     Raises ValueError where a number does not fit.
     """
 
@@ -39,19 +39,19 @@ class Machine:
     sums: Link = Link(20e-6, 10e9)
     cores: float = math.inf
     visit: float = 0.0
-    copy: float = 0.0
     gather: float = 0.0
 
     def __post_init__(self):
-        if not self.cores > 0 or not all(0 <= v < math.inf for v in (self.visit, self.copy, self.gather)):
-            raise ValueError(f"{self} was given; it needs cores > 0 (math.inf: each worker its own), visit >= 0 (s), copy and gather >= 0 (s a byte).")
+        if not self.cores > 0 or not all(0 <= v < math.inf for v in (self.visit, self.gather)):
+            raise ValueError(f"{self} was given; it needs cores > 0 (math.inf: each worker its own), visit >= 0 (s) and gather >= 0 (s a byte).")
 
 
 def calibrate(repeats: int = 9) -> Machine:
     """The Machine that this computer is, for workers of one thread: 3 seconds of two processes, which should have it for themselves.
 
-    Messages of 4 KiB and 4 MiB both ways at once, all-reductions of 4 KiB and 8 MiB: seconds, and the processor time of one process in them. Gathering of four times 8 MiB. Streams
-    over eight and two workers in one process, of the same stages: the difference is their visits'. The fastest of `repeats` tries each.
+    Messages of 4 KiB and 4 MiB both ways at once, sums of 4 KiB and 8 MiB as forked workers make them (through memory that they share): seconds, and the processor time of one
+    process in them. Gathering of four times 8 MiB. Streams over eight and two workers in one process, of the same stages: the difference is their visits'. The fastest of
+    `repeats` tries each.
     Raises ValueError where repeats is no integer >= 1, RuntimeError inside a process group or where there is no fork.
     """
     if not isinstance(repeats, int) or repeats < 1:
@@ -62,6 +62,7 @@ def calibrate(repeats: int = 9) -> Machine:
     with tempfile.TemporaryDirectory(prefix="paralift") as folder:
         gc.collect()
         gc.freeze()                                              # an earlier group's garbage is not for the child
+        Room.current = Room()
         child = os.fork()
         try:
             facts = _facts(folder, int(child == 0), repeats)
@@ -69,6 +70,7 @@ def calibrate(repeats: int = 9) -> Machine:
             if child == 0:
                 os._exit(0)
             os.waitpid(child, 0)
+            Room.current = None
             gc.unfreeze()
             torch.set_num_threads(threads)
     return facts
@@ -91,8 +93,8 @@ def _facts(folder, rank, repeats):
 
             return _timed(exchange, across, repeats, 20)
 
-        def all_reduce(size):
-            several = cycle(torch.zeros(4, size // 4))           # as gradients are, not what the cache has from before
+        def total(size):
+            several = cycle([list(torch.zeros(8, size // 32)) for _ in range(4)])           # as gradients are, not what the cache has from before
             return _timed(lambda: across.sum_data(next(several)).wait(), across, repeats, 8)
 
         def link(small, large, sent):
@@ -100,15 +102,14 @@ def _facts(folder, rank, repeats):
             return Link(small[0], 1 / per_byte, cores=large[1] / large[0])
 
         several, kept = [list(torch.zeros(8, BUCKET // 32)) for _ in range(4)], torch.empty(BUCKET // 4)
-        copying = _timed(lambda: [torch.cat(parts) for parts in several], across, repeats, 2)[0]           # all are there at once, as gradients are
         gathering = _timed(lambda: [torch.cat(parts, out=kept) for parts in several], across, repeats, 2)[0]
         messages = link(message(SMALL), message(LARGE), LARGE - SMALL)
-        sums = link(*((seconds / 2, busy / 2) for seconds, busy in (all_reduce(SMALL), all_reduce(BUCKET))), (BUCKET - SMALL) / 2)       # two steps, of half of it
+        sums = link(*((seconds / 2, busy / 2) for seconds, busy in (total(SMALL), total(BUCKET))), (BUCKET - SMALL) / 2)       # two steps, of half of it
         problem = _small()
         many, few = (_timed(lambda: _stream(problem, workers), across, repeats, 1)[0] for workers in (8, 2))
         visit = max(0.0, many - few) / (6 * 8 * MINIBATCHES)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return Machine(messages, sums, cores, visit, copying / 4 / BUCKET, gathering / 4 / BUCKET)
+        return Machine(messages, sums, cores, visit, gathering / 4 / BUCKET)
     finally:
         dist.destroy_process_group()
 

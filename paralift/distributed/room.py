@@ -18,7 +18,7 @@ class Room:
     All workers of a column (those with the same stages) begin the same messages in the same order, and wait for them in that order; a half is left when nothing is under way.
     """
 
-    current = None               # of the workers that are being forked
+    current: "Room | None" = None               # of the workers that are being forked
 
     def __init__(self):
         size = min(MOST, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)

@@ -12,6 +12,7 @@ from ..arguments import checked
 __all__ = ["Storage"]
 
 
+@checked
 class Storage:
     """Auxiliary variables in another precision, in a memory-mapped file, or both: `BCD(batch_size=500, storage=Storage(torch.bfloat16, "/scratch"))`.
 

@@ -204,7 +204,7 @@ def test_this_machine_is_measured():
     before = torch.get_rng_state()
     found = calibrate(1)
     assert 0 < found.messages.latency < 1 and 1e6 < found.messages.bandwidth and 0 < found.messages.cores < 4 and 0 < found.sums.cores < 4
-    assert found.cores >= 1 and 0 <= found.visit < 1e-2 and 0 < found.copy < 1e-6 and 0 < found.gather < 1e-6 and torch.equal(before, torch.get_rng_state())
+    assert found.cores >= 1 and 0 <= found.visit < 1e-2 and 0 < found.gather < 1e-6 and torch.equal(before, torch.get_rng_state())
     with pytest.raises(ValueError, match="repeats=0"):
         calibrate(0)
     with pytest.raises(ValueError, match="cores > 0"):
