@@ -163,7 +163,7 @@ NAMES = {name: kind for kind, names in (
              "label_smoothing latency length level momentum mu noise noise_level objective offset overlap passes power radius ratio relaxation residual "
              "resonance_frequency rotation safety seconds shrink slope smoothing t tau test threshold timeout tolerance turns value variation weight weight_decay"),
     (POSITIVE, "bin_width ring_spacing"),
-    (INTEGER, "axis bins block channel_axis crystals ignore_index levels max_iterations max_ring_difference memory ndim rings sets span stacklevel"),
+    (INTEGER, "axis bins block channel_axis crystals ignore_index levels max_iterations max_ring_difference memory ndim rings sets span"),
     (COUNT, "batch_size channels classes coils columns context depth dimension filters heads inner inner_steps inner_sweeps interleaves iterations limit max_solves "
             "microbatches outputs patch patience readout repeats rows samples shards side size spokes steps trials vocabulary width"),
     (SEED, "seed"),
@@ -221,7 +221,7 @@ NAMES = {name: kind for kind, names in (
              "ToeplitzOperator.weights metrics.reference mix_coils.matrix nrmse.reference plot_reconstruction.reference psnr.reference rescale.inputs "
              "root_sum_of_squares.images ssim.reference write_ismrmrd.kspace write_ismrmrd.noise"),
     (ARRAY, "Convolution.kernel FilterBank.filters Rays.start prewhiten.noise"),
-    (QUANTITY, "Certificate.gap inversion_error_bound.noise inversion_error_bound.weight"),
+    (QUANTITY, "inversion_error_bound.noise inversion_error_bound.weight"),
     (DTYPES, "histogram.dtype"),
     (MODULE, "rescale.network"),
     (FUNCTIONAL, "BregmanDistance.functional FunctionalLoss.functional"),
@@ -264,7 +264,7 @@ def checked(made: Any, owner: Any = None) -> Any:
             made.__init__ = checked(made.__init__, made)  # type: ignore[misc]
         return made
     places = tuple(c.__name__ for c in owner.__mro__) if owner else (made.__qualname__, made.__name__)
-    found = [(p.name, kind_of(places, p.name), p.default, p.kind) for p in list(inspect.signature(made).parameters.values())[bool(owner):]]
+    found = [(p.name, FLAG if p.annotation is bool else kind_of(places, p.name), p.default, p.kind) for p in list(inspect.signature(made).parameters.values())[bool(owner):]]
     plain = [(name, kind, default) for name, kind, default, sort in found if sort is not inspect.Parameter.VAR_POSITIONAL]
     rest = next(((name, kind) for name, kind, _, sort in found if sort is inspect.Parameter.VAR_POSITIONAL), None)
     table, inside = {name: (kind, default) for name, kind, default in plain}, bool(owner)

@@ -5,12 +5,12 @@ import os
 import queue
 import threading
 import time
-import warnings
 from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
+from ..notices import warn
 from ..problems.finite_sum import slices
 from .mesh import Simulated
 
@@ -169,8 +169,8 @@ class Wires:
                                    "gradient takes longer. All workers stop; solve on with resume=<checkpoint>.")
             if since is not None and not self.named[w] and now - since > (FIRST if self.longest[w] is None else max(SILENT, 10 * self.longest[w])):
                 self.named[w] = True
-                warnings.warn(f"worker {w + 1} has sent no gradient for {now - since:.1f} s; the others go on until the oldest gradient reaches max_delay, and then wait for "
-                              f"it, up to the time-out of {self.timeout:g} s.", stacklevel=2)
+                warn(f"worker {w + 1} has sent no gradient for {now - since:.1f} s; the others go on until the oldest gradient reaches max_delay, and then wait for "
+                              f"it, up to the time-out of {self.timeout:g} s.")
 
     def close(self, result):
         """Tell the workers to end, at once or after the gradient that they are at; where nobody waits for the result, who takes longer is left behind."""

@@ -146,6 +146,8 @@ class Simulation:
         from matplotlib.figure import Figure
         from matplotlib.ticker import LogLocator
 
+        from ..plotting import _saved
+
         fig = Figure(figsize=(11, 4.2), layout="constrained")
         axes = fig.subplots(1, 2)
         styles = itertools.product(("-", "--", ":", "-."), (0.0, 0.45))
@@ -161,5 +163,4 @@ class Simulation:
             ax.minorticks_off(), ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))), ax.yaxis.set_major_formatter("{x:g}")
             ax.set_xlabel("workers"), ax.set_title(text), ax.grid(alpha=0.3)
         axes[1].legend(fontsize=8, loc="lower left")
-        fig.savefig(path, dpi=120) if path is not None else None
-        return fig
+        return _saved(fig, path)

@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-import warnings
 
 import torch
 
 from ..arguments import checked
+from ..notices import warn
 from .operator import check_rows
 from .space import finite
 
@@ -104,8 +104,8 @@ class ParallelBeam(Geometry):
         if angles.dim() != 1 or not len(angles):
             raise ValueError(f"ParallelBeam got angles of shape {tuple(angles.shape)}; it needs (views,), in rad.")
         if float(angles.abs().max()) > 8 * math.pi:
-            warnings.warn(f"ParallelBeam got angles of up to {float(angles.abs().max()):.4g} rad, four turns or more; are they in degrees? torch.deg2rad converts them, "
-                          "and angles % (2 * torch.pi) says that they are not.", stacklevel=4)
+            warn(f"ParallelBeam got angles of up to {float(angles.abs().max()):.4g} rad, four turns or more; are they in degrees? torch.deg2rad converts them, "
+                          "and angles % (2 * torch.pi) says that they are not.")
         if not (isinstance(self.bins, int) and self.bins >= 1 and self.bin_width > 0):
             raise ValueError(f"ParallelBeam got bins={self.bins}, bin_width={self.bin_width}; it needs a number of bins and a width in mm, both above 0.")
         object.__setattr__(self, "angles", angles)

@@ -1,12 +1,12 @@
 """`subsets`: one data term as a sum of terms, for methods that visit them in turn."""
 
 import copy
-import warnings
 from collections.abc import Sequence
 
 import torch
 
 from ..arguments import checked, shown
+from ..notices import warn
 from .functional import Functional, _Composed, _Scaled
 from .operator import _Rows, check_rows
 
@@ -48,7 +48,7 @@ def subsets(term: Functional, parts: int | Sequence[torch.Tensor | slice]) -> li
         raise ValueError(f"subsets got parts that do not take each of the {n} rows of {A!r} once; pass a number, or index tensors or slices that do.")
     terms = [(a * _part(f, p, A.range) if a != 1 else _part(f, p, A.range)) @ A.rows(p) for p in parts]
     if len(terms) > 1 and _in_full(terms[0].op):
-        warnings.warn(f"{A!r} computes all of its rows for every subset; give its class a rows(index) that computes only these.", stacklevel=2)
+        warn(f"{A!r} computes all of its rows for every subset; give its class a rows(index) that computes only these.")
     return terms
 
 

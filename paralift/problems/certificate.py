@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.functional_algebra import _Composed, _Scaled, _Sum, _Translated
 from ..operators.indicators import IndicatorBox, IndicatorNonnegative
@@ -72,7 +71,6 @@ def certain_subgradient(f: Functional, z: torch.Tensor, q: torch.Tensor) -> tupl
     return p, (f._value(z) + conj - inner(p, z, f.ndim)).clamp(min=0)
 
 
-@checked
 @dataclass
 class Certificate:
     """A source element v of an image u, image by image (tensors of the batch's shape).
@@ -86,8 +84,8 @@ class Certificate:
     """
 
     norm: torch.Tensor
-    distance: torch.Tensor
-    gap: torch.Tensor
+    distance: torch.Tensor | None
+    gap: torch.Tensor | None
     prox_residual: torch.Tensor
     element: torch.Tensor
     subgradient: list

@@ -2,12 +2,12 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from ..notices import warn
 from ..operators.functional import Functional
 from ..operators.penalties import MAC, Fenchel, Penalty
 from .activations import NO_PROX, potential_of
@@ -184,8 +184,8 @@ class ContrastiveTraining(ContrastiveProblem):
                              "use LiftedTraining with PGD(step='backtracking').")
         largest, dtype = max(training.rho.values(), default=0.0), next(iter(training.initial.values())).dtype
         if largest * torch.finfo(dtype).eps > 1:
-            warnings.warn(f"the largest weight rho is {largest:.1e}; {dtype} rounds the differences that it multiplies: raise discount (now {discount}), "
-                          "or use float64.", stacklevel=2)
+            warn(f"the largest weight rho is {largest:.1e}; {dtype} rounds the differences that it multiplies: raise discount (now {discount}), "
+                          "or use float64.")
         super().__init__(training.restrict(slice(None)), training.regularisers, inner_sweeps)
 
     def start(self):

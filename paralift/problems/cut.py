@@ -1,11 +1,11 @@
 """A network of torch.nn layers cut into a chain of stages, and the penalty that each stage gets."""
 
 import fnmatch
-import warnings
 
 from torch import nn
 
 from .. import operators as P
+from ..notices import warn
 from ..operators.module import is_random
 from ..operators.penalties import MAC, Fenchel, Lifted, LiftedBregman, Penalty
 from .activations import NO_PROX, potential_of
@@ -68,13 +68,13 @@ class Binder:
             raise TypeError(f"penalty={penalty!r} was given for {label}; it needs a name, a Penalty class, or a function potential -> Penalty.")
         return bound
 
-    def finish(self, places, stacklevel):
+    def finish(self, places):
         unknown = [pattern for pattern in self.table if pattern not in self.used and pattern != "*"]
         if unknown:
             raise ValueError(f"penalty patterns {unknown} match no lifted layer; the layers are {', '.join(places)}.")
         if self.by_mac:
-            warnings.warn(f"{', '.join(self.by_mac)}: no proximal map that we know, so these stages get the MAC penalty with a local derivative. "
-                          f"Near potentials: {'; '.join(f'for {kind} {near}' for kind, near in self.kinds.items())}.", stacklevel=stacklevel)
+            warn(f"{', '.join(self.by_mac)}: no proximal map that we know, so these stages get the MAC penalty with a local derivative. "
+                          f"Near potentials: {'; '.join(f'for {kind} {near}' for kind, near in self.kinds.items())}.")
 
 
 def leaves_of(network):
@@ -98,7 +98,7 @@ def leaves_of(network):
     return leaves if all(single(m) for _, m in leaves) and not hooked else None
 
 
-def cut(network, penalty="bregman", stacklevel=2):
+def cut(network, penalty="bregman"):
     """Stages of a chain of layers (see `leaves_of`): a stage ends at every activation. Modules that work in place are told not to: their input is an unknown."""
     for m in network.modules():
         if getattr(m, "inplace", False):
@@ -123,7 +123,7 @@ def cut(network, penalty="bregman", stacklevel=2):
             close(bind(name, type(module).__name__, potential, module), name)
         else:
             pending.append((name, module))
-    bind.finish([s.label for s in stages], stacklevel + 1)
+    bind.finish([s.label for s in stages])
     if pending:
         close(None, "")
     return stages

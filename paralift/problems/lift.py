@@ -37,7 +37,7 @@ class StageGraph(list):
 
 @checked
 def lift(module: nn.Module, example_inputs: torch.Tensor, granularity: str | Sequence[str] = "activation",
-         penalty: str | Callable[[Functional], Penalty] | dict[str, Any] = "bregman", stacklevel: int = 2) -> StageGraph:
+         penalty: str | Callable[[Functional], Penalty] | dict[str, Any] = "bregman") -> StageGraph:
     """Cut `module` into stages x_l = sigma_l(A_l(x_p; theta_l)), p the parents of l.
 
     Parameters
@@ -56,15 +56,15 @@ def lift(module: nn.Module, example_inputs: torch.Tensor, granularity: str | Seq
     if isinstance(module, Staged):
         bind = Binder(penalty)
         stages = module.stages(bind)
-        bind.finish([s.label for s in stages], stacklevel + 1)
+        bind.finish([s.label for s in stages])
         return StageGraph(stages)
     if granularity == "activation" and leaves_of(module) is not None:
-        return StageGraph(cut(module, penalty, stacklevel + 1))
+        return StageGraph(cut(module, penalty))
     graph = exported(module, example_inputs)
     ends = _ends(module, graph, granularity)
     bind = Binder(penalty)
     stages = _Cutter(module, graph, ends, bind).stages()
-    bind.finish([s.label for s in stages if s.label], stacklevel + 1)
+    bind.finish([s.label for s in stages if s.label])
     return StageGraph(stages)
 
 

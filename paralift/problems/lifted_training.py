@@ -127,7 +127,7 @@ class LiftedTraining(LiftedProblem):
                 self._check_indices(data[0], name)
         self._check_one_sample(inputs)
         few = inputs[:4] if len(inputs) > 1 else torch.cat([inputs, inputs])
-        stages = lift(self.network, few, granularity, penalty, stacklevel=3)
+        stages = lift(self.network, few, granularity, penalty)
         for stage in stages:
             stage.products = products
         ends_in_activation = stages[-1].penalty is not None

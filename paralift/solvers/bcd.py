@@ -1,10 +1,10 @@
 """Block coordinate descent: PALM and iPALM sweeps over the blocks."""
 
-import warnings
 from math import inf, isfinite
 
 import torch
 
+from ..notices import warn
 from ..problems.problem import Linearisation
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
@@ -66,7 +66,7 @@ class BCD(Solver):
         self.factor, self.order, self.inertia, self.seed = (1.0 if isinstance(step, str) else step), order, inertia, seed
         self.majorise, self.search = step not in ("palm", "lipschitz"), step != "lipschitz"
         if self.factor > 1:
-            warnings.warn(f"BCD got step={step:g}, which is above 1, the largest factor on 1/L_b that is proved to descend; use step='auto'.", stacklevel=2)
+            warn(f"BCD got step={step:g}, which is above 1, the largest factor on 1/L_b that is proved to descend; use step='auto'.")
 
     def check(self, problem):
         super().check(problem)

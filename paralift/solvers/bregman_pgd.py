@@ -1,10 +1,10 @@
 """Proximal gradient descent in the geometry of a kernel."""
 
-import warnings
 from math import inf
 
 import torch
 
+from ..notices import warn
 from ..operators.kernels import BurgKernel, EntropyKernel, Kernel
 from .solver import NO_GRADIENT, Solver
 from .steps import check_step
@@ -52,7 +52,7 @@ class BregmanPGD(Solver):
         if not torch.isfinite(self.kernel._gradient(x)).all():
             raise ValueError(f"BregmanPGD got a start on the boundary of {type(self.kernel).__name__}'s domain; pass a start > 0, or use PGD or FISTA.")
         if self.step_size != "auto" and self.bound is not None and self.step_size * self.bound > 1.0001:
-            warnings.warn(f"the step {self.step_size:g} is above the bound 1/L = {1 / self.bound:.4g} under which convergence is proved; use step='auto'.", stacklevel=5)
+            warn(f"the step {self.step_size:g} is above the bound 1/L = {1 / self.bound:.4g} under which convergence is proved; use step='auto'.")
 
     def start(self, problem):
         point = problem.start()

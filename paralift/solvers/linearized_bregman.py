@@ -1,10 +1,10 @@
 """Linearised Bregman iteration: the inverse scale space, in steps."""
 
-import warnings
 from math import inf, isfinite
 
 import torch
 
+from ..notices import warn
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
 from .stopping import Tolerance
@@ -48,7 +48,7 @@ class LinearizedBregman(Solver):
         else:
             steps = dict.fromkeys(bounds, float(self.step_size))
             if max(bounds.values()) < inf and self.step_size * max(bounds.values()) > 2:
-                warnings.warn(f"the step {self.step_size:g} is above the bound 2/L = {2 / max(bounds.values()):.4g} of the theorem; use step='auto'.", stacklevel=5)
+                warn(f"the step {self.step_size:g} is above the bound 2/L = {2 / max(bounds.values()):.4g} of the theorem; use step='auto'.")
         return {"point": point, "v": {k: point[k] / self.mu for k in steps}, "steps": steps}
 
     def step(self, problem, state):

@@ -1,10 +1,10 @@
 """The primal-dual hybrid gradient method."""
 
-import warnings
 from math import ceil, inf, isfinite
 
 import torch
 
+from ..notices import warn
 from .solver import NO_PROX, NOT_CONVEX, Solver
 from .stopping import Tolerance
 
@@ -86,7 +86,7 @@ class PDHG(Solver):
         if self.step_size != "auto":
             tau, sigma = self.step_size
             if tau * (0.5 * L + sigma * norm2) > 1.03:
-                warnings.warn(f"PDHG's steps ({tau:g}, {sigma:g}) break 1/tau - sigma |K|^2 >= L/2 (|K|^2 = {norm2:.4g}, L = {L:.4g}); use step='auto'.", stacklevel=5)
+                warn(f"PDHG's steps ({tau:g}, {sigma:g}) break 1/tau - sigma |K|^2 >= L/2 (|K|^2 = {norm2:.4g}, L = {L:.4g}); use step='auto'.")
         dual = [torch.zeros_like(K._call(x)) for _, K in problem.linear]
         anchor = problem.smooth_part._gradient(torch.zeros_like(x)).div_(-c) if c else None              # F = c/2 |x - anchor|^2 + const
         return {"point": {"x": x}, "dual": dual, "base": x, "base_dual": dual, "anchor": anchor, "tau": tau, "sigma": sigma, "L": L, "c": c, "norm2": norm2, "weights": weights,

@@ -1,12 +1,12 @@
 """Proximal incremental aggregated gradient: gradients of shards that arrive late."""
 
-import warnings
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
 import torch
 
+from ..notices import warn
 from ..problems.finite_sum import FiniteSum, slices
 from ..problems.problem import Point
 from .solver import NO_GRADIENT, NO_PROX, Solver
@@ -144,7 +144,7 @@ class PIAG(Solver):
         except TypeError:                                  # no Lipschitz bound to compare with
             return
         if self.step_size > 1.0001 * bound:
-            warnings.warn(f"PIAG got step={self.step_size:g}; its theorem covers steps up to {bound:.3g}, larger ones may diverge; use step='auto'.", stacklevel=5)
+            warn(f"PIAG got step={self.step_size:g}; its theorem covers steps up to {bound:.3g}, larger ones may diverge; use step='auto'.")
 
     def _delays(self, k, m):
         """The delays of updates k .. k + m - 1."""

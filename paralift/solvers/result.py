@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import threading
-import warnings
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from ..arguments import checked
 from ..files import replacing
+from ..notices import warn
 from ..problems.problem import Problem
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class Writer:
             self.thread.join()
         self.thread, error, self.error = None, self.error, None
         if error is not None:
-            warnings.warn(f"a checkpoint could not be written: {error}. The file before it is kept, and the run goes on.", stacklevel=4)
+            warn(f"a checkpoint could not be written: {error}. The file before it is kept, and the run goes on.")
 
 
 def load_checked(path: str | os.PathLike) -> Any:

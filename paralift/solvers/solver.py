@@ -6,7 +6,6 @@ import inspect
 import os
 import platform
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf, isfinite, isnan
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..arguments import PATH, checked, shown
+from ..notices import warn
 from ..problems.problem import AgreedInterrupt, Point, Problem
 from .progress import Progress
 from .result import Result, Status, Writer, check_writable
@@ -257,7 +257,7 @@ class Solver:
         now, then = self._arguments(), saved.provenance.get("arguments", {})
         changed = [f"{k}={v} instead of {then[k]}" for k, v in now.items() if then.get(k, v) != v and " at 0x" not in v]
         if changed:
-            warnings.warn(f"{type(self).__name__} goes on with {', '.join(changed)}: the run is not the one that would have been without a stop.", stacklevel=4)
+            warn(f"{type(self).__name__} goes on with {', '.join(changed)}: the run is not the one that would have been without a stop.")
 
     def _arguments(self):
         """{name: text} of what steers the iteration: all arguments but budgets and tolerances."""

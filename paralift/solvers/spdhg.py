@@ -1,11 +1,11 @@
 """The stochastic primal-dual hybrid gradient method."""
 
-import warnings
 from collections.abc import Sequence
 from math import inf
 
 import torch
 
+from ..notices import warn
 from .pdhg import PDHG
 from .solver import NO_PROX, NOT_CONVEX, Solver
 from .stopping import Tolerance
@@ -85,7 +85,7 @@ class SPDHG(Solver):
             tau, sigma = self.step_size
             products = [tau * s for s in (sigma if isinstance(sigma, (list, tuple)) else [sigma] * J)]
             if any(s > 1.03 * b for s, b in zip(products, bounds)):
-                warnings.warn(f"SPDHG's steps {self.step_size} break sigma_j tau |K_j|^2 <= p_j (p_j / |K_j|^2 >= {min(bounds):.3g} here); use step='auto'.", stacklevel=5)
+                warn(f"SPDHG's steps {self.step_size} break sigma_j tau |K_j|^2 <= p_j (p_j / |K_j|^2 >= {min(bounds):.3g} here); use step='auto'.")
         c = PDHG._curvature(problem)[1]
         dual, zero = [torch.zeros_like(K._call(x)) for _, K in problem.linear], torch.zeros_like(x)
         offset = problem.smooth_part._gradient(zero) if c else None

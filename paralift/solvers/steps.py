@@ -1,11 +1,11 @@
 """Step rules, and the forward-backward step that they steer."""
 
-import warnings
 from math import inf, isfinite
 
 import torch
 
 from ..arguments import checked
+from ..notices import warn
 from ..problems.problem import Point, Problem
 
 __all__ = ["StepRule", "Constant", "Lipschitz", "Backtracking", "BarzilaiBorwein"]
@@ -47,7 +47,7 @@ class Constant(StepRule):
         if largest == inf:
             raise ValueError(f"the constant step {self.value:g} was given for a gradient without a finite Lipschitz bound, where no constant step is safe; {_NO_BOUND}")
         if self.value * largest > self.bound:
-            warnings.warn(f"the step {self.value:g} is above the bound {self.bound:g}/L = {self.bound / largest:.4g} of the theorem; use step='auto'.", stacklevel=6)
+            warn(f"the step {self.value:g} is above the bound {self.bound:g}/L = {self.bound / largest:.4g} of the theorem; use step='auto'.")
         return {k: self.value for k in bounds or point}
 
 
@@ -120,7 +120,7 @@ def step_rule(step, method, bound=2.0, barzilai_borwein=False):
         return Constant(step.value, min(step.bound, bound))
     if isinstance(step, StepRule):
         if isinstance(step, Lipschitz) and step.factor > bound:
-            warnings.warn(f"{method} got the step {step.factor:g}/L, which is above the bound {bound:g}/L of the theorem; use step='auto'.", stacklevel=3)
+            warn(f"{method} got the step {step.factor:g}/L, which is above the bound {bound:g}/L of the theorem; use step='auto'.")
         return step
     step = check_step(step, method, tuple(named), " or a step rule")
     return named[step]() if isinstance(step, str) else Constant(step, bound)

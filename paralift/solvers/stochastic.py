@@ -1,11 +1,11 @@
 """What methods on minibatches share: an iteration is a pass over the samples, its order a function of (seed, pass)."""
 
-import warnings
 from collections.abc import Sequence
 from math import isfinite
 
 import torch
 
+from ..notices import warn
 from ..problems.finite_sum import FiniteSum, chunks
 from .solver import NO_PROX, Solver
 from .steps import check_step
@@ -78,7 +78,7 @@ class Stochastic(Solver):
         if isinstance(self.step_size, str):
             return safe
         if problem.convex and self.step_size > 1.0001 * min(safe.values()):
-            warnings.warn(f"{type(self).__name__} got step={self.step_size:g}; its theorem covers steps up to {min(safe.values()):.3g}, larger ones may diverge.", stacklevel=5)
+            warn(f"{type(self).__name__} got step={self.step_size:g}; its theorem covers steps up to {min(safe.values()):.3g}, larger ones may diverge.")
         return {name: float(self.step_size) for name in safe}
 
     def _require_bounds(self, problem, bounds):

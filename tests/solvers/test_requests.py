@@ -152,7 +152,7 @@ STEPS = {
     "Katyusha": [(lambda f: pl.Katyusha(3, step=f * sum_bound(pl.Katyusha(strong_convexity=0.01)), strong_convexity=0.01), linear_model)],
 }
 ANY_STEP = {"DouglasRachford": "converges for every tau", "ADMM": "for every rho", "ISGM": "the implicit step for every tau; the explicit one has no theorem", "LBFGS": "searches",
-            "ConjugateGradient": "has no step", "MLEM": "has no step", "OSEM": "has no step"}
+            "ImplicitGradient": "no theorem, as Adam", "ConjugateGradient": "has no step", "MLEM": "has no step", "OSEM": "has no step"}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -224,13 +224,20 @@ def quadratic():
     return pl.Reconstruction(pl.MatrixOperator(A), A[:, 0], regulariser=0.1 * pl.L2NormSquared())
 
 
+def inversion():
+    torch.manual_seed(1)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 8), torch.nn.ReLU()).double()
+    return pl.LiftedInversion(net, net(torch.rand(4, 6, dtype=torch.float64)).detach(), fidelity="squared_error")
+
+
 RESUMED = [(name, make, network, 6) for name, makers in NETWORK.items() for make in makers]
 RESUMED += [(name, make, lambda problem=problem, form=form: instance(problem, form)[0], 4 if name == "LBFGS" else 40)
             for name, cases in COMPOSITE.items() for make, problem, form in cases]
 RESUMED += [("PDHG", lambda n: pl.PDHG(n, variant="accelerated"), lambda: instance("tv", "split")[0], 40),
             ("BregmanPGD", lambda n: pl.BregmanPGD(n, kernel="burg"), poisson, 40), ("SAGA", lambda n: pl.SAGA(n), linear_model, 6), ("SGD", lambda n: pl.SGD(n), linear_model, 6),
             ("MLEM", lambda n: pl.MLEM(n), poisson, 20), ("OSEM", lambda n: pl.OSEM(n, subsets=2), emission, 10),
-            ("ConjugateGradient", lambda n: pl.ConjugateGradient(n), quadratic, 10)]
+            ("ConjugateGradient", lambda n: pl.ConjugateGradient(n), quadratic, 10),
+            ("ImplicitGradient", lambda n: pl.ImplicitGradient(n, continuation=(1.0, 1.0)), inversion, 10)]
 
 
 def same(a, b):
