@@ -5,6 +5,7 @@ Kinds are looked at where objects are made and functions called, never in a prod
 
 import functools
 import inspect
+import linecache
 import math
 import os
 import re
@@ -132,6 +133,7 @@ PROBLEM = Kind("a Problem", _of("problems.problem", "Problem"))
 TRAINING = Kind("a LiftedTraining", _of("problems.lifted", "LiftedProblem"))
 SOLVER = Kind("a Solver, such as FISTA(200)", _of("solvers.solver", "Solver"))
 COSTS = Kind("a StageCosts", _of("distributed.costs", "StageCosts"))
+MACHINE = Kind("a Machine", _of("distributed.machine", "Machine"))
 LINK = Kind("a Link", _of("distributed.costs", "Link"))
 RESULT = Kind("a Result", _of("solvers.result", "Result"))
 SERIES = Kind("a sequence of finite numbers",
@@ -153,23 +155,25 @@ TABLE = Kind("a dict of tensors", lambda v: isinstance(v, dict) and all(map(_ten
 
 NAMES = {name: kind for kind, names in (
     # what a name means, wherever it appears; ANY: the callable says itself what it takes
-    (ANY, "activation_regulariser budget data denoiser example_inputs forced frozen functional geometry groups image inputs kernel layers linear mask max_delay module network "
-          "nonsmooth obj operator parts potential preconditioner problem product products regulariser rho runs smooth stages start strong_convexity targets term transform "
+    (ANY, "activation_regulariser budget data denoiser example_inputs forced frozen functional geometry groups image inputs kernel layers linear mask max_delay "
+              "module network "
+          "nonsmooth obj operator parts potential preconditioner problem product products reconstruct regulariser rho runs smooth stages start strong_convexity targets "
+              "term transform "
           "validation weight_regulariser workers"),
     (WORD, "acceleration angle attention column complex_as constraint fidelity kind loss metric order padding refresh restart schedule storage variant wavelet"),
     (PLAIN, "delays penalty probabilities step subsets"),
-    (REAL, "truncation"),
-    (NUMBER, "a alpha average bandwidth beta bound change constant crop delta discount dropout eta factor feedback field_tolerance gap grow inertia kvp "
+    (REAL, "cores truncation"),
+    (NUMBER, "a alpha average bandwidth beta bound change constant crop delta discount dropout eta factor feedback field_tolerance gap gather grow inertia kvp "
              "label_smoothing latency length level momentum mu noise noise_level objective offset overlap passes power radius ratio relaxation residual "
-             "resonance_frequency rotation safety seconds shrink slope smoothing t tau test threshold timeout tolerance turns value variation weight weight_decay"),
+             "resonance_frequency rotation safety seconds shrink slope smoothing t tau test threshold timeout tolerance turns value variation visit weight weight_decay"),
     (POSITIVE, "bin_width ring_spacing"),
     (INTEGER, "axis bins block channel_axis crystals ignore_index levels max_iterations max_ring_difference memory ndim rings sets span"),
     (COUNT, "batch_size channels classes coils columns context depth dimension filters heads inner inner_steps inner_sweeps interleaves iterations limit max_solves "
-            "microbatches outputs patch patience readout repeats rows samples shards side size spokes steps trials vocabulary width"),
+            "microbatches outputs patch patience readout repeats rounds rows samples shards side size spokes steps trials vocabulary width"),
     (SEED, "seed"),
-    (FLAG, "asynchronous balancing bias bottleneck convex deterministic equispaced exact flatten isotropic largest nonnegative orthonormal shard_parameters "
+    (FLAG, "asynchronous balancing bias bottleneck convex deterministic equispaced exact flatten gradients isotropic largest nonnegative orthonormal shard_parameters "
            "takes_level"),
-    (TEXT, "axial dataset text title"),
+    (TEXT, "axial dataset text title who"),
     (NUMBERS, "field_of_view fwhm origin resolution spacing voxel_size"),
     (INTEGERS, "axes calibration index shape"),
     (SEQUENCE, "blocks widths"),
@@ -192,7 +196,8 @@ NAMES = {name: kind for kind, names in (
     (NUFFT_, "nufft"),
     (SOLVER, "solver"),
     (COSTS, "costs"),
-    (LINK, "link"),
+    (LINK, "link messages sums"),
+    (MACHINE, "machine"),
     (RESULT, "result"),
     (PATTERNS, "granularity schedules"),
     (FACTORS, "slow"),
@@ -233,8 +238,8 @@ NAMES = {name: kind for kind, names in (
     (PATTERNS, "ContrastiveTraining.frozen LiftedTraining.frozen"),
     (SLICES, "read_fastmri.slices"),
     (MATRIX, "write_nifti.affine"),
-    (LIMITS, "plot_images.limits"),
-    (TABLES, "StageCosts.backward StageCosts.forward StageCosts.output_bytes StageCosts.parameter_bytes StageCosts.parents"),
+    (LIMITS, "continuation plot_images.limits share"),
+    (TABLES, "StageCosts.backward StageCosts.forward StageCosts.output_bytes StageCosts.parameter_bytes StageCosts.parents StageCosts.update"),
     (ITEMS, "Staged.stages plot_images.titles plot_predictions.images plot_predictions.labels plot_predictions.predicted"),
     (PRICED, "simulate.problem"),
     (PICTURES, "plot_images.rows"),
@@ -295,7 +300,18 @@ def checked(made: Any, owner: Any = None) -> Any:
 
 def refuse(error, who, values) -> NoReturn:
     """Raise what torch's `error` means for who(values): an ArgumentError with both, or the error itself where it is ours or memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError) or type(error) is NotImplementedError and not re.search("not implemented for|not supported|Could not run|meta tensor", str(error)):
+    abstract = type(error) is NotImplementedError and not re.search("not implemented for|not supported|Could not run|meta tensor", str(error))
+    if abstract or _raised_here(error) or isinstance(error, torch.OutOfMemoryError):
         raise error
     text = " ".join(str(error).split("\n")[0].split()).rstrip(".")
     raise ArgumentError(f"{who} cannot compute with {', '.join(map(shown, values))}: {text}.") from error
+
+
+def _raised_here(error):
+    """Whether a `raise` of this package made the error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not trace.tb_frame.f_globals.get("__name__", "").startswith("paralift."):
+        return False
+    return linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno).lstrip().startswith("raise ")

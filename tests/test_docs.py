@@ -127,4 +127,4 @@ def test_docstrings_keep_their_formulas(extensions):
 
 
 def test_signatures_of_methods_are_those_of_their_constructors():
-    assert str(inspect.signature(pl.PDHG)).startswith("(max_iterations=1000, step='auto', ") and "self" not in inspect.signature(pl.ISGM).parameters
+    assert str(inspect.signature(pl.PDHG)).startswith("(max_iterations: int = 1000, step") and "self" not in inspect.signature(pl.ISGM).parameters

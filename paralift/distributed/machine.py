@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..arguments import checked
 from ..problems.lifted_training import LiftedTraining
 from .costs import Link
 from .mesh import Mesh
@@ -26,6 +27,7 @@ SMALL, LARGE = 2**12, 2**22      # bytes of a message
 MINIBATCHES = 10
 
 
+@checked
 @dataclass(frozen=True)
 class Machine:
     """Workers and what is between them.

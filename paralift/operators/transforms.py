@@ -43,6 +43,11 @@ class FourierTransform(LinearOperator):
             if self.columns > 0.75 * weight.shape[-1]:
                 self._rest = (1 - weight).to(space.dtype.to_complex())
 
+    def _fit(self, x):
+        super()._fit(x)
+        if self.real and x.is_complex():
+            raise TypeError(f"FourierTransform got complex numbers on a real space, whose spectrum it takes for symmetric; use a Space of dtype {self.range.dtype}.")
+
     def half(self, natural: torch.Tensor) -> torch.Tensor:
         """The part of a natural-order array over k-space that `torch.fft.rfftn` gives."""
         return natural.narrow(-1, 0, self.domain.shape[-1] // 2 + 1)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.functional_algebra import _Composed, _Scaled, _Sum, _Translated
 from ..operators.indicators import IndicatorBox, IndicatorNonnegative
@@ -13,6 +14,7 @@ from ..operators.space import inner
 __all__ = ["Certificate", "certain_subgradient", "nearest_subgradient"]
 
 
+@checked
 def nearest_subgradient(f: Functional, z: torch.Tensor, q: torch.Tensor, tolerance: float = 1e-12) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(p, gap) with f(y) >= f(z) + <p, y - z> - gap for all y: the element p of df(z) nearest to q, in closed form, for f differentiable, an l1, l2 or group norm, a box, a
     multiple, translate or sum with a known one; elsewhere `certain_subgradient`. Norms take entries of z below `tolerance` times the largest for 0; that shows in the gap, which
@@ -56,6 +58,7 @@ def _nothing(f, z):
     return z.real.new_zeros(z.shape[:z.dim() - f.ndim])
 
 
+@checked
 def certain_subgradient(f: Functional, z: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(p, gap), p = q where f*(q) is finite, for norms q cut to the dual unit ball, and gap = f(z) + f*(p) - <p, z>, Fenchel's, so that f(y) >= f(z) + <p, y - z> - gap for all y;
     None where f* is not known."""

@@ -20,7 +20,7 @@ UNTRIED = {
     "read data sets that need not be there": "mnist fashion_mnist tinyshakespeare brain fdg_slices mri_slices",
     "other libraries' objects, seconds to load": "from_odl to_odl from_pyproximal to_pylops",
     "checks of their own, tested in test_functionals.py and test_linear.py": "check_operator check_functional check_penalty check_problem",
-    "workers: tests/distributed": "share rank",
+    "workers: tests/distributed": "share rank calibrate",
 }
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))
 
@@ -135,13 +135,17 @@ def calls():
         "SamplingDesign": [dict(transform=pl.FourierTransform(S), regulariser=pl.TotalVariation(), images=image, budget=8)],
         "SourceCondition": [dict(operator=pl.FourierTransform(S, mask), functional=pl.TotalVariation(), image=image),
                             dict(operator=pl.IdentityOperator(R), functional=pl.L1Norm(), image=P)],
-        "line_groups": [dict(shape=(4, 6))], "spoke_groups": [dict(shape=(4, 6), spokes=3)], "project_subdifferential": [dict(f=pl.L1Norm(), z=V, q=2 * V)],
+        "line_groups": [dict(shape=(4, 6))], "spoke_groups": [dict(shape=(4, 6), spokes=3)],
+        **dict.fromkeys(("nearest_subgradient", "certain_subgradient"), [dict(f=pl.L1Norm(), z=V, q=2 * V)]),
+        "SampleGroups": [dict(transform=pl.FourierTransform(S)), dict(transform=pl.FourierTransform(C), groups=pl.line_groups((4, 6)))],
+        "refine_mask": [dict(mask=pl.SampleGroups(pl.FourierTransform(C)).draw(torch.ones(24), 12), transform=pl.FourierTransform(C), images=randn(3, 4, 6, dtype=torch.complex128),
+                             reconstruct=lambda mask, images: 0.5 * images, rounds=2, batch_size=2)],
         "inversion_error_bound": [dict(potential=pl.ReLU(), output=P, source=V.new_ones(5), weight=0.1, noise=0.2)], "inversion_weight": [dict(source=V, noise=0.2)],
         "partition": [dict(costs=[1.0, 2.0, 3.0], parts=2)], "stage_costs": [dict(problem=pl.LiftedTraining(net, x, y), batch_size=4, repeats=1)],
         "CrossEntropy": [dict(), dict(label_smoothing=0.1)], "SquaredError": [dict()], "Logistic": [dict()], "KullbackLeiblerLoss": [dict()],
         "FunctionalLoss": [dict(functional=pl.Huber())], "PenaltyLoss": [dict(penalty=pl.LiftedBregman(pl.ReLU()))],
         # solvers
-        **dict.fromkeys("PGD FISTA BregmanPGD LBFGS ConjugateGradient LinearizedBregman DouglasRachford ADMM PDHG SPDHG BCD PIAG MLEM".split(), [few]),
+        **dict.fromkeys("PGD FISTA BregmanPGD LBFGS ConjugateGradient LinearizedBregman DouglasRachford ADMM PDHG SPDHG BCD PIAG MLEM ImplicitGradient".split(), [few]),
         "OSEM": [dict(max_iterations=2, subsets=2)], **dict.fromkeys("ISGM SGD SAGA SVRG".split(), [dict(epochs=1, batch_size=4)]),
         "Katyusha": [dict(epochs=1, batch_size=4, strong_convexity=0.1)],
         "Tolerance": [dict(residual=1e-3), dict(passes=2, change=1e-3)], "EarlyStopping": [dict(column="objective", patience=2)], "Storage": [dict(), dict(dtype=torch.bfloat16)],
@@ -166,7 +170,7 @@ def calls():
         "plot_predictions": [dict(images=randn(3, 4, 4), predicted=torch.arange(3), labels=torch.arange(3))], "plot_reconstruction": [dict(result=pl.FISTA(2).solve(scan))],
         # workers
         "Workers": [dict(total=2), dict(data=2, layers=2)], "Simulated": [dict(total=2, speeds=(1.0, 2.0))], "Link": [dict(latency=1e-4)], "Flushed": [dict(microbatches=2)],
-        "Streamed": [dict()],
+        "Streamed": [dict()], "Machine": [dict(), dict(cores=2.0, visit=1e-4)],
         "StageCosts": [dict(forward=((0.0, 1e-3),), backward=((0.0, 2e-3),), parameter_bytes=(8,), output_bytes=(8,))], "layouts": [dict(**costs, workers=2, rows=8)],
         "layout_table": [dict(found=pl.distributed.layouts(**costs, workers=2, rows=8))], "measured_costs": [dict(problem=pl.LiftedTraining(net, x, y), rows=4, repeats=1)],
         "simulate": [dict(problem=costs["costs"], workers=(1, 2), batch_size=8)],

@@ -33,12 +33,14 @@ CONTRACTS = {pl.Problem: set(vars(pl.Problem)), pl.Solver: set(dir(pl.Solver)) -
              pl.solvers.StepRule: {"start"},
              torch.nn.Module: set(dir(torch.nn.Module)) | {"__getitem__", "__add__", "__mul__", "stages", "example", "analysis", "synthesis", "step_size", "channels", "image",
                                                            "norm_squared"},
-             pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"}}
+             pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"},
+             pl.SampleGroups: {"mask", "held", "sums", "fill", "draw"}, pl.distributed.StageCosts: {"completed", "update_seconds", "serial_seconds"},
+             pl.LiftedInversion: {"input_gradient", "input_value"}}
 # what solvers ask of a problem beyond the contract, what lifted problems tell each other, and memory without content
 INSIDE = set("start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss sample_lipschitz "
              "mean_lipschitz buffers empty set_buffers majorised_stage majoriser_from least_samples regularisation loss_at own_rows restrict forward settle "
              "transform pull_linear extrapolate curvature excess can_step distance bregman_step ends rows_of half multiplied normal compact covering implicit_energy "
-             "implicit_point arrive bound lowest weight pair finish check_data mean_values metrics draw step predict".split())
+             "implicit_point arrive bound lowest minimisers feasible_duals weight pair finish check_data mean_values metrics draw step predict".split())
 
 
 class Hang(BaseException):

@@ -126,7 +126,7 @@ NAN[0, 0, 0] = math.nan
 BAD = [
     (lambda: pl.espirit(K.real), TypeError, "complex numbers"), (lambda: pl.espirit(NAN), ValueError, "NaN"), (lambda: pl.espirit(HOLE), ValueError, "24 are empty in all coils"),
     (lambda: pl.low_resolution_maps(HOLE), ValueError, "fully sampled"), (lambda: pl.espirit(K, 6, 6), ValueError, "shorter than its calibration"),
-    (lambda: pl.espirit(K, (24, 40)), ValueError, "does not fit axes"), (lambda: pl.espirit(K, kernel=0), ValueError, "shorter than its calibration"),
+    (lambda: pl.espirit(K, (24, 40)), ValueError, "does not fit axes"), (lambda: pl.espirit(K, kernel=0), ValueError, "at least 1"),
     (lambda: pl.espirit(K, axis=1), ValueError, "two or three are needed"), (lambda: pl.espirit(K, axis=3), ValueError, "axis of the coils"),
     (lambda: pl.espirit(K, sets=5), ValueError, "1 to 4"), (lambda: pl.espirit(K, crop=1.0), ValueError, r"crop in \[0, 1\)"),
     (lambda: pl.prewhiten(K, K.flatten(1)[:3]), ValueError, "for 4 coils"),
