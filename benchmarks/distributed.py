@@ -6,6 +6,7 @@ interleaved; speed-ups are over one process of the same kind, medians over the r
 """
 
 import argparse
+import gc
 import os
 import platform
 import statistics
@@ -74,10 +75,10 @@ def grouped(step, iterations):
         for _ in range(iterations):
             run()
         dist.barrier()
-        seconds = (time.perf_counter() - began) / iterations
-        dist.destroy_process_group()
-        return seconds
+        return (time.perf_counter() - began) / iterations
 
+    gc.collect()
+    gc.freeze()                                                   # an earlier group's garbage is not for the child
     child = os.fork()
     if child == 0:
         try:
@@ -88,6 +89,8 @@ def grouped(step, iterations):
         return work(0)
     finally:
         os.waitpid(child, 0)
+        dist.destroy_process_group()
+        gc.unfreeze()
         folder.cleanup()
 
 
