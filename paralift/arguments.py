@@ -155,7 +155,7 @@ TABLE = Kind("a dict of tensors", lambda v: isinstance(v, dict) and all(map(_ten
 
 NAMES = {name: kind for kind, names in (
     # what a name means, wherever it appears; ANY: the callable says itself what it takes
-    (ANY, "activation_regulariser budget data denoiser example_inputs forced frozen functional geometry groups image inputs kernel layers linear mask max_delay "
+    (ANY, "activation_regulariser budget continuation data denoiser example_inputs forced frozen functional geometry groups image inputs kernel layers linear mask max_delay "
               "module network "
           "nonsmooth obj operator parts potential preconditioner problem product products reconstruct regulariser rho runs smooth stages start strong_convexity targets "
               "term transform "
@@ -238,7 +238,7 @@ NAMES = {name: kind for kind, names in (
     (PATTERNS, "ContrastiveTraining.frozen LiftedTraining.frozen"),
     (SLICES, "read_fastmri.slices"),
     (MATRIX, "write_nifti.affine"),
-    (LIMITS, "continuation plot_images.limits share"),
+    (LIMITS, "plot_images.limits share"),
     (TABLES, "StageCosts.backward StageCosts.forward StageCosts.output_bytes StageCosts.parameter_bytes StageCosts.parents StageCosts.update"),
     (ITEMS, "Staged.stages plot_images.titles plot_predictions.images plot_predictions.labels plot_predictions.predicted"),
     (PRICED, "simulate.problem"),

@@ -21,7 +21,9 @@ def nearest_subgradient(f: Functional, z: torch.Tensor, q: torch.Tensor, toleran
     is 0 where p is in df(z), up to rounding."""
     if f.smooth and f.differentiable:
         return f.gradient(z), _nothing(f, z)
-    if isinstance(f, _Scaled) and f.a:
+    if isinstance(f, _Scaled) and not f.a:
+        return torch.zeros_like(q), _nothing(f, z)
+    if isinstance(f, _Scaled):
         return _times(nearest_subgradient(f.f, z, q / f.a, tolerance), lambda p, gap: (f.a * p, f.a * gap))
     if isinstance(f, _Translated):
         return nearest_subgradient(f.f, z - f.shift, q, tolerance)

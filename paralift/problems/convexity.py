@@ -41,13 +41,16 @@ class AffinePart(LinearOperator):
 
 
 def is_affine(stage, point):
-    """Whether A(x) is affine in its inputs together: A(u + v) = A(u) + A(v) - A(0) at random u, v."""
+    """Whether A(x) is affine in its inputs together: A(u + v) = A(u) + A(v) - A(0) at random u, v, of size 1 and large ones, whose way passes far kinks."""
     g = torch.Generator().manual_seed(0)
-    values = lambda p: torch.randn(2, *point[f"x{p}"].shape[1:], dtype=torch.float64, generator=g).to(point[f"x{p}"])
-    u, v = ([values(p) for p in stage.parents] for _ in range(2))
     act = lambda xs: stage.forward(xs[0] if len(xs) == 1 else tuple(xs), point)
-    left, right = act([a + b for a, b in zip(u, v)]), act(u) + act(v) - act([torch.zeros_like(a) for a in u])
-    return bool((left - right).norm() <= 1e3 * torch.finfo(left.dtype).eps * (1 + left.norm() + right.norm()))
+    for scale in (1.0, 1e4):
+        values = lambda p: scale * torch.randn(2, *point[f"x{p}"].shape[1:], dtype=torch.float64, generator=g).to(point[f"x{p}"])
+        u, v = ([values(p) for p in stage.parents] for _ in range(2))
+        left, right = act([a + b for a, b in zip(u, v)]), act(u) + act(v) - act([torch.zeros_like(a) for a in u])
+        if not (left - right).norm() <= 1e3 * torch.finfo(left.dtype).eps * (1 + left.norm() + right.norm()):
+            return False
+    return True
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..arguments import checked
+from ..arguments import checked, shown
 from ..operators.operator import LinearOperator
 from ..operators.space import finite
 from .sample_groups import SampleGroups
@@ -27,7 +27,8 @@ def refine_mask(mask: torch.Tensor, transform: LinearOperator, images: torch.Ten
 
     Parameters
     ----------
-    mask : bool, of k-space's shape, the start; its number of samples is the budget. `SamplingDesign` gives one, or `SampleGroups.draw`.
+    mask : bool, of k-space's shape, the start; its number of samples is the budget, where of a pair of mirror images only one is bought. `SamplingDesign` gives one, or
+        `SampleGroups.draw`.
     transform : T, without a mask, as in `SamplingDesign`; for real images it takes one of each pair of mirror images.
     images : u', (n, *space.shape), training images; a round sees `batch_size` of them.
     reconstruct : (mask, images) -> reconstructions of the images' shape from their samples in the mask: any solver, learned or not.
@@ -41,6 +42,8 @@ def refine_mask(mask: torch.Tensor, transform: LinearOperator, images: torch.Ten
     images = finite(images, "refine_mask", "images")
     if images.dim() != space.ndim + 1 or not space.fits(images):
         raise ValueError(f"refine_mask got images of shape {tuple(images.shape)}; it needs (n, {', '.join(map(str, space.shape))}).")
+    if not bool(images.abs().flatten(1).amax(1).all()):
+        raise ValueError("refine_mask got an image that is 0 everywhere, whose relative error is not defined; leave it out.")
     units = SampleGroups(transform, groups, forced, "refine_mask")
     if not torch.is_tensor(mask) or mask.dtype != torch.bool or tuple(mask.shape) != units.shape:
         raise ValueError(f"refine_mask got mask={type(mask).__name__}; it needs a bool tensor of k-space's shape {units.shape}.")
@@ -48,14 +51,17 @@ def refine_mask(mask: torch.Tensor, transform: LinearOperator, images: torch.Ten
         raise ValueError("refine_mask got a mask without some of the forced samples; pass mask | forced.")
     if rounds < 1 or batch_size < 1 or not 0 < share[1] <= share[0] <= 1:
         raise ValueError(f"refine_mask got rounds={rounds}, batch_size={batch_size}, share={share}; it needs whole numbers of at least 1 and 1 >= first share >= last share > 0.")
-    generator, chosen, budget, errors = torch.Generator().manual_seed(seed), units.held(mask), int(mask.sum()), []
-    axes = tuple(range(-space.ndim, 0))
+    generator, chosen, errors = torch.Generator().manual_seed(seed), units.held(mask), []
+    axes, budget = tuple(range(-space.ndim, 0)), int(units.mask(chosen).sum())
     for k in range(rounds):
         part = share[0] * (share[1] / share[0]) ** (k / max(rounds - 1, 1))
         held = chosen.nonzero().flatten()
         chosen[held[torch.randperm(len(held), generator=generator)[:max(round(part * len(held)), 1)]]] = False
         batch = images[torch.randperm(len(images), generator=generator)[:batch_size].to(images.device)]
-        error = reconstruct(units.mask(chosen), batch) - batch
+        found = reconstruct(units.mask(chosen), batch)
+        if not torch.is_tensor(found) or found.shape != batch.shape or not torch.isfinite(found).all():
+            raise ValueError(f"refine_mask got {shown(found)} from reconstruct; it needs finite images of shape {tuple(batch.shape)}.")
+        error = found - batch
         size = error.abs().square().sum(axes)
         errors.append(float((size / batch.abs().square().sum(axes)).mean()))
         relative = error / size.sqrt().clamp(min=torch.finfo(size.dtype).tiny).reshape(-1, *(1,) * space.ndim)

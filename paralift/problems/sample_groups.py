@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..arguments import checked
+from ..arguments import checked, shown
 from ..operators.operator import LinearOperator
 from ..operators.transforms import FourierTransform, mirrored
 
@@ -92,14 +92,22 @@ class SampleGroups:
         return energy.new_zeros(len(self.costs)).index_add_(0, self.choice.flatten(), energy)
 
     def fill(self, scores: torch.Tensor, budget: int, chosen: torch.Tensor | None = None) -> torch.Tensor:
-        """`chosen` (none by default) and the choices of largest score after them, until the mask would have more than `budget` samples."""
+        """`chosen` (none by default) and the choices of largest score after them for which there is room in a mask of `budget` samples."""
         chosen = torch.zeros(len(self.costs), dtype=torch.bool) if chosen is None else chosen.clone()
         order = torch.where(chosen | (self.costs == 0), -math.inf, scores).argsort(descending=True, stable=True)
         order = order[~chosen[order] & (self.costs[order] > 0)]
-        chosen[order[self.costs[order].cumsum(0) <= budget - int(self.mask(chosen).sum())]] = True
+        room, costs = budget - int(self.mask(chosen).sum()), self.costs[order]
+        if not len(order) or int(costs.min()) == int(costs.max()):
+            chosen[order[costs.cumsum(0) <= room]] = True
+            return chosen
+        for group, cost in zip(order.tolist(), costs.tolist()):
+            if cost <= room:
+                chosen[group], room = True, room - cost
         return chosen
 
     def draw(self, density: torch.Tensor, budget: int, seed: int = 0) -> torch.Tensor:
         """A random mask of at most `budget` samples: choices without replacement, with chances proportional to `density` (one for each label); infinite: always."""
+        if not torch.is_tensor(density) or density.shape != self.costs.shape:
+            raise ValueError(f"draw got density={shown(density)}; it needs a tensor with one number for each label, ({len(self.costs)},).")
         clock = torch.empty(len(self.costs), dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(seed))
         return self.mask(self.fill(density.double() / clock, budget))

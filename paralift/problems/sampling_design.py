@@ -84,10 +84,13 @@ class SamplingDesign(Problem):
         self.weight, self.budget, free = weight, None, int(self.forced.sum())
         if budget is not None:
             most = self.groups.total
-            self.budget = round(budget * self.forced.numel()) if isinstance(budget, float) and 0 < budget < 1 else budget
-            if not isinstance(self.budget, int) or not free < self.budget < most:
+            whole = isinstance(budget, float) and budget.is_integer()
+            self.budget = round(budget * self.forced.numel()) if isinstance(budget, float) and 0 < budget < 1 else int(budget) if whole else budget
+            least = free + int(self.groups.costs[self.groups.costs > 0].min())
+            if not isinstance(self.budget, int) or isinstance(budget, bool) or not least <= self.budget < most:
                 which = " that are no mirror images of each other" if self.groups.paired else ""
-                raise ValueError(f"SamplingDesign got budget={budget}: an impossible one; it needs more samples than the {free} forced ones and fewer than all {most}{which}.")
+                raise ValueError(f"SamplingDesign got budget={budget}: an impossible one; it needs a whole number of samples (or a share of all), at least {least}, the {free} "
+                                 f"forced ones and the smallest group, and fewer than all {most}{which}.")
 
     def _prepare(self):
         """Over the entries of the spectrum at hand (half of it where image and transform are real): the group of each, that of its mirror image, how often it counts."""
@@ -221,7 +224,8 @@ class SamplingDesign(Problem):
     @checked
     def design(self, solver: Any, trials: int = 12, tolerance: float = 0.01) -> Sampling:
         """The `Sampling` with at most `budget` samples: `solver` (FISTA(200), say) is run at most `trials` times, each from where the last one ended, the weight becoming the
-        score that would give the budget, until the support of v is within `tolerance` * budget of it. Then the groups of largest score are kept."""
+        score that would give the budget, until the support of v is within `tolerance` * budget of it. Then the groups of largest score are kept. What was found is
+        kept too: a second call gives it again."""
         if self.budget is None:
             raise ValueError("SamplingDesign.design needs a budget; with a weight, solver.solve(problem).solution is the sampling.")
         if self.weight is not None:
@@ -243,6 +247,9 @@ class SamplingDesign(Problem):
                 self.weight = wanted if inside else math.sqrt(low * high) if low > 0 and high < math.inf else 0.7 * high if low == 0 else 1.4 * low
             self._best = point
             return self.sampling(point, self.budget)
+        except BaseException:
+            self.weight = None                                   # nothing is known yet
+            raise
         finally:
             self.start = start
 

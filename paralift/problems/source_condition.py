@@ -221,6 +221,8 @@ class SourceCondition(Problem):
         if "dual" not in result.state:
             raise ValueError("SourceCondition.from_dual got a result without dual variables; it needs PDHG's on primal_dual().")
         *q, y = result.state["dual"]
+        if len(q) != len(self.potentials) or any(not A.range.fits(g) for A, g in zip(self.analysis, q)) or not self._operator.range.fits(y):
+            raise ValueError("SourceCondition.from_dual got the result of another problem; it needs PDHG's on primal_dual().")
         return self._certificate(-y, q)
 
     @checked

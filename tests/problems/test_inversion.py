@@ -405,3 +405,20 @@ def test_bad_input():
 def test_mac_takes_any_activation():
     net = nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 4)).double()
     pl.testing.check_problem(pl.LiftedInversion(net, torch.randn(2, 4, dtype=D), penalty="mac"))
+
+
+def test_a_kink_far_away_is_seen():
+    """|A x + 20| is affine near 0 only: it is lifted as what it is, and its gradient is right far out."""
+    class Far(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 5)
+
+        def forward(self, x):
+            return (self.layer(x) + 20).abs()
+
+    problem = pl.LiftedInversion(Far().double(), 60 * torch.rand(4, 5, dtype=torch.float64), shape=6, start="zeros")
+    x, d = 60 * torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    value = lambda t: float(problem.smooth_value({**problem.start(), "x0": x + t * d}))
+    slope = float((problem.linearise({**problem.start(), "x0": x}).gradient["x0"] * d).sum())
+    assert not problem.convex and slope == pytest.approx((value(1e-6) - value(-1e-6)) / 2e-6, rel=1e-4)

@@ -121,3 +121,25 @@ U = images(2, 16, 16)
 def test_bad_input(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+def test_what_a_failed_design_leaves():
+    """Nothing: the next call begins anew, and a problem without a weight is refused by solvers."""
+    space = pl.Space((6, 6), torch.float64)
+    problem = pl.SamplingDesign(pl.FourierTransform(space), pl.TotalVariation(), torch.rand(6, 6, dtype=torch.float64), budget=5.0)
+    with pytest.raises(TypeError, match="ConjugateGradient"):
+        problem.design(pl.ConjugateGradient(3))
+    assert problem.weight is None and problem.design(pl.FISTA(3)).samples == 5
+    with pytest.raises(ValueError, match="at least 36"):
+        pl.SamplingDesign(pl.FourierTransform(space), pl.TotalVariation(), problem.images, budget=5, groups=torch.zeros(6, 6, dtype=torch.int64))
+
+
+def test_refinement_buys_what_the_mask_bought():
+    """Of mirror pairs one; reconstructions of another shape and empty images are refused."""
+    space, images = pl.Space((6, 6), torch.float64), torch.rand(3, 6, 6, dtype=torch.float64)
+    F, mask = pl.FourierTransform(space), torch.zeros(6, 6, dtype=torch.bool)
+    mask[2:5, 2:5] = True
+    assert int(pl.refine_mask(mask, F, images, lambda m, x: F.adjoint(m * F(x)), rounds=2)[0].sum()) == 5
+    for reconstruct, given, words in ((lambda m, x: x[0], images, "finite images of shape"), (lambda m, x: x, 0 * images, "0 everywhere")):
+        with pytest.raises(ValueError, match=words):
+            pl.refine_mask(mask, F, given, reconstruct, rounds=2)
