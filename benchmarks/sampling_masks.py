@@ -12,7 +12,6 @@ Reconstruction: |M F u - y|^2/2 + weight TV(u), PDHG; the weight is tuned for ea
 import argparse
 import os
 import time
-from pathlib import Path
 
 import torch
 
@@ -32,15 +31,8 @@ parser.add_argument("--no-greedy", action="store_true")
 parser.add_argument("--masks", help="a file that the masks are written to")
 arguments = parser.parse_args()
 torch.set_num_threads(1)
-folder = Path(os.environ.get("PARALIFT_DATA", "")) / "mri_images" / "DeepADMM_chest"
-if not arguments.quick and folder.is_dir():
-    import h5py
-
-    def load(file):
-        with h5py.File(file) as data:
-            return torch.tensor(data["im_ori"][:].T, dtype=torch.float32)
-
-    slices = torch.stack([load(file) for file in sorted(folder.glob("*.mat"))])
+if not arguments.quick and "PARALIFT_DATA" in os.environ:
+    slices = torch.stack(list(pl.data.mri_slices("chest")))
     slices = torch.nn.functional.avg_pool2d(slices[:, None], slices.shape[-1] // arguments.size)[:, 0]
     learn, tune, test, source = slices[:50], slices[50:60], slices[60:], "chest slices"
 else:

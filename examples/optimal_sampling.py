@@ -22,15 +22,8 @@ output = Path(arguments.output)
 output.mkdir(parents=True, exist_ok=True)
 torch.set_num_threads(1)
 
-folder = Path(os.environ.get("PARALIFT_DATA", "")) / "mri_images" / "DeepADMM_chest"
-if not arguments.quick and folder.is_dir():
-    import h5py
-
-    def load(file):
-        with h5py.File(file) as data:
-            return torch.tensor(data["im_ori"][:].T, dtype=torch.float32)
-
-    slices, source = torch.nn.functional.avg_pool2d(torch.stack([load(file) for file in sorted(folder.glob("*.mat"))]), 2), "chest slices"
+if not arguments.quick and "PARALIFT_DATA" in os.environ:
+    slices, source = torch.nn.functional.avg_pool2d(torch.stack(list(pl.data.mri_slices("chest"))), 2), "chest slices"
     train, test = slices[:50], slices[60:]
 else:
     from skimage import data

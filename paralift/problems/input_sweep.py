@@ -27,19 +27,19 @@ class InputSweep:
         return self.rho[l] if type(last.module) is nn.Identity and l in last.parents else self.rho[l] * tie
 
     def _spectrum(self, stage, point, z):
-        """(eigenvalues, eigenvectors or None for I) of A A* of the stage; None where they are not for use."""
+        """(eigenvalues, eigenvectors, the largest eigenvalue) of A A* of the stage, the first two None for I; None where they are not for use."""
         l = stage.index
         if l not in self._spectra:
             found = None
             if l in self._still and len(stage.parents) == 1 and stage.parents[0] and z.dim() == 2 and z.shape[1] <= LARGEST:
                 if type(stage.module) is nn.Identity:
-                    found = z.new_ones(()), None
+                    found = None, None, 1.0
                 else:
                     x = point[f"x{stage.parents[0]}"]
                     offset, pull = stage.evaluate(x.new_zeros(z.shape[1], *x.shape[1:]), point, wrt_theta=False)
                     back = pull(torch.eye(z.shape[1], dtype=z.dtype, device=z.device))[0]
                     e, Q = torch.linalg.eigh(stage.forward(back, point) - offset)
-                    found = e.clamp(min=0), Q
+                    found = e.clamp(min=0), Q, float(e[-1].clamp(min=0))
             self._spectra[l] = found
         return self._spectra[l]
 
@@ -64,9 +64,8 @@ class InputSweep:
                 between.append(stage)
             else:
                 slope, between = slope * math.prod(self._input_norm(s, values) for s in between), []
-                (e, Q), ratio = spectrum, slope / self._tied(stage.parents[0], tie)
+                (e, Q, top), ratio = spectrum, slope / self._tied(stage.parents[0], tie)
                 r = r / (1 + ratio) if Q is None else ((r @ Q).div_(1 + ratio * e) @ Q.T).mul_(r != 0)
-                top = float(e.max())
                 slope = slope * top / (1 + ratio * top)
             for p, g in stage.pairs(pull(r)[0]):
                 pulls[p] = (g, w) if p not in pulls else _joined(*pulls[p], g, w)
