@@ -40,10 +40,19 @@ class _Batched:
 
 
 def _odl_space(space):
+    """(Space, weight) of a tensor space; of n equal ones, as the range of a gradient is, with a first axis of n."""
     weight = getattr(space.weighting, "const", None)
-    if weight is None or not hasattr(space, "shape"):
-        raise ValueError(f"from_odl got the space {space!r}; it needs a tensor space with a constant weighting.")
+    if weight is not None and getattr(space, "is_power_space", False) and len(space):
+        part, w = _odl_space(space[0])
+        return Space((len(space), *part.shape), part.dtype), float(weight) * w
+    if weight is None or not hasattr(space, "dtype_identifier"):
+        raise ValueError(f"from_odl got the space {space!r}; it needs a tensor space with a constant weighting, or a product of equal ones.")
     return Space(tuple(space.shape), getattr(torch, str(np.dtype(space.dtype_identifier)))), float(weight)
+
+
+def _array(element):
+    """The numbers of an ODL element."""
+    return np.stack([_array(part) for part in element.parts]) if hasattr(element, "parts") else np.asarray(element.data)
 
 
 class _FromODLFunctional(_Batched, Functional):
@@ -60,7 +69,7 @@ class _FromODLFunctional(_Batched, Functional):
         return self
 
     def _tensor(self, element, like):
-        return torch.as_tensor(np.asarray(element.data), dtype=like.dtype, device=like.device)
+        return torch.as_tensor(_array(element), dtype=like.dtype, device=like.device)
 
     def _value(self, x):
         return self._each(x, self.ndim, lambda t: torch.tensor(float(self.odl(self.odl.domain.element(_numpy(t)))), dtype=x.dtype))
@@ -89,10 +98,10 @@ class _FromODLOperator(_Batched, LinearOperator):
             raise ValueError(f"{type(op).__name__}: the adjoint fails the dot test, <Ax, y> = {left:.6g} but <x, A*y> = {right:.6g}; give the operator a right adjoint.")
 
     def _call(self, x):
-        return self._each(x, self.domain.ndim, lambda t: torch.as_tensor(np.asarray(self.odl(self.odl.domain.element(_numpy(t))).data), dtype=self.range.dtype))
+        return self._each(x, self.domain.ndim, lambda t: torch.as_tensor(_array(self.odl(self.odl.domain.element(_numpy(t)))), dtype=self.range.dtype))
 
     def _adjoint(self, y):
-        return self._each(y, self.range.ndim, lambda t: torch.as_tensor(np.asarray(self.odl.adjoint(self.odl.range.element(_numpy(t))).data), dtype=self.domain.dtype) * self.scale)
+        return self._each(y, self.range.ndim, lambda t: torch.as_tensor(_array(self.odl.adjoint(self.odl.range.element(_numpy(t)))), dtype=self.domain.dtype) * self.scale)
 
 
 def from_odl(obj: Any) -> Functional | LinearOperator:

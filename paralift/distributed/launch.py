@@ -189,13 +189,13 @@ def _fork(work, problem, solver, wish, options):
     context, folder, threads = multiprocessing.get_context("fork"), tempfile.TemporaryDirectory(prefix="paralift"), torch.get_num_threads()
     sys.stdout.flush()
     children = [context.Process(target=_child, args=(work, problem, solver, wish, options, number, folder.name), daemon=True) for number in range(1, wish.total)]
-    watch, Room.current = None, Room()
+    watch, Room.current = None, Room(wish.total)
     gc.collect()                                                  # an earlier group's garbage ends here, where its threads are: in a child it would wait for them for ever
     gc.freeze()                                                   # and what is here now is never collected there
     try:
         for child in children:
             child.start()
-        watch = _Watch(children)
+        watch = _Watch(children, Room.current.mail)
         torch.set_num_threads(1)                                  # as its children, whose copies of a pool of threads would never answer
         return _worker(work, problem, solver, wish, options, 0, folder.name)
     except RuntimeError as error:
@@ -226,6 +226,7 @@ def _fork(work, problem, solver, wish, options):
                     child.kill()
                     child.join()
         torch.set_num_threads(threads)
+        Room.current.mail.close()
         Room.current = None
         gc.unfreeze()
         folder.cleanup()
@@ -243,8 +244,8 @@ def _exit_code(child):
 class _Watch:
     """A thread beside worker 0, which may wait where no Python runs: once a child dies the others are killed too, and at the second Ctrl-C all are, so that every wait ends."""
 
-    def __init__(self, children):
-        self.children, self.dead, self.stopped, self.pipe, self.before = children, None, False, os.pipe(), None
+    def __init__(self, children, mail):
+        self.children, self.mail, self.dead, self.stopped, self.pipe, self.before = children, mail, None, False, os.pipe(), None
         if threading.current_thread() is threading.main_thread():
             os.set_blocking(self.pipe[1], False)
             self.before = signal.set_wakeup_fd(self.pipe[1])
@@ -273,6 +274,7 @@ class _Watch:
     def _end(self):
         for child in self.children:
             child.kill()
+        self.mail.end()
 
     def close(self):
         if self.before is not None:
