@@ -47,3 +47,16 @@ def test_pyproximal_and_pylops():
     D = pl.to_pylops(pl.Gradient(pl.Space((4, 5), torch.float64)))
     u, w = np.random.default_rng(0).normal(size=20), np.random.default_rng(1).normal(size=40)
     assert abs(w @ D.matvec(u) - u @ D.rmatvec(w)) < 1e-12
+
+
+def test_results_lie_where_the_input_does():
+    """New tensors would go to torch's default device where a door forgot to say which."""
+    import odl
+    import pyproximal
+
+    f, A, g = pl.from_odl(odl.functionals.L2NormSquared(odl.rn(7))), pl.from_odl(odl.MatrixOperator(np.eye(7))), pl.from_pyproximal(pyproximal.L1(), (7,))
+    back, flat = pl.to_odl(pl.L1Norm(pl.Space((7,), torch.float64))), pl.to_pylops(pl.MatrixOperator(torch.eye(7, dtype=torch.float64)))
+    with torch.device("meta"):
+        found = [f(x), f.gradient(x), f.prox(x, 0.3), A(x), A.adjoint(x), g(x), g.prox(x, 0.3)]
+        assert all(v.device.type == "cpu" for v in found)
+        assert back(back.domain.element(x[0].numpy())) > 0 and np.allclose(flat.matvec(x[0].numpy()), x[0].numpy())
