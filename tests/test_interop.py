@@ -61,3 +61,16 @@ def test_odl_operators_between_products_of_equal_spaces():
     assert torch.allclose(f(y), g(y)) and torch.allclose(f.prox(y, 0.4), g.prox(y, 0.4))
     with pytest.raises(ValueError, match="product of equal ones"):
         pl.from_odl(odl.ComponentProjection(odl.ProductSpace(odl.rn(2), odl.rn(3)), 0))
+
+
+def test_results_lie_where_the_input_does():
+    """New tensors would go to torch's default device where a door forgot to say which."""
+    import odl
+    import pyproximal
+
+    f, A, g = pl.from_odl(odl.functionals.L2NormSquared(odl.rn(7))), pl.from_odl(odl.MatrixOperator(np.eye(7))), pl.from_pyproximal(pyproximal.L1(), (7,))
+    back, flat = pl.to_odl(pl.L1Norm(pl.Space((7,), torch.float64))), pl.to_pylops(pl.MatrixOperator(torch.eye(7, dtype=torch.float64)))
+    with torch.device("meta"):
+        found = [f(x), f.gradient(x), f.prox(x, 0.3), A(x), A.adjoint(x), g(x), g.prox(x, 0.3)]
+        assert all(v.device.type == "cpu" for v in found)
+        assert back(back.domain.element(x[0].numpy())) > 0 and np.allclose(flat.matvec(x[0].numpy()), x[0].numpy())

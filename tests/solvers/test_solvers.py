@@ -94,3 +94,13 @@ def test_a_linear_program_by_primal_dual_steps():
     assert float(result.x["x"] @ cost) == pytest.approx(best, rel=1e-6) and torch.allclose(A @ result.x["x"], b, atol=1e-7)
     with pytest.raises(TypeError, match="no gradient steps"):
         pl.SPDHG(5).solve(lp)
+
+
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_restarted_job_goes_on_from_its_checkpoint(name, tmp_path, monkeypatch):
+    solve = lambda n: pl.PGD(n).solve(lasso(), checkpoint=tmp_path / "run")
+    whole, _ = pl.PGD(6).solve(lasso()), solve(4)
+    assert solve(2).iterations == 2                              # not restarted: from the beginning
+    monkeypatch.setenv(name, "1")
+    result = solve(6)
+    assert result.history["objective"] == whole.history["objective"] and result.seconds > result.history["seconds"][1] > 0
