@@ -19,9 +19,16 @@ __all__ = ["Operator", "LinearOperator", "push_forward"]
 
 
 def push_forward(f: Callable[..., torch.Tensor], x: torch.Tensor | tuple, dx: torch.Tensor | tuple) -> torch.Tensor:
-    """f'(x) dx (tuples for several arguments); attention by its plain formula, as its fused kernels know no forward derivative."""
+    """f'(x) dx (tuples for several arguments); attention, and recurrences on GPUs, by their plain formulas, as their fused kernels know no forward derivative."""
+    at, along = (x, dx) if isinstance(x, tuple) else ((x,), (dx,))
     with sdpa_kernel(SDPBackend.MATH):
-        return torch.func.jvp(f, *((x, dx) if isinstance(x, tuple) else ((x,), (dx,))))[1]
+        try:
+            return torch.func.jvp(f, at, along)[1]
+        except NotImplementedError:
+            if not torch.backends.cudnn.is_available():
+                raise
+            with torch.backends.cudnn.flags(enabled=False):
+                return torch.func.jvp(f, at, along)[1]
 
 
 def check_rows(op, index, n=None):
@@ -184,7 +191,7 @@ class LinearOperator(Operator):
         """
         if self.unitary:
             return 1.0
-        x = self.domain.randn(generator=torch.Generator(self.domain.device).manual_seed(seed))
+        x = self.domain.randn(generator=torch.Generator().manual_seed(seed))
         x = x / torch.linalg.vector_norm(x).clamp(min=1e-30)
         old, diagonal, off, value = torch.zeros_like(x), [], [], 0.0
         for _ in range(iterations):

@@ -10,6 +10,7 @@ import torch
 from ..operators.functional import Functional
 from ..operators.module import batch_norms
 from ..operators.operator import push_forward
+from ..operators.space import Space
 from .finite_sum import FiniteSum
 from .losses import Loss
 from .problem import Linearisation, Point, Problem
@@ -301,7 +302,7 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):  # type: ignore[override]
         x = self._input(stage, point)
         if not stage.is_linear_layer:
             z, pull = stage.evaluate(x, point, self.seed, wrt_input=False, keep=True)
-            r = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=torch.Generator(z.device).manual_seed(0))
+            r = Space.of(z).randn(generator=torch.Generator().manual_seed(0))
             ratio = 0.0
             for _ in range(6):                                    # power iteration on J J* by pull and jvp
                 _, g = pull(r)

@@ -63,7 +63,7 @@ class SamplingDesign(Problem):
                  groups: torch.Tensor | None = None, forced: torch.Tensor | None = None):
         _, joined, terms = check_image("SamplingDesign", transform, regulariser, images)
         space = transform.domain
-        probe = space.randn(generator=torch.Generator(space.device).manual_seed(0))
+        probe = space.randn(generator=torch.Generator().manual_seed(0))
         if not torch.linalg.vector_norm(transform._adjoint(transform._call(probe)) - probe) <= 1e3 * torch.finfo(space.dtype).eps * torch.linalg.vector_norm(probe):
             raise ValueError(f"SamplingDesign got {transform!r}, which is no isometry (T*T = 1); it needs one without a mask, such as FourierTransform(space).")
         self.transform, self.images, self.count = transform, images, images.numel() // space.size
