@@ -328,7 +328,7 @@ class LiftedTraining(LiftedProblem):
                 columns["validation_loss"] = float(self.loss.value(z, targets).mean())
             if self.loss.classifies:
                 counted = targets != getattr(self.loss, "ignore_index", None)
-                columns["accuracy"] = float((z.argmax(-1) == targets)[counted].double().mean())
+                columns["accuracy"] = int(((z.argmax(-1) == targets) & counted).sum()) / max(int(counted.sum()), 1)
             if not self.loss.classifies:
                 columns["validation_error"] = float((z - targets).square().flatten(1).sum(1).mean())
         if "x1" in point and len(point["x1"]) == self.samples:
