@@ -2,7 +2,7 @@
 
 import torch
 
-from .functional import Functional, _Wrapper
+from .functional import Functional, _Wrapper, device_of
 from .norms import ZeroFunctional
 
 __all__ = ["JointProx"]
@@ -50,7 +50,7 @@ class JointProx(_Wrapper):
         attempts = [((16,), torch.float64)] if self.separable else []           # a separable pair without tensors of its own is checked on few coordinates
         for small, dtype in [*attempts, (shape, torch.float64), (shape, torch.float32)]:
             try:
-                v = 3 * torch.randn(4, *small, dtype=dtype, generator=torch.Generator().manual_seed(0))
+                v = 3 * torch.randn(4, *small, dtype=dtype, generator=torch.Generator().manual_seed(0)).to(device_of(self))
                 right = self.convex and self._right_orders((self.f.on(small), self.g.on(small)), v)
                 break
             except RuntimeError as error:

@@ -124,7 +124,7 @@ class Result:
 
     @classmethod
     def load(cls, path: str | os.PathLike, problem: Problem | None = None) -> Result:
-        """Read a saved result; with the problem, `network` (or the solution) is rebuilt too."""
+        """Read a saved result; with the problem, `network` (or the solution) is rebuilt too. Tensors of a device that this machine lacks come to the CPU."""
         d = load_checked(path)
         if not isinstance(d, dict) or not {"status", "x", "state", "history", "iterations", "seconds", "data_passes", "provenance"} <= set(d) or "point" not in d["state"]:
             raise ValueError(f"{path} holds no result; pass a file written by result.save(...) or by checkpoint=....")
@@ -207,4 +207,10 @@ def load_checked(path: str | os.PathLike) -> Any:
     digest, data = _content(path)
     if hashlib.sha256(data).hexdigest().encode() != digest:
         raise ValueError(f"{path} is damaged: its checksum does not match its content; use an earlier checkpoint.")
-    return torch.load(io.BytesIO(data), weights_only=True)
+    return torch.load(io.BytesIO(data), _device_here, weights_only=True)
+
+
+def _device_here(storage, location):
+    """torch.load's map_location: the device of before (None), or the CPU, where the storage was read, on a machine without it."""
+    kind, _, number = location.partition(":")
+    return storage if kind == "cuda" and int(number or 0) >= torch.cuda.device_count() else None

@@ -83,7 +83,7 @@ class Solver:
         """The point that the result holds."""
         return state["point"]
 
-    passes_per_step = 1.0
+    passes_per_step = 1.0        # over the data, in the step just made
 
     def form(self, problem: Problem) -> Problem:
         """The problem as the method wants it, where it has several forms (`Reconstruction`)."""
@@ -145,13 +145,7 @@ class Solver:
         if resume is None:
             state, history, iteration, passes, before = self.start(problem), {}, 0, 0.0, 0.0
         else:
-            saved = resume if isinstance(resume, Result) else Result.load(resume)
-            saved = replace(saved, state=problem.spread(saved.state))
-            self._check_resume(problem, saved)
-            state, history = _clone(saved.state), {k: list(v) for k, v in saved.history.items()}
-            iteration, passes, before = saved.iterations, saved.data_passes, saved.seconds
-            if hasattr(problem, "set_buffers"):
-                problem.set_buffers(state["buffers"])
+            state, history, iteration, passes, before = self._resumed(problem, resume)
         provenance = {"solver": repr(self), "arguments": self._arguments(), "paralift": _version(), "torch": str(torch.__version__), "python": platform.python_version(),
                       "machine": platform.machine(), "threads": torch.get_num_threads()}
         rule = self.tolerance if isinstance(self.tolerance, Tolerance) else Tolerance(residual=self.tolerance)
@@ -241,7 +235,18 @@ class Solver:
             raise ValueError(f"{type(self).__name__} records no residual to stop on; it records {', '.join(record)}: use Tolerance(change=...), seconds or passes.")
         return run
 
+    def _resumed(self, problem, resume):
+        """(state, history, iteration, passes, seconds) to go on from: the state on the devices of a fresh one, whatever machine it was made on."""
+        saved = resume if isinstance(resume, Result) else Result.load(resume)
+        saved = replace(saved, state=problem.spread(saved.state))
+        fresh = self._check_resume(problem, saved)
+        state = _clone(saved.state, fresh, next(iter(fresh["point"].values())).device)
+        if hasattr(problem, "set_buffers"):
+            problem.set_buffers(state["buffers"])
+        return state, {k: list(v) for k, v in saved.history.items()}, saved.iterations, saved.data_passes, saved.seconds
+
     def _check_resume(self, problem, saved):
+        """A fresh state, of the form that the saved one has; ValueError where it has another."""
         kind = saved.provenance.get("solver", "").split("(")[0]
         if kind != type(self).__name__:
             raise ValueError(f"the result to resume from was made by {kind}; resume with the same method, not {type(self).__name__}.")
@@ -258,6 +263,7 @@ class Solver:
         changed = [f"{k}={v} instead of {then[k]}" for k, v in now.items() if then.get(k, v) != v and " at 0x" not in v]
         if changed:
             warn(f"{type(self).__name__} goes on with {', '.join(changed)}: the run is not the one that would have been without a stop.")
+        return fresh
 
     def _arguments(self):
         """{name: text} of what steers the iteration: all arguments but budgets and tolerances."""
@@ -299,12 +305,13 @@ def _alike(a, b):
     return keys(a) == keys(b)
 
 
-def _clone(value):
+def _clone(value, fresh, device):
+    """A copy of a state, tensors on the device of their like in a fresh state, or on `device` where that has none."""
     if torch.is_tensor(value):
-        return value.clone()
+        return value.to(fresh.device if torch.is_tensor(fresh) else device, copy=True)
     if isinstance(value, dict):
-        return {k: _clone(v) for k, v in value.items()}
-    return [_clone(v) for v in value] if isinstance(value, list) else value
+        return {k: _clone(v, fresh.get(k) if isinstance(fresh, dict) else None, device) for k, v in value.items()}
+    return [_clone(v, fresh[i] if isinstance(fresh, list) and i < len(fresh) else None, device) for i, v in enumerate(value)] if isinstance(value, list) else value
 
 
 def _version():
