@@ -305,11 +305,11 @@ class LiftedProblem(Sweeps, FiniteSum, Problem):  # type: ignore[override]
             ratio = 0.0
             for _ in range(6):                                    # power iteration on J J* by pull and jvp
                 _, g = pull(r)
-                size = math.sqrt(sum(float(v.square().sum()) for v in g.values())) or 1.0
+                size = math.sqrt(sum(float(torch.linalg.vector_norm(v)) ** 2 for v in g.values())) or 1.0
                 direction = {inside: g[name] / size for name, inside in stage.theta.items()}
                 local = stage._local(point)
                 r = push_forward(lambda p: stage._call_module(p, x, self.seed, False), local, direction)
-                ratio = float(r.square().sum())
+                ratio = float(torch.linalg.vector_norm(r)) ** 2
             return 1.2 * ratio
         return gram_norm([x.reshape(-1, x.shape[-1])], "bias" in stage.theta.values())
 

@@ -124,7 +124,7 @@ class Result:
 
     @classmethod
     def load(cls, path: str | os.PathLike, problem: Problem | None = None) -> Result:
-        """Read a saved result; with the problem, `network` (or the solution) is rebuilt too. Tensors of a device that this machine lacks come to the CPU."""
+        """Read a saved result; with the problem, `network` (or the solution) is rebuilt too. Tensors come to the CPU; `solve(resume=...)` takes them to the device of its problem."""
         d = load_checked(path)
         if not isinstance(d, dict) or not {"status", "x", "state", "history", "iterations", "seconds", "data_passes", "provenance"} <= set(d) or "point" not in d["state"]:
             raise ValueError(f"{path} holds no result; pass a file written by result.save(...) or by checkpoint=....")
@@ -203,14 +203,8 @@ class Writer:
 
 
 def load_checked(path: str | os.PathLike) -> Any:
-    """Read what `save_checked` wrote; tensors and plain values only, no pickled code is run."""
+    """Read what `save_checked` wrote, onto the CPU; tensors and plain values only, no pickled code is run."""
     digest, data = _content(path)
     if hashlib.sha256(data).hexdigest().encode() != digest:
         raise ValueError(f"{path} is damaged: its checksum does not match its content; use an earlier checkpoint.")
-    return torch.load(io.BytesIO(data), _device_here, weights_only=True)
-
-
-def _device_here(storage, location):
-    """torch.load's map_location: the device of before (None), or the CPU, where the storage was read, on a machine without it."""
-    kind, _, number = location.partition(":")
-    return storage if kind == "cuda" and int(number or 0) >= torch.cuda.device_count() else None
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -108,7 +108,7 @@ class Solver:
         resume : a Result, or the path of a checkpoint, to go on from, exactly.
         callback : called with the running Result after every recorded step; `raise StopIteration` stops.
         checkpoint : path, written and verified in the background after a recorded step that is at least `checkpoint_every` seconds after the last one, and at the end; the old
-            file stays until the new one is whole. After a restart by torchrun the run goes on from it.
+            file stays until the new one is whole. After a restart by torchrun, or of a job that Slurm has requeued, the run goes on from it.
         progress : False for silence; otherwise one line on a terminal, a line at most every 30 s in a file.
         strict : raise RuntimeError unless the solver ended well.
         record_every : record, look for NaN and try the stopping rules every so many steps (and at the last one); the objective is evaluated there only.
@@ -131,7 +131,8 @@ class Solver:
             raise TypeError(f"{type(self).__name__}.solve got resume={resume!r}; it needs a Result, or the path of a checkpoint.")
         if not isinstance(checkpoint_every, (int, float)) or not checkpoint_every >= 0:
             raise ValueError(f"{type(self).__name__}.solve got checkpoint_every={checkpoint_every!r}; it needs a number of seconds >= 0.")
-        if checkpoint is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and os.path.exists(checkpoint):
+        restarted = any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+        if checkpoint is not None and restarted and os.path.exists(checkpoint):
             resume = checkpoint
         options = resume, callback, checkpoint, progress, strict, record_every, checkpoint_every
         if workers is None and "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -305,13 +306,15 @@ def _alike(a, b):
     return keys(a) == keys(b)
 
 
-def _clone(value, fresh, device):
-    """A copy of a state, tensors on the device of their like in a fresh state, or on `device` where that has none."""
+def _clone(value, like, device):
+    """A copy of a saved state, each tensor where `like`, a fresh one, has its own, others on `device`."""
     if torch.is_tensor(value):
-        return value.to(fresh.device if torch.is_tensor(fresh) else device, copy=True)
+        return value.to(like.device if torch.is_tensor(like) else device, copy=True)
     if isinstance(value, dict):
-        return {k: _clone(v, fresh.get(k) if isinstance(fresh, dict) else None, device) for k, v in value.items()}
-    return [_clone(v, fresh[i] if isinstance(fresh, list) and i < len(fresh) else None, device) for i, v in enumerate(value)] if isinstance(value, list) else value
+        return {k: _clone(v, like.get(k) if isinstance(like, dict) else None, device) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_clone(v, like[i] if isinstance(like, list) and i < len(like) else None, device) for i, v in enumerate(value)]
+    return value
 
 
 def _version():

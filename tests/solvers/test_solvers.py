@@ -111,3 +111,13 @@ def test_bregman_steps_on_complex_unknowns():
     problem = pl.Composite(pl.LeastSquares(A, b), 2.0 * pl.L1Norm())
     runs = [solver.solve(problem) for solver in (pl.BregmanPGD(400, kernel=pl.EuclideanKernel()), pl.PGD(400))]
     assert torch.allclose(runs[0].x["x"], runs[1].x["x"], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_restarted_job_goes_on_from_its_checkpoint(name, tmp_path, monkeypatch):
+    solve = lambda n: pl.PGD(n).solve(lasso(), checkpoint=tmp_path / "run")
+    whole, _ = pl.PGD(6).solve(lasso()), solve(4)
+    assert solve(2).iterations == 2                              # not restarted: from the beginning
+    monkeypatch.setenv(name, "1")
+    result = solve(6)
+    assert result.history["objective"] == whole.history["objective"] and result.seconds > result.history["seconds"][1] > 0
