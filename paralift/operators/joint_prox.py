@@ -22,6 +22,8 @@ class JointProx(_Wrapper):
     def __init__(self, f: Functional, g: Functional):
         super().__init__(f)
         self.g, self.convex, self.separable = g, f.convex and g.convex, f.separable and g.separable
+        if self.space is None and g.space is not None:
+            self.space, self.ndim = g.space, g.ndim
         self.g_first = self._order()
 
     @property

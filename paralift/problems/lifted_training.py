@@ -313,7 +313,7 @@ class LiftedTraining(LiftedProblem):
             for m in norms:
                 m.momentum = 1.0
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                torch.func.functional_call(self.network, {name: point[name] for name in self.initial}, (self.inputs,))
+                torch.func.functional_call(self.network, {name: point[name].to(v.device) for name, v in self.initial.items()}, (self.inputs,))
             for m, momentum in zip(norms, momenta):
                 m.momentum = momentum
 
