@@ -118,7 +118,10 @@ def from_odl(obj: Any) -> Functional | LinearOperator:
 
 
 def to_odl(obj: Functional | LinearOperator) -> Any:
-    """Our functional (bound to a space) or linear operator as an ODL object on an unweighted numpy space."""
+    """Our functional (bound to a space) or linear operator as an ODL object on an unweighted numpy space.
+
+    Of ODL 1.0's own solvers accelerated_proximal_gradient fails under NumPy 2, whose scalars it multiplies elements by; proximal_gradient and pdhg work.
+    """
     import odl
 
     linear = isinstance(obj, Operator) and obj.is_linear

@@ -59,7 +59,9 @@ class KullbackLeibler(Functional):
 
     def _value(self, x):
         g, x = self.data, self._mean(x)
-        inside = x - g + torch.special.xlogy(g, g) - torch.special.xlogy(g, x)
+        d, scale = x - g, torch.where(g > 0, g, 1)
+        # where x is near g all but the second order in d cancels: g log(x/g) from d, which is exact there
+        inside = d - torch.where(2 * d.abs() < g, g * torch.log1p(d / scale), torch.special.xlogy(g, x / scale))
         return self._sum(torch.where((x > 0) | ((x == 0) & (g == 0)), inside, torch.inf))
 
     def _gradient(self, x):
@@ -67,7 +69,9 @@ class KullbackLeibler(Functional):
 
     def _prox(self, x, sigma):
         d = self._mean(x) - sigma
-        u = 0.5 * (d + torch.sqrt(d * d + 4 * sigma * self.data))
+        c = sigma * self.data
+        q = 0.5 * (d.abs() + torch.sqrt(d * d + 4 * c))                               # the root of larger modulus; the other one is -c / q, without cancellation
+        u = torch.where(d >= 0, q, c / q)
         return u if self.background is None else u - self.background
 
     def _conj_prox(self, y, sigma, out=None):

@@ -165,6 +165,10 @@ class LinearOperator(Operator):
         """x - A*A x."""
         return x - self._normal(x)
 
+    def _resolvent(self, x, s):
+        """(I + s A*A)^-1 x, s >= 0 a number or a tensor that broadcasts, where it is known in closed form; None elsewhere."""
+        return x / (1 + s) if self.unitary else None
+
     def _add_to(self, out, x):
         """out + A x, in the memory of `out`."""
         return out.add_(self._call(x))
@@ -318,6 +322,9 @@ class _Scaled(Operator):
 
     def _normal(self, x):
         return (_conjugate(self.a) * self.a) * self.op._normal(x)
+
+    def _resolvent(self, x, s):
+        return self.op._resolvent(x, abs(self.a) ** 2 * s)
 
     @property
     def fast_normal(self):

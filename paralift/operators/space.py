@@ -75,8 +75,8 @@ class Space:
         check("Space.randn", "batch", SHAPE, batch)
         if not (self.dtype.is_floating_point or self.dtype.is_complex):
             raise TypeError(f"randn was asked of a Space of {self.dtype}; normal numbers need a floating-point or complex dtype.")
-        drawn_on = self.device if generator is None else generator.device
-        return torch.randn(*batch, *self.shape, dtype=self.dtype, device=drawn_on, generator=generator).to(self.device)
+        where = self.device if generator is None else generator.device              # the numbers of a generator on the CPU are those of every device
+        return torch.randn(*batch, *self.shape, dtype=self.dtype, device=where, generator=generator).to(self.device)
 
     def element(self, x: torch.Tensor) -> torch.Tensor:
         """`x` as a tensor of this space's dtype and device; raises ValueError where the shape differs."""

@@ -84,7 +84,7 @@ class LiftedInversion(InputSweep, LiftedProblem):
             warnings.filterwarnings("ignore", ".*no proximal map that we know")
             stages = lift(self.network, torch.zeros(2, *shape, dtype=like.dtype, device=like.device), penalty=penalty)
         if penalty not in ("mac", MAC):
-            _refuse(f"layer {s.label}" for s in stages if isinstance(s.penalty, MAC) and s.penalty._map is not None)
+            _refuse(f"layer {s.label}" for s in stages if isinstance(s.penalty, MAC) and s.penalty.map is not None)
         last, loss = stages[-1].penalty, None
         if fidelity == "bregman":
             stages[-1].penalty = None

@@ -313,7 +313,7 @@ class LiftedTraining(LiftedProblem):
             for m in norms:
                 m.momentum = 1.0
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                torch.func.functional_call(self.network, {name: point[name] for name in self.initial}, (self.inputs,))
+                torch.func.functional_call(self.network, {name: point[name].to(v.device) for name, v in self.initial.items()}, (self.inputs,))
             for m, momentum in zip(norms, momenta):
                 m.momentum = momentum
 
@@ -327,7 +327,7 @@ class LiftedTraining(LiftedProblem):
             if self._last_penalty is None:
                 columns["validation_loss"] = float(self.loss.value(z, targets).mean())
             if self.loss.classifies:
-                counted = targets != getattr(self.loss, "ignore_index", None)
+                counted = torch.ones_like(targets, dtype=torch.bool) if getattr(self.loss, "ignore_index", None) is None else targets != self.loss.ignore_index
                 columns["accuracy"] = int(((z.argmax(-1) == targets) & counted).sum()) / max(int(counted.sum()), 1)
             if not self.loss.classifies:
                 columns["validation_error"] = float((z - targets).square().flatten(1).sum(1).mean())

@@ -134,7 +134,11 @@ class Problem:
 
     def dual_norm(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """|(y_1, ..., y_J)|, one part for each linear term."""
-        return sum(torch.linalg.vector_norm(y) ** 2 for y in parts).sqrt()
+        return sum(self.image_square(K, y) for (_, K), y in zip(self.linear, parts)).sqrt()
+
+    def image_square(self, K: Any, y: torch.Tensor) -> torch.Tensor:
+        """|y|^2, y in the range of K, an operator of the problem; over all workers, where they share its rows."""
+        return torch.linalg.vector_norm(y) ** 2
 
     def gap(self, point: Point, dual: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """Primal-dual gap, an upper bound on E(point) - min E; `dual` as the method keeps it."""

@@ -124,7 +124,7 @@ class Result:
 
     @classmethod
     def load(cls, path: str | os.PathLike, problem: Problem | None = None) -> Result:
-        """Read a saved result; with the problem, `network` (or the solution) is rebuilt too."""
+        """Read a saved result; with the problem, `network` (or the solution) is rebuilt too. Tensors come to the CPU; a run goes on on its problem's device."""
         d = load_checked(path)
         if not isinstance(d, dict) or not {"status", "x", "state", "history", "iterations", "seconds", "data_passes", "provenance"} <= set(d) or "point" not in d["state"]:
             raise ValueError(f"{path} holds no result; pass a file written by result.save(...) or by checkpoint=....")

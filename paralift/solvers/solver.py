@@ -83,7 +83,7 @@ class Solver:
         """The point that the result holds."""
         return state["point"]
 
-    passes_per_step = 1.0
+    passes_per_step = 1.0        # over the data, in the step just made
 
     def form(self, problem: Problem) -> Problem:
         """The problem as the method wants it, where it has several forms (`Reconstruction`)."""
@@ -146,13 +146,7 @@ class Solver:
         if resume is None:
             state, history, iteration, passes, before = self.start(problem), {}, 0, 0.0, 0.0
         else:
-            saved = resume if isinstance(resume, Result) else Result.load(resume)
-            saved = replace(saved, state=problem.spread(saved.state))
-            fresh = self._check_resume(problem, saved)
-            state, history = _clone(saved.state, fresh, next(iter(fresh["point"].values())).device), {k: list(v) for k, v in saved.history.items()}
-            iteration, passes, before = saved.iterations, saved.data_passes, saved.seconds
-            if hasattr(problem, "set_buffers"):
-                problem.set_buffers(state["buffers"])
+            state, history, iteration, passes, before = self._resumed(problem, resume)
         provenance = {"solver": repr(self), "arguments": self._arguments(), "paralift": _version(), "torch": str(torch.__version__), "python": platform.python_version(),
                       "machine": platform.machine(), "threads": torch.get_num_threads()}
         rule = self.tolerance if isinstance(self.tolerance, Tolerance) else Tolerance(residual=self.tolerance)
@@ -242,8 +236,18 @@ class Solver:
             raise ValueError(f"{type(self).__name__} records no residual to stop on; it records {', '.join(record)}: use Tolerance(change=...), seconds or passes.")
         return run
 
+    def _resumed(self, problem, resume):
+        """(state, history, iteration, passes, seconds) to go on from: the state on the devices of a fresh one, whatever machine it was made on."""
+        saved = resume if isinstance(resume, Result) else Result.load(resume)
+        saved = replace(saved, state=problem.spread(saved.state))
+        fresh = self._check_resume(problem, saved)
+        state = _clone(saved.state, fresh, next(iter(fresh["point"].values())).device)
+        if hasattr(problem, "set_buffers"):
+            problem.set_buffers(state["buffers"])
+        return state, {k: list(v) for k, v in saved.history.items()}, saved.iterations, saved.data_passes, saved.seconds
+
     def _check_resume(self, problem, saved):
-        """The state that a run from the start would begin with, which `saved` has to be alike."""
+        """A fresh state, of the form that the saved one has; ValueError where it has another."""
         kind = saved.provenance.get("solver", "").split("(")[0]
         if kind != type(self).__name__:
             raise ValueError(f"the result to resume from was made by {kind}; resume with the same method, not {type(self).__name__}.")

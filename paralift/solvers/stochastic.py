@@ -26,12 +26,11 @@ def expected_smoothness(full: float, largest: float, n: int, batch: int) -> floa
 
 
 class Stochastic(Solver):
-    """Base of the methods on finite sums (1/n) sum_i f_i + R. A subclass sets `_passes`, the passes of the step just made."""
+    """Base of the methods on finite sums (1/n) sum_i f_i + R. A subclass sets `passes_per_step`, the passes of the step just made."""
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD, BCD or PIAG."), NO_PROX)
     shared = "samples"
     bounded = True               # whether a step needs a Lipschitz bound, also one that the user gives
-    _passes = 1.0
 
     def __init__(self, epochs: int, batch_size: int, step: float | str, seed: int, tolerance: float | Tolerance, max_seconds: float, rules: Sequence[str] = ("auto",)):
         super().__init__(epochs, tolerance, max_seconds)
@@ -39,10 +38,6 @@ class Stochastic(Solver):
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"{name} got batch_size={batch_size!r}; it needs an integer >= 1.")
         self.batch_size, self.step_size, self.seed = batch_size, check_step(step, name, rules), seed
-
-    @property
-    def passes_per_step(self) -> float:  # type: ignore[override]
-        return self._passes
 
     def check(self, problem):
         super().check(problem)

@@ -290,3 +290,39 @@ def test_a_wrong_potential_is_caught():
         pl.testing.check_functional(Wrong())
     with pytest.raises(pl.testing.CheckFailed):
         pl.testing.check_penalty(pl.LiftedBregman(Wrong()))
+
+
+SINGLE = [(pl.KullbackLeibler(torch.tensor([1e4, 3e5, 7.0, 0.3, 0.0])), torch.tensor([1.003e4, 2.991e5, 7.01, 1e-9, 2.0])), (pl.Tanh(), torch.tensor([1e-3, -3e-2, 1.0])),
+          (pl.ELU(0.7), torch.tensor([-1e-3, 2e-2, -0.7])), (pl.SELUEnergy(), torch.tensor([-1e-3, 2e-2]))]
+
+
+@pytest.mark.parametrize("f,x", SINGLE, ids=lambda v: type(v).__name__ if isinstance(v, pl.Functional) else "")
+def test_values_in_single_precision(f, x):
+    """Coordinate by coordinate the value is that of double precision to rounding of the second order in x (of KL: in x - data), where terms of the first order cancel."""
+    wide = type(f).__new__(type(f))
+    vars(wide).update({k: v.double() if torch.is_tensor(v) else v for k, v in vars(f).items()})
+    f, wide = f.on(()), wide.on(())
+    first = (x - f.data).abs() if isinstance(f, pl.KullbackLeibler) else x.abs()
+    assert ((f._value(x).double() - wide._value(x.double())).abs() <= 4e-7 * (first + wide._value(x.double()).abs())).all()
+
+
+def test_prox_of_kullback_leibler_in_single_precision():
+    """The root stays exact, relatively, where the step is far larger than x."""
+    x, g = torch.tensor([1.0, 5.0, 0.0, 300.0]), torch.tensor([0.25, 3.0, 0.0, 2.0])
+    p, exact = pl.KullbackLeibler(g).prox(x, 1000.0), pl.KullbackLeibler(g.double()).prox(x.double(), 1000.0)
+    assert ((p.double() - exact).abs() <= 1e-6 * exact).all()
+
+
+def test_distances_of_kernels_do_not_cancel():
+    x = torch.linspace(0.5, 2.0, 50)
+    u = x * (1 + 1e-5)
+    for h in (pl.EuclideanKernel(), pl.EntropyKernel(), pl.BurgKernel()):
+        assert float(h.distance(u, x)) == pytest.approx(float(h.distance(u.double(), x.double())), rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_projections_onto_a_simplex_in_half_precision(dtype):
+    """Sums over a thousand entries, which half precision cannot count."""
+    x = 4 * torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
+    for f in (pl.IndicatorSimplex(), pl.IndicatorL1Ball(1.0)):
+        assert (f.prox(x.to(dtype), 1.0).float() - f.prox(x.to(dtype).float(), 1.0)).abs().max() < 1e-2

@@ -90,7 +90,7 @@ def test_fourier_transform(shape, dtype):
         plain = np.fft.fftshift(np.fft.fftn(x.numpy(), axes=axes, norm="ortho"), axes=axes) * (1 if op.mask is None else mask.numpy())
         assert np.allclose(op(x).numpy(), plain) and torch.allclose(op.normal(x), op.adjoint(op(x)))
         assert torch.allclose(op._complement(x), x - op.adjoint(op(x)))
-        f, u = pl.LeastSquares(op, op(x), weight=1.4), op.resolvent(x, 0.7)
+        f, u = pl.LeastSquares(op, op(x), weight=1.4), op._resolvent(x, 0.7)
         p = f.prox(-x, 0.5)
         assert torch.allclose(u + 0.7 * op.normal(u), x) and torch.allclose(p + x + 0.5 * f.gradient(p), torch.zeros_like(x), atol=1e-12)
         if op.real:
