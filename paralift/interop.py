@@ -45,10 +45,19 @@ class _Batched:
 
 
 def _odl_space(space):
+    """(Space, weight) of a tensor space; of n equal ones, as the range of a gradient is, with a first axis of n."""
     weight = getattr(space.weighting, "const", None)
-    if weight is None or not hasattr(space, "shape"):
-        raise ValueError(f"from_odl got the space {space!r}; it needs a tensor space with a constant weighting.")
+    if weight is not None and getattr(space, "is_power_space", False) and len(space):
+        part, w = _odl_space(space[0])
+        return Space((len(space), *part.shape), part.dtype), float(weight) * w
+    if weight is None or not hasattr(space, "dtype_identifier"):
+        raise ValueError(f"from_odl got the space {space!r}; it needs a tensor space with a constant weighting, or a product of equal ones.")
     return Space(tuple(space.shape), getattr(torch, str(np.dtype(space.dtype_identifier)))), float(weight)
+
+
+def _array(element):
+    """The numbers of an ODL element."""
+    return np.stack([_array(part) for part in element.parts]) if hasattr(element, "parts") else np.asarray(element.data)
 
 
 class _FromODLFunctional(_Batched, Functional):
@@ -68,13 +77,13 @@ class _FromODLFunctional(_Batched, Functional):
         return self._each(x, self.ndim, lambda t: _tensor(float(self.odl(self.odl.domain.element(_numpy(t)))), x))
 
     def _gradient(self, x):
-        return self.weight * self._each(x, self.ndim, lambda t: _tensor(self.odl.gradient(self.odl.domain.element(_numpy(t))).data, x))
+        return self.weight * self._each(x, self.ndim, lambda t: _tensor(_array(self.odl.gradient(self.odl.domain.element(_numpy(t)))), x))
 
     def _prox(self, x, sigma):
         def one(t, step):
             if self._cache[0] != step:
                 self._cache = (step, self.odl.proximal(step * self.weight))
-            return _tensor(self._cache[1](self.odl.domain.element(_numpy(t))).data, x)
+            return _tensor(_array(self._cache[1](self.odl.domain.element(_numpy(t)))), x)
 
         return self._each_prox(x, sigma, one)
 
@@ -91,10 +100,10 @@ class _FromODLOperator(_Batched, LinearOperator):
             raise ValueError(f"{type(op).__name__}: the adjoint fails the dot test, <Ax, y> = {left:.6g} but <x, A*y> = {right:.6g}; give the operator a right adjoint.")
 
     def _call(self, x):
-        return self._each(x, self.domain.ndim, lambda t: _tensor(self.odl(self.odl.domain.element(_numpy(t))).data, x, self.range.dtype))
+        return self._each(x, self.domain.ndim, lambda t: _tensor(_array(self.odl(self.odl.domain.element(_numpy(t)))), x, self.range.dtype))
 
     def _adjoint(self, y):
-        return self._each(y, self.range.ndim, lambda t: _tensor(self.odl.adjoint(self.odl.range.element(_numpy(t))).data, y, self.domain.dtype) * self.scale)
+        return self._each(y, self.range.ndim, lambda t: _tensor(_array(self.odl.adjoint(self.odl.range.element(_numpy(t)))), y, self.domain.dtype) * self.scale)
 
 
 def from_odl(obj: Any) -> Functional | LinearOperator:

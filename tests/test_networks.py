@@ -36,6 +36,13 @@ def test_lifted_gradients(cls):
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
+def test_steps_within_their_bounds_descend(cls):
+    """PGD with the steps of its own bounds, complex networks too."""
+    objective = pl.PGD(4).solve(build(cls)[1], progress=False).history["objective"]
+    assert all(b < a for a, b in zip(objective, objective[1:]))
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
 def test_one_sweep_tends_to_back_propagation(cls):
     network, problem = build(cls, rho=1e7)
     loss, gradient = problem.explicit_gradient(problem.start_theta())

@@ -198,13 +198,13 @@ def _fork(work, problem, solver, wish, options):
     context, folder, threads = multiprocessing.get_context("fork"), tempfile.TemporaryDirectory(prefix="paralift"), torch.get_num_threads()
     sys.stdout.flush()
     children = [context.Process(target=_child, args=(work, problem, solver, wish, options, number, folder.name), daemon=True) for number in range(1, wish.total)]
-    watch, Room.current = None, Room()
+    watch, Room.current = None, Room(wish.total)
     gc.collect()                                                  # an earlier group's garbage ends here, where its threads are: in a child it would wait for them for ever
     gc.freeze()                                                   # and what is here now is never collected there
     try:
         for child in children:
             child.start()
-        watch = Watch(children)
+        watch = Watch(children, Room.current.mail)
         torch.set_num_threads(1)                                  # as its children, whose copies of a pool of threads would never answer
         return _worker(work, problem, solver, wish, options, 0, folder.name)
     except RuntimeError as error:
@@ -235,6 +235,7 @@ def _fork(work, problem, solver, wish, options):
                     child.kill()
                     child.join()
         torch.set_num_threads(threads)
+        Room.current.mail.close()
         Room.current = None
         gc.unfreeze()
         folder.cleanup()

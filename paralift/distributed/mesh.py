@@ -113,7 +113,7 @@ class Mesh:
             columns = [dist.new_group([d * layers + l for d in range(data)], timeout=wait) for l in range(layers)]       # every worker makes every group
             self.column = columns[self.layer_rank]
         self.lanes = {kind: dist.new_group(timeout=wait) for kind in LANES} if lanes and layers > 1 else {}
-        self.room = Room.current.enter(self) if Room.current is not None and data > 1 else None
+        self.room = Room.current.enter(self, timeout) if Room.current is not None and self.size > 1 else None
 
     # ---- sums
     def total(self, t):
@@ -171,12 +171,16 @@ class Mesh:
     # ---- messages along the layers
     def send(self, t, layer, tag, lane=None):
         """Post t to the worker of these layers in this row; t must not change until `settle`."""
-        t = t.contiguous()
-        work = dist.isend(t, self.data_rank * self.layers + layer, group=self.lanes.get(lane), tag=tag)
-        self._pending.append((work, t))                           # both must live until the message has gone
+        t, to = t.contiguous(), self.data_rank * self.layers + layer
+        if not (self.room and t.device.type == "cpu" and self.room.mail.send(t, to, tag)):
+            self._pending.append((dist.isend(t, to, group=self.lanes.get(lane), tag=tag), t))         # both must live until the message has gone
 
     def receive(self, buffer, layer, tag, lane=None):
-        return dist.irecv(buffer, self.data_rank * self.layers + layer, group=self.lanes.get(lane), tag=tag)
+        """Begin to receive into the buffer; `wait` of what is returned ends it."""
+        sender = self.data_rank * self.layers + layer
+        if self.room and buffer.device.type == "cpu":
+            return _Letter(self.room.mail, buffer, sender, tag)
+        return dist.irecv(buffer, sender, group=self.lanes.get(lane), tag=tag)
 
     def settle(self, most=0):
         """Wait until at most so many posted messages have not gone."""
@@ -220,3 +224,15 @@ class _Sum:
     def wait(self):
         rows = self.work.wait()
         return rows.sum(0) if self.flat is None else self.flat
+
+
+class _Letter:
+    """A message under way between forked workers."""
+
+    def __init__(self, mail, *what):
+        self.mail, self.what = mail, what
+
+    def wait(self):
+        buffer, sender, tag = self.what
+        if not self.mail.receive(*self.what):
+            dist.recv(buffer, sender, tag=tag)

@@ -25,8 +25,8 @@ def _exit_code(child):
 class Watch:
     """A thread beside worker 0, which may wait where no Python runs: once a child dies the others are killed too, and at the second Ctrl-C all are, so that every wait ends."""
 
-    def __init__(self, children):
-        self.children, self.dead, self.stopped, self.pipe, self.before = children, None, False, os.pipe(), None
+    def __init__(self, children, mail):
+        self.children, self.mail, self.dead, self.stopped, self.pipe, self.before = children, mail, None, False, os.pipe(), None
         if threading.current_thread() is threading.main_thread():
             os.set_blocking(self.pipe[1], False)
             self.before = signal.set_wakeup_fd(self.pipe[1])
@@ -55,6 +55,7 @@ class Watch:
     def _end(self):
         for child in self.children:
             child.kill()
+        self.mail.end()
 
     def close(self):
         if self.before is not None:

@@ -233,6 +233,7 @@ class LiftedProblem(Sweeps, FiniteSum, Stagewise, Problem):  # type: ignore[over
                 bounds[name] = bounds.get(name, 1 / self.tau if name in self.trained else 0.0) + bound
         return bounds
 
+
 def check_names(parameters):
     """Refuse names of parameters that are those of blocks."""
     taken = [name for name in parameters if re.fullmatch(r"[xr]\d+", name)]

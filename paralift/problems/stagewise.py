@@ -118,7 +118,7 @@ class Stagewise:
             g = pull(r)[1]
             size = torch.stack([torch.linalg.vector_norm(v) for v in g.values()]).norm().clamp(min=1e-30)
             r = push_forward(lambda p: stage._call_module(p, x, self.seed, False), local, {inside: g[name] / size for name, inside in stage.theta.items()})
-        return 1.2 * float(r.square().sum())
+        return 1.2 * float(torch.linalg.vector_norm(r)) ** 2
 
 
 def gram(x, bias):

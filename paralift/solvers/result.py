@@ -203,8 +203,8 @@ class Writer:
 
 
 def load_checked(path: str | os.PathLike) -> Any:
-    """Read what `save_checked` wrote; tensors and plain values only, no pickled code is run."""
+    """Read what `save_checked` wrote, onto the CPU; tensors and plain values only, no pickled code is run."""
     digest, data = _content(path)
     if hashlib.sha256(data).hexdigest().encode() != digest:
         raise ValueError(f"{path} is damaged: its checksum does not match its content; use an earlier checkpoint.")
-    return torch.load(io.BytesIO(data), weights_only=True)
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

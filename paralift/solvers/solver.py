@@ -148,8 +148,8 @@ class Solver:
         else:
             saved = resume if isinstance(resume, Result) else Result.load(resume)
             saved = replace(saved, state=problem.spread(saved.state))
-            self._check_resume(problem, saved)
-            state, history = _clone(saved.state), {k: list(v) for k, v in saved.history.items()}
+            fresh = self._check_resume(problem, saved)
+            state, history = _clone(saved.state, fresh, next(iter(fresh["point"].values())).device), {k: list(v) for k, v in saved.history.items()}
             iteration, passes, before = saved.iterations, saved.data_passes, saved.seconds
             if hasattr(problem, "set_buffers"):
                 problem.set_buffers(state["buffers"])
@@ -243,6 +243,7 @@ class Solver:
         return run
 
     def _check_resume(self, problem, saved):
+        """The state that a run from the start would begin with, which `saved` has to be alike."""
         kind = saved.provenance.get("solver", "").split("(")[0]
         if kind != type(self).__name__:
             raise ValueError(f"the result to resume from was made by {kind}; resume with the same method, not {type(self).__name__}.")
@@ -259,6 +260,7 @@ class Solver:
         changed = [f"{k}={v} instead of {then[k]}" for k, v in now.items() if then.get(k, v) != v and " at 0x" not in v]
         if changed:
             warn(f"{type(self).__name__} goes on with {', '.join(changed)}: the run is not the one that would have been without a stop.")
+        return fresh
 
     def _arguments(self):
         """{name: text} of what steers the iteration: all arguments but budgets and tolerances."""
@@ -300,12 +302,15 @@ def _alike(a, b):
     return keys(a) == keys(b)
 
 
-def _clone(value):
+def _clone(value, like, device):
+    """A copy of a saved state, each tensor where `like`, a fresh one, has its own, others on `device`."""
     if torch.is_tensor(value):
-        return value.clone()
+        return value.to(like.device if torch.is_tensor(like) else device, copy=True)
     if isinstance(value, dict):
-        return {k: _clone(v) for k, v in value.items()}
-    return [_clone(v) for v in value] if isinstance(value, list) else value
+        return {k: _clone(v, like.get(k) if isinstance(like, dict) else None, device) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_clone(v, like[i] if isinstance(like, list) and i < len(like) else None, device) for i, v in enumerate(value)]
+    return value
 
 
 def _version():
