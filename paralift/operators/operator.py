@@ -19,16 +19,9 @@ __all__ = ["Operator", "LinearOperator", "push_forward"]
 
 
 def push_forward(f: Callable[..., torch.Tensor], x: torch.Tensor | tuple, dx: torch.Tensor | tuple) -> torch.Tensor:
-    """f'(x) dx (tuples for several arguments); attention, and recurrences on GPUs, by their plain formulas, as their fused kernels know no forward derivative."""
-    at, along = (x, dx) if isinstance(x, tuple) else ((x,), (dx,))
+    """f'(x) dx (tuples for several arguments); attention by its plain formula, as its fused kernels know no forward derivative."""
     with sdpa_kernel(SDPBackend.MATH):
-        try:
-            return torch.func.jvp(f, at, along)[1]
-        except NotImplementedError:
-            if not torch.backends.cudnn.is_available():
-                raise
-            with torch.backends.cudnn.flags(enabled=False):
-                return torch.func.jvp(f, at, along)[1]
+        return torch.func.jvp(f, *((x, dx) if isinstance(x, tuple) else ((x,), (dx,))))[1]
 
 
 def check_rows(op, index, n=None):

@@ -42,6 +42,7 @@ class SampleGroups:
     A real image has F u(-k) = conj F u(k). So for a FourierTransform of a real space a group and its mirror image, where that is a group too, are one choice, named by the
     smaller label, and a mask takes the cheaper of the two (the first where they cost the same). Elsewhere every group is a choice of its own.
     `choice` (k-space's shape): the label of the choice that each sample belongs to; `costs`: the samples that a choice adds to the forced ones, 0 for labels that are none.
+    Both, and all scores, lie on the CPU; masks lie where the transform's images do.
     Raises ValueError for labels or forced samples of another kind or shape.
     """
 
@@ -55,6 +56,7 @@ class SampleGroups:
             raise ValueError(f"{who} got groups={given}; it needs int64 labels >= 0 of k-space's shape {shape}.")
         if not torch.is_tensor(self.forced) or self.forced.dtype != torch.bool or tuple(self.forced.shape) != shape:
             raise ValueError(f"{who} got forced={type(self.forced).__name__}; it needs a bool tensor of k-space's shape {shape}.")
+        self.labels, self.forced, self.device = self.labels.cpu(), self.forced.cpu(), transform.domain.device
         self.paired = isinstance(transform, FourierTransform) and transform.real
         labels, count = self.labels.flatten(), int(self.labels.max()) + 1
         self.sizes = torch.bincount(labels[~self.forced.flatten()], minlength=count)                     # samples of a group that are not forced
@@ -80,11 +82,11 @@ class SampleGroups:
 
     def mask(self, chosen: torch.Tensor) -> torch.Tensor:
         """The mask of the choices `chosen` (bool, one for each label)."""
-        return self.forced | (self._taken & chosen[self.choice])
+        return (self.forced | (self._taken & chosen[self.choice])).to(self.device)
 
     def held(self, mask: torch.Tensor) -> torch.Tensor:
         """The choices of which a mask has a sample that is not forced."""
-        return torch.bincount(self.choice[mask & ~self.forced], minlength=len(self.costs)).bool() & (self.costs > 0)
+        return torch.bincount(self.choice[mask.cpu() & ~self.forced], minlength=len(self.costs)).bool() & (self.costs > 0)
 
     def sums(self, energy: torch.Tensor) -> torch.Tensor:
         """sum of `energy` (..., *k-space), per choice, over its samples and their mirror images and over leading axes, on the CPU."""
@@ -110,4 +112,4 @@ class SampleGroups:
         if not torch.is_tensor(density) or density.shape != self.costs.shape:
             raise ValueError(f"draw got density={shown(density)}; it needs a tensor with one number for each label, ({len(self.costs)},).")
         clock = torch.empty(len(self.costs), dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(seed))
-        return self.mask(self.fill(density.double() / clock, budget))
+        return self.mask(self.fill(density.cpu().double() / clock, budget))
