@@ -9,12 +9,11 @@ from collections.abc import Callable
 
 import torch
 
-from ..arguments import checked
-from .elements import explain
+from ..arguments import checked, refuse
 from .functional import Functional
 from .joint_prox import JointProx
 from .norms import ZeroFunctional
-from .potentials import activation, activation_, mapped
+from .potentials import activation, activation_
 from .space import SpaceLike, inner, sum_trailing
 
 __all__ = ["Penalty", "LiftedBregman", "MAC", "Lifted", "Fenchel"]
@@ -115,7 +114,7 @@ class Penalty:
         try:
             return call(*elements)
         except (RuntimeError, IndexError) as error:
-            explain(error, self, *elements)
+            refuse(error, self, *elements)
 
     def __call__(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         value = self._fitting(self._value, x, z)
@@ -237,7 +236,7 @@ class MAC(_Quadratic):
         return ZeroFunctional(self.potential.space)
 
     def activation(self, z):
-        return activation(self.potential, z) if self._map is None else mapped(self._map, self.potential, z)
+        return activation(self.potential, z, self._map)
 
     def _target(self, z):
         return self.activation(z)
@@ -290,7 +289,7 @@ class Fenchel(_Quadratic):
         self.curvature = 1.0 if activation is None else 0.0
 
     def activation(self, z):
-        return activation(self.potential, z) if self._map is None else mapped(self._map, self.potential, z)
+        return activation(self.potential, z, self._map)
 
     def _minimiser(self, v):
         return super()._minimiser(v) if self._map is None else self._map(v)
