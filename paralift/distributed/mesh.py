@@ -6,7 +6,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ..arguments import checked
+from ..arguments import Count, checked
 from ..problems.problem import AgreedInterrupt
 from .room import Room
 
@@ -30,23 +30,17 @@ class Workers:
     Raises ValueError where the numbers do not fit together.
     """
 
-    total: int | None = None
-    data: int | None = None
-    layers: int | None = None
+    total: Count | None = None
+    data: Count | None = None
+    layers: Count | None = None
     deterministic: bool | None = None
     shard_parameters: bool = False
     schedule: object = None
     timeout: float = 600.0
 
     def __post_init__(self):
-        for name in ("total", "data", "layers"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"Workers got {name}={value!r}; it needs an integer >= 1.")
         if not isinstance(self.timeout, (int, float)) or not 0 < self.timeout < 1e7:
             raise ValueError(f"Workers got timeout={self.timeout!r}; it needs a number of seconds > 0, below 1e7.")
-        if self.deterministic not in (None, True, False):
-            raise ValueError(f"Workers got deterministic={self.deterministic!r}; it needs True, False or None.")
         if self.schedule is not None and not (hasattr(self.schedule, "parts") and not isinstance(self.schedule, type)):
             raise ValueError(f"Workers got schedule={self.schedule!r}; it needs a schedule such as Streamed() or Flushed(8).")
         known = [n for n in (self.data, self.layers) if n is not None]
@@ -88,7 +82,7 @@ class Simulated(Workers):
     speeds : of an asynchronous method's workers that take gradients: samples in a unit of time, repeated for more workers; (): all 1.
     """
 
-    speeds: tuple = ()
+    speeds: tuple[float, ...] = ()
 
     def __post_init__(self):
         super().__post_init__()

@@ -5,6 +5,7 @@ from math import inf
 
 import torch
 
+from ..arguments import reason
 from ..operators.functional import Functional, _Composed, _Scaled, _Translated
 from ..operators.least_squares import LeastSquares
 from ..operators.norms import L2NormSquared
@@ -75,7 +76,7 @@ class Composite(Problem):
             try:
                 f.op._call(start)
             except RuntimeError as error:
-                raise TypeError(f"Composite got {f.op!r} of dtype {f.op.domain.dtype} and a start of dtype {start.dtype}; convert one with .to(...) ({str(error).splitlines()[0]})."
+                raise TypeError(f"Composite got {f.op!r} of dtype {f.op.domain.dtype} and a start of dtype {start.dtype}; convert one with .to(...) ({reason(error)})."
                                 ) from None
 
     def start(self):

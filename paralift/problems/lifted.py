@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..arguments import Seed
 from ..operators.functional import Functional
 from ..operators.module import batch_norms
 from .finite_sum import FiniteSum, take
@@ -35,7 +36,7 @@ class LiftedProblem(Sweeps, FiniteSum, Stagewise, Problem):  # type: ignore[over
     lowest = 1                   # number of the first unknown x; 0 where the input is one too (`LiftedInversion`)
 
     def __init__(self, stages: Sequence[Stage], loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, rho: dict[int, float], regularisers: dict[str, Functional],
-                 extra: dict[int, Functional], frozen: Iterable[str] = (), anchor: Point | None = None, tau: float = math.inf, seed: int = 0,
+                 extra: dict[int, Functional], frozen: Iterable[str] = (), anchor: Point | None = None, tau: float = math.inf, seed: Seed = 0,
                  initial: Any = None):
         self.stages, self.loss, self.inputs, self.targets = stages, loss, inputs, targets
         self.rho, self.regularisers, self.extra, self.frozen = rho, regularisers, extra, set(frozen)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..arguments import Names
 from ..operators.functional import Functional
-from ..operators.module import batch_norms, call_module, drawing
+from ..operators.module import batch_norms, call_module, copied, drawing
 from ..operators.penalties import Penalty
 from ..operators.space import Space, all_finite
 from .lift import lift
@@ -58,14 +59,14 @@ def _converted(a, name):
             return torch.as_tensor(np.asarray(a))
         except (RuntimeError, TypeError, ValueError):
             pass                                                 # no numbers, or of no one shape
-    _refuse(a, name)
+    _no_data(a, name)
 
 
 class _OutOfTable(ValueError):
     pass
 
 
-def _refuse(a, name):
+def _no_data(a, name):
     if a is None:
         raise TypeError(f"no {name} were given; pass a tensor, an array, or a torch Dataset or DataLoader that holds both.")
     raise TypeError(f"{name} of type {type(a).__name__} were given; pass a tensor, an array, or a torch Dataset or DataLoader.")
@@ -99,11 +100,11 @@ class LiftedTraining(LiftedProblem):
     def __init__(self, network: nn.Module, inputs: Data, targets: Data | None = None, loss: str | Functional | Penalty | Loss = "cross_entropy",
                  penalty: str | Callable[[Functional], Penalty] | dict[str, Any] = "bregman", weight_regulariser: Functional | dict[str, Functional] | None = None,
                  activation_regulariser: dict[int, Functional] | None = None, rho: float | dict[int, float] | Callable[[int], dict[int, float]] = 2.0,
-                 frozen: str | Sequence[str] = (), validation: Data | None = None, granularity: str | Sequence[str] = "activation", products: torch.dtype | None = None):
+                 frozen: Names = (), validation: Data | None = None, granularity: Names = "activation", products: torch.dtype | None = None):
         if not isinstance(network, nn.Module):
             raise TypeError(f"{type(network).__name__} was given as the network; it needs a torch.nn.Module, "
                             "for instance torch.nn.Sequential(...) or paralift.networks.chain(...).")
-        self.network = copy.deepcopy(network).train()
+        self.network = copied(network).train()
         first = next(self.network.parameters(), None)
         if first is None:
             raise ValueError(f"{type(network).__name__} has no parameters; a network to train needs at least one layer with weights.")
@@ -307,7 +308,7 @@ class LiftedTraining(LiftedProblem):
     def finish(self, point):
         """The trained network, an ordinary torch module in evaluation mode."""
         self._settle_statistics(point)
-        network = copy.deepcopy(self.network)
+        network = copied(self.network)
         for name in self._in_place:
             network.get_submodule(name).inplace = True
         with torch.no_grad():

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..arguments import checked, shown
+from ..arguments import Array, Count, Seed, checked, shown
 from ..operators.operator import LinearOperator
 from ..operators.space import finite
 from .sample_groups import SampleGroups
@@ -13,9 +13,9 @@ __all__ = ["refine_mask"]
 
 
 @checked
-def refine_mask(mask: torch.Tensor, transform: LinearOperator, images: torch.Tensor, reconstruct: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-                groups: torch.Tensor | None = None, forced: torch.Tensor | None = None, rounds: int = 60, share: tuple[float, float] = (0.4, 0.02), batch_size: int = 12,
-                seed: int = 0) -> tuple[torch.Tensor, list[float]]:
+def refine_mask(mask: torch.Tensor, transform: LinearOperator, images: Array, reconstruct: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+                groups: torch.Tensor | None = None, forced: torch.Tensor | None = None, rounds: Count = 60, share: tuple[float, float] = (0.4, 0.02), batch_size: Count = 12,
+                seed: Seed = 0) -> tuple[torch.Tensor, list[float]]:
     """A mask of as many samples whose reconstructions of the images have less error: (mask, errors), errors[k] the relative error |u - u'|^2/|u'|^2 of round k, a mean.
 
     A round leaves out a random part D of the mask M, reconstructs u from M \\ D, and refills the mask with the choices g of largest

@@ -43,6 +43,8 @@ class Problem:
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = torch.inference_mode(False)(cls.__init__)                 # what a problem keeps is solved with later
         checked(cls)
 
     def start(self) -> Point:
@@ -202,10 +204,12 @@ class Problem:
         return self.restrict(samples, anchor, tau, seed)  # type: ignore[attr-defined]
 
 
-def check_point(who, point, names):
-    """ValueError where `point` is no {block: tensor} that has the blocks `names`."""
-    if not isinstance(point, dict) or not all(torch.is_tensor(point.get(name)) for name in names):
-        raise ValueError(f"{who} got {shown(point)}; it needs a point {{block: tensor}} with the blocks {', '.join(names)}, such as result.x.")
+def check_point(who, point, like):
+    """ValueError where `point` is no {block: tensor} that has the blocks of `like`, in their shapes."""
+    if not isinstance(point, dict) or not all(torch.is_tensor(point.get(name)) and point[name].shape == v.shape and point[name].dtype == v.dtype for name, v in like.items()):
+        given = {name: tuple(v.shape) if torch.is_tensor(v) else v for name, v in point.items()} if isinstance(point, dict) else point
+        raise ValueError(f"{who} got {shown(given)}; it needs a point {{block: tensor}} such as result.x, with "
+                         + ", ".join(f"{name} of shape {tuple(v.shape)}, {v.dtype}" for name, v in like.items()) + ".")
 
 
 def numbers(tensors: Sequence[torch.Tensor]) -> list[float]:

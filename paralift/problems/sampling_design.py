@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Array, Count, Kind, checked
 from ..operators.functional import Functional
 from ..operators.operator import LinearOperator
 from ..operators.transforms import FourierTransform, mirrored
@@ -59,7 +59,7 @@ class SamplingDesign(Problem):
 
     convex = True
 
-    def __init__(self, transform: LinearOperator, regulariser: Functional, images: torch.Tensor, weight: float | None = None, budget: float | None = None,
+    def __init__(self, transform: LinearOperator, regulariser: Functional, images: Array, weight: float | None = None, budget: float | None = None,
                  groups: torch.Tensor | None = None, forced: torch.Tensor | None = None):
         _, joined, terms = check_image("SamplingDesign", transform, regulariser, images)
         space = transform.domain
@@ -200,7 +200,7 @@ class SamplingDesign(Problem):
 
     def sampling(self, point: Point, budget: int | None = None) -> Sampling:
         """The `Sampling` of a point: the support of v, or the groups of largest score up to `budget` samples."""
-        check_point("SamplingDesign.sampling", point, self.names)
+        check_point("SamplingDesign.sampling", point, dict(zip(self.names, self.points)))
         if self.weight is None:
             raise ValueError("SamplingDesign.sampling was asked for before a weight is known; call design(solver), or pass weight=... to the problem.")
         w = self._coefficients(self._synthesis(point))
@@ -224,7 +224,8 @@ class SamplingDesign(Problem):
         return torch.where(self.sizes > 0, size.cpu(), -1.0)
 
     @checked
-    def design(self, solver: Any, trials: int = 12, tolerance: float = 0.01) -> Sampling:
+    def design(self, solver: Annotated[Any, Kind("a Solver, such as FISTA(200)", lambda v: hasattr(v, "solve") and hasattr(v, "step"))],
+               trials: Count = 12, tolerance: float = 0.01) -> Sampling:
         """The `Sampling` with at most `budget` samples: `solver` (FISTA(200), say) is run at most `trials` times, each from where the last one ended, the weight becoming the
         score that would give the budget, until the support of v is within `tolerance` * budget of it. Then the groups of largest score are kept. What was found is
         kept too: a second call gives it again."""

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 from .. import operators as P
-from ..arguments import checked
+from ..arguments import Count, Kind, checked, reason
 from ..operators.functional import Functional
 from ..operators.module import call_module
 from ..operators.operator import push_forward
@@ -27,7 +27,7 @@ __all__ = ["Stage", "chain", "affine", "bind_spaces"]
 
 
 @checked
-def affine(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+def affine(inputs: Count, outputs: Count, bias: bool = True) -> nn.Linear:
     """torch.nn.Linear, under the name it has in the mathematics."""
     return nn.Linear(inputs, outputs, bias)
 
@@ -72,7 +72,7 @@ def lifted_potential(key):
 
 
 @checked
-def chain(*parts: nn.Module | Functional) -> nn.Sequential:
+def chain(*parts: Annotated[nn.Module | Functional, Kind("torch.nn.Modules and Functionals", lambda v: isinstance(v, (nn.Module, Functional)))]) -> nn.Sequential:
     """torch.nn.Sequential of modules and potentials: `chain(affine(784, 300), SoftThreshold(0.3), affine(300, 784))`."""
     return nn.Sequential(*(Activation(part) if isinstance(part, Functional) else part for part in parts))
 
@@ -293,7 +293,7 @@ def bind_spaces(stages: Sequence[Stage], x: torch.Tensor, theta: Point) -> torch
                     raise RuntimeError(f"it returns a {type(z).__name__}, and a stage needs one tensor: wrap the layer in a module that picks it.")
             except (RuntimeError, IndexError, ValueError) as error:
                 shapes = ", ".join(str(tuple(v.shape)) for v in (given if isinstance(given, tuple) else (given,)))
-                raise ValueError(f"stage {stage.index} ({stage.operator}) refused an input of shape {shapes}, dtype {x.dtype}: {str(error).splitlines()[0]} "
+                raise ValueError(f"stage {stage.index} ({stage.operator}) refused an input of shape {shapes}, dtype {x.dtype}: {reason(error)}. "
                                  "Make the layer's size and dtype fit the data or the layer before.") from None
             stage.elements = space_of(z)
             if stage.penalty is not None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..arguments import Count, Extended
 from .solver import Solver
 from .steps import check_step
 from .stopping import Tolerance
@@ -28,8 +29,8 @@ class ImplicitGradient(Solver):
 
     shared = "blocks"
 
-    def __init__(self, max_iterations: int = 300, step: float | str = "auto", continuation: tuple[float, float] = (0.1, 100.0), tolerance: float | Tolerance = 0.0,
-                 max_seconds: float = float("inf")):
+    def __init__(self, max_iterations: Count = 300, step: float | str = "auto", continuation: tuple[float, float] = (0.1, 100.0), tolerance: float | Tolerance = 0.0,
+                 max_seconds: Extended = float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
         self.step_size = 0.2 if check_step(step, "ImplicitGradient") == "auto" else float(step)
         if not isinstance(continuation, (tuple, list)) or len(continuation) != 2 or any(not isinstance(a, (int, float)) or not 0 < a < float("inf") for a in continuation):
