@@ -1,9 +1,10 @@
 """Sweeps on a minibatch: the explicit and the implicit step of the implicit stochastic gradient method."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ __all__ = ["Sweeps"]
 class Sweeps:
     """Part of `LiftedProblem`: backward sweeps from the forward pass, over all stages or, in streams over several workers, over some consecutive ones."""
 
-    def evaluate_stages(self, theta: Point, recall: Callable | None = None, pieces: dict | None = None, stages: Sequence[Stage] | None = None,
+    def evaluate_stages(self, theta: Point, recall: Any = None, pieces: Any = None, stages: Sequence[Stage] | None = None,
                         values: dict[int, torch.Tensor] | None = None, gather: bool = False) -> tuple[dict, dict]:
         """Forward pass that keeps every stage's local map: {l: (x_in, z, pull)} and {l: sigma(z)}; 0 holds the data. With `recall`, what the backward sweep does without is
         dropped on the way: the local maps ask recall(l) for sigma(z) where it is computed again. `pieces` {l: Pieces} is filled where all pulls on x_l are on parts of it.
@@ -89,8 +90,8 @@ class Sweeps:
         losses, r = self.loss.value_and_gradient(kept[self.depth][1], self.targets)
         return losses.sum() / self.samples, r
 
-    def sweep_back(self, stages: Sequence[Stage], kept: dict, values: dict, pulls: dict, r: torch.Tensor | None = None, n: int | None = None, recall: Callable | None = None,
-                   free: dict | None = None, pieces: dict | None = None, feedback: tuple | None = None, gathered: dict | None = None) -> tuple[Point, dict]:
+    def sweep_back(self, stages: Sequence[Stage], kept: dict, values: dict, pulls: dict, r: torch.Tensor | None = None, n: int | None = None, recall: Any = None,
+                   free: dict | None = None, pieces: dict | None = None, feedback: Any = None, gathered: dict | None = None) -> tuple[Point, dict]:
         """({name: gradient}, pulls) of a sweep over consecutive `stages`, backwards, from the pulls {l: (g, weight)} on their outputs, the pull on x_l being weight * g, and the
         loss's residual r where they end the network; what is left in `pulls` is for earlier stages. Gradients are of means over n samples; `recall`, `free` and `pieces` are
         `evaluate_stages`'s. `feedback` = (c, theta now, rows): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual of the first rows in the gradient of theta_l.
