@@ -19,6 +19,17 @@ class Stagewise:
     blocks and its parents'. Means are over n samples, which may be more than are here.
     """
 
+    stages: Any                    # what the parts of a lifted problem share
+    depth: int
+    lowest: int
+    trained: Any
+    inputs: Any
+    targets: Any
+    loss: Any
+    rho: Any
+    seed: Any
+    _kept: dict
+
     def _input(self, stage, point):
         """What the stage acts on: its parent's x (or the data), a tuple for several parents."""
         if len(stage.parents) == 1:
@@ -73,13 +84,13 @@ class Stagewise:
     def stage_value(self, stage: Stage, point: Point, z: torch.Tensor) -> torch.Tensor:
         """The sum over the samples of the stage's term in F, z being its z_l."""
         l = stage.index
-        return self.loss.value(z, self.targets).sum() if l == self.depth else self.rho[l] * stage.penalty._smooth_value(point[f"x{l}"], z).sum()
+        return self.loss.value(z, self.targets).sum() if l == self.depth else self.rho[l] * stage.penalty._smooth_value(point[f"x{l}"], z).sum()  # type: ignore[union-attr]
 
     def stage_terms(self, stage: Stage, point: Point, theta: Sequence[str], wanted: Sequence[bool], need_out: bool, n: int, value: bool = True) -> tuple[Any, list]:
         """(sum over the samples of the stage's term in F, or 0 without `value`, [(block, its part of the gradient of the mean over n samples)]), as `touched_stages` asks."""
         l = stage.index
         z, pull = self._evaluate(stage, point, wanted, bool(theta))
-        parts = [(f"x{l}", stage.penalty._gradient_x(point[f"x{l}"], z) * (self.rho[l] / n))] if need_out else []
+        parts = [(f"x{l}", stage.penalty._gradient_x(point[f"x{l}"], z) * (self.rho[l] / n))] if need_out else []  # type: ignore[union-attr]
         if theta or any(wanted):
             gx, gtheta = pull(self._residual(stage, point, z), 1 / n)
             parts += [(name, gtheta[name]) for name in theta] + [(f"x{p}", g / n) for p, g in stage.pairs(gx)]
@@ -88,13 +99,13 @@ class Stagewise:
     # ---- bounds
     def slope(self, stage: Stage) -> float:
         """Bound on the slope in z of the stage's residual."""
-        return self.loss.lipschitz if stage.index == self.depth else self.rho[stage.index] * stage.penalty.lipschitz_z
+        return self.loss.lipschitz if stage.index == self.depth else self.rho[stage.index] * stage.penalty.lipschitz_z  # type: ignore[union-attr]
 
     def stage_bounds(self, stage: Stage, point: Point, theta: Sequence[str], wanted: Sequence[bool], need_out: bool, n: int) -> dict[str, float]:
         """{block: what the stage adds to the block's bound}, as `touched_stages` asks; means are over n samples."""
         l, weight, bounds = stage.index, self.slope(stage), {}
         if need_out:
-            bounds[f"x{l}"] = self.rho[l] * stage.penalty.curvature / n
+            bounds[f"x{l}"] = self.rho[l] * stage.penalty.curvature / n  # type: ignore[union-attr]
         if any(wanted):
             norm = self._input_norm(stage, point)
             bounds.update({f"x{p}": weight * norm / n for p, want in zip(stage.parents, wanted) if want})
