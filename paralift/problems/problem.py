@@ -134,7 +134,7 @@ class Problem:
 
     def dual_norm(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """|(y_1, ..., y_J)|, one part for each linear term."""
-        return sum(self.image_square(K, y) for (_, K), y in zip(self.linear, parts)).sqrt()
+        return sum(self.image_square(K, y) for (_, K), y in zip(self.linear, parts)).sqrt()  # type: ignore[union-attr]
 
     def image_square(self, K: Any, y: torch.Tensor) -> torch.Tensor:
         """|y|^2, y in the range of K, an operator of the problem; over all workers, where they share its rows."""
