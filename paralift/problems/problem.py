@@ -123,11 +123,11 @@ class Problem:
 
     def inners(self, a: Point, b: Point) -> dict[str, float]:
         """{block: Re <a, b>} as numbers."""
-        return {k: float(_dot(v, b[k])) for k, v in a.items()}
+        return numbers({k: _dot(v, b[k]) for k, v in a.items()})
 
     def group_values(self, point: Point, groups: Iterable[Collection[str]]) -> list[float]:
         """[number, ..]: `smooth_value(point, group)` for each group of blocks."""
-        return [float(self.smooth_value(point, group)) for group in groups]
+        return list(numbers(dict(enumerate(self.smooth_value(point, group) for group in groups))).values())
 
     def norm(self, a: Point) -> torch.Tensor:
         return self.inner(a, a).sqrt()
@@ -205,6 +205,15 @@ def check_point(who, point, names):
     """ValueError where `point` is no {block: tensor} that has the blocks `names`."""
     if not isinstance(point, dict) or not all(torch.is_tensor(point.get(name)) for name in names):
         raise ValueError(f"{who} got {shown(point)}; it needs a point {{block: tensor}} with the blocks {', '.join(names)}, such as result.x.")
+
+
+def numbers(values: dict) -> dict:
+    """Numbers and 0-d tensors as Python's numbers; tensors of an accelerator come in one transfer."""
+    tensors = [k for k, v in values.items() if torch.is_tensor(v)]
+    if len(tensors) > 1 and values[tensors[0]].device.type != "cpu":
+        found = torch.stack([values[k].to(torch.float64) for k in tensors]).tolist()
+        values = {**values, **dict(zip(tensors, found))}
+    return {k: float(v) for k, v in values.items()}
 
 
 def _dot(a, b):

@@ -15,7 +15,7 @@ import torch
 
 from ..arguments import PATH, checked, shown
 from ..notices import warn
-from ..problems.problem import AgreedInterrupt, Point, Problem
+from ..problems.problem import AgreedInterrupt, Point, Problem, numbers
 from .progress import Progress
 from .result import Result, Status, Writer, check_writable
 from .stopping import Tolerance
@@ -172,7 +172,7 @@ class Solver:
                 late = self.max_seconds < inf and problem.agree(seconds >= self.max_seconds)[0]
                 if iteration % record_every and iteration < self.max_iterations and not late:
                     continue
-                record = _numbers(record() if callable(record) else record)
+                record = numbers(record() if callable(record) else record)
                 if not _sound(record):
                     reason = f"{', '.join(f'{k} {v:g}' for k, v in record.items() if not isfinite(v))} in iteration {iteration}"
                     status = Status.DIVERGED
@@ -281,15 +281,6 @@ def _stops(callback, result):
     except StopIteration:
         return True
     return False
-
-
-def _numbers(record):
-    """Floats; tensors of an accelerator come in one transfer."""
-    tensors = [k for k, v in record.items() if torch.is_tensor(v)]
-    if len(tensors) > 1 and record[tensors[0]].device.type != "cpu":
-        values = torch.stack([record[k].to(torch.float64) for k in tensors]).tolist()
-        record = {**record, **dict(zip(tensors, values))}
-    return {k: float(v) for k, v in record.items()}
 
 
 def _sound(record):
