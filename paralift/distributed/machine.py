@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..arguments import checked
+from ..arguments import Extended, checked
 from ..problems.lifted_training import LiftedTraining
 from .costs import Link
 from .mesh import Mesh
@@ -39,7 +39,7 @@ class Machine:
 
     messages: Link = Link(20e-6, 10e9)
     sums: Link = Link(20e-6, 10e9)
-    cores: float = math.inf
+    cores: Extended = math.inf
     visit: float = 0.0
     gather: float = 0.0
 

@@ -82,6 +82,11 @@ def _ordered(mesh, parts, counts):
     return torch.view_as_complex(mesh.ordered(torch.view_as_real(parts), counts))
 
 
+def _joined(mesh, v, axis=0):
+    """The parts of all workers, one after the other, where v lies."""
+    return torch.cat([part.to(v.device) for part in mesh.objects(v.cpu())], axis)
+
+
 class _Shared(Problem):
     """What both kinds share."""
 
@@ -214,7 +219,7 @@ class _RowsOfTerms(_Shared):
         return tree
 
     def collect(self, tree):
-        return self._walk(tree, lambda K, y: torch.cat(self.mesh.objects(y), -K.range.ndim))
+        return self._walk(tree, lambda K, y: _joined(self.mesh, y, -K.range.ndim))
 
     def spread(self, tree):
         return self._walk(tree, lambda K, y: y[(..., K.inside, *[slice(None)] * (K.range.ndim - 1))].clone())
@@ -283,7 +288,7 @@ class _Slices(_Shared):
         return change(tree) if torch.is_tensor(tree) and tree.dim() > 1 else tree
 
     def _whole(self, v):
-        return torch.cat(self.mesh.objects(v)) if len(v) == len(self._start) else v
+        return _joined(self.mesh, v) if len(v) == len(self._start) else v
 
     def collect(self, tree):
         return self._walk(tree, self._whole)

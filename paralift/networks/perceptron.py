@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..arguments import checked
+from ..arguments import Count, checked
 
 __all__ = ["MLP", "rescale"]
 
@@ -28,9 +28,9 @@ class MLP(Chain):
     activation : a class or function that makes the activation module.
     """
 
-    def __init__(self, *sizes: int, activation: Callable[[], nn.Module] = nn.ReLU):
-        if len(sizes) < 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
-            raise ValueError(f"MLP got the sizes {sizes}; it needs at least an input and an output width, positive integers.")
+    def __init__(self, *sizes: Count, activation: Callable[[], nn.Module] = nn.ReLU):
+        if len(sizes) < 2:
+            raise ValueError(f"MLP got the sizes {sizes}; it needs at least an input and an output width.")
         layers = [module for a, b in zip(sizes, sizes[1:]) for module in (nn.Linear(a, b), activation())]
         super().__init__(*layers[:-1])
 

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from ..arguments import Array
 from .functional import Functional
 from .space import Space, SpaceLike
 
@@ -42,7 +43,7 @@ class KullbackLeibler(Functional):
 
     separable = True
 
-    def __init__(self, data: torch.Tensor, space: SpaceLike | None = None, background: torch.Tensor | None = None):
+    def __init__(self, data: torch.Tensor, space: SpaceLike | None = None, background: Array | None = None):
         if not (torch.isfinite(data).all() and (data >= 0).all()):
             raise ValueError("KullbackLeibler got data below 0, or NaN or inf; counts need to be finite numbers >= 0.")
         if background is not None:

@@ -2,10 +2,10 @@
 
 import copy
 import math
-from collections.abc import Sequence
 
 import torch
 
+from ..arguments import Array, InexactDtype, Numbers, Shape
 from .nufft import NUFFT
 from .off_resonance import time_segments
 from .operator import LinearOperator, check_rows
@@ -36,9 +36,9 @@ class MRI(LinearOperator):
     Raises TypeError / ValueError where shapes, ranges or dtypes do not fit, for NaN, and for a negative mask. Sources: Pruessmann et al., Magn. Reson. Med. 42, 1999; 46, 2001.
     """
 
-    def __init__(self, mask: torch.Tensor | None = None, coil_maps: torch.Tensor | None = None, trajectory: torch.Tensor | None = None, shape: Sequence[int] | None = None,
-                 field_of_view: float | Sequence[float] | None = None, field_map: torch.Tensor | None = None, readout_times: torch.Tensor | None = None,
-                 tolerance: float | None = None, field_tolerance: float = 1e-4, dtype: torch.dtype | None = None):
+    def __init__(self, mask: torch.Tensor | None = None, coil_maps: Array | None = None, trajectory: Array | None = None, shape: Shape | None = None,
+                 field_of_view: Numbers | None = None, field_map: Array | None = None, readout_times: Array | None = None,
+                 tolerance: float | None = None, field_tolerance: float = 1e-4, dtype: InexactDtype | None = None):
         maps = None if coil_maps is None else finite(coil_maps, "MRI", "tensor of coil_maps")
         mask = None if mask is None else _mask(mask)
         shape = self._shape(mask, maps, trajectory, shape)
@@ -68,7 +68,7 @@ class MRI(LinearOperator):
     @staticmethod
     def _shape(mask, maps, trajectory, shape):
         if shape is not None:
-            shape = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+            shape = tuple(int(n) for n in shape)
         elif maps is not None:
             d = maps.dim() - 1 if trajectory is None else torch.as_tensor(trajectory).shape[-1]
             shape = tuple(maps.shape[-d:])

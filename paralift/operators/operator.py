@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, overload
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..arguments import checked, shown
-from .elements import NUMBERS, explain, misfit, no_samples
+from ..arguments import Count, Seed, checked, refuse, shown
+from .elements import NUMBERS, misfit, no_samples
 from .space import Space, inner
 
 __all__ = ["Operator", "LinearOperator", "push_forward"]
@@ -86,7 +86,7 @@ class Operator:
         except (RuntimeError, IndexError) as error:
             if no_samples(x, self.domain.ndim):
                 return x.new_empty(*x.shape[:x.dim() - self.domain.ndim], *self.range.shape, dtype=self.range.dtype)
-            explain(error, self, x)
+            refuse(error, self, x)
 
     def derivative(self, x: torch.Tensor) -> "LinearOperator":
         """The derivative at `x`, a LinearOperator (the operator itself where it is linear)."""
@@ -123,6 +123,7 @@ class LinearOperator(Operator):
     """An operator with an adjoint: <A x, y> = <x, A* y>. `unitary` says that A*A and AA* are the identity: its norm is 1, and f @ A has the prox A* prox_f(A x)."""
 
     is_linear, unitary = True, False
+    _such_as = "MatrixOperator(m)"
 
     if TYPE_CHECKING:          # what the algebra makes of linear parts is linear
         def __rmul__(self, a: complex | torch.Tensor) -> "LinearOperator": ...
@@ -181,7 +182,7 @@ class LinearOperator(Operator):
         return self.rows(index) @ right
 
     @checked
-    def norm(self, iterations: int = 100, tolerance: float = 1e-6, seed: int = 0) -> float:
+    def norm(self, iterations: Count = 100, tolerance: float = 1e-6, seed: Seed = 0) -> float:
         """The operator norm, by the Lanczos process on A*A (a lower bound that grows to the norm).
 
         Stops once an iteration changes it by less than `tolerance` and the residual of A*A's top vector is below a thousandth, relatively. Returns a float.

@@ -9,12 +9,11 @@ from collections.abc import Callable
 
 import torch
 
-from ..arguments import checked
-from .elements import explain
+from ..arguments import checked, refuse
 from .functional import Functional, device_of
 from .joint_prox import JointProx
 from .norms import ZeroFunctional
-from .potentials import activation, activation_, mapped
+from .potentials import activation, activation_
 from .space import SpaceLike, inner, sum_trailing
 
 __all__ = ["Penalty", "LiftedBregman", "MAC", "Lifted", "Fenchel"]
@@ -116,7 +115,7 @@ class Penalty:
         try:
             return call(*elements)
         except (RuntimeError, IndexError) as error:
-            explain(error, self, *elements)
+            refuse(error, self, *elements)
 
     def __call__(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         value = self._fitting(self._value, x, z)
@@ -167,7 +166,7 @@ class _Quadratic(Penalty):
         return super().__call__(x, z) + (0 if self.regulariser is None else self.regulariser(x))
 
     def activation(self, z):
-        return activation(self.potential, z) if self.map is None else mapped(self.map, self.potential, z)
+        return activation(self.potential, z, self.map)
 
     def _target(self, z):
         return z

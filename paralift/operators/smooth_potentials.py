@@ -225,8 +225,6 @@ class Softmax(Functional):
     """
 
     def __init__(self, axis: int = -1, space: SpaceLike | None = None):
-        if not isinstance(axis, int):
-            raise ValueError(f"Softmax got the axis {axis!r}; it needs an integer.")
         self.axis = axis
         super().__init__(space)
 

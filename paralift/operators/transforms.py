@@ -1,10 +1,11 @@
 """Orthonormal transforms in which images are sampled: Fourier, with a mask or without, and Walsh-Hadamard."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
+from ..arguments import Integers
 from .operator import LinearOperator
 from .space import Space, SpaceLike
 
@@ -146,7 +147,7 @@ class HadamardTransform(LinearOperator):
     With `orthonormal=False` x -> H x, whose inverse is H / n. Fast: O(n log n). Raises ValueError where a transformed axis is no power of two.
     """
 
-    def __init__(self, space: SpaceLike, axes: Sequence[int] | int | None = None, orthonormal: bool = True):
+    def __init__(self, space: SpaceLike, axes: Integers | None = None, orthonormal: bool = True):
         space = space if isinstance(space, Space) else Space(space)
         axes = range(space.ndim) if axes is None else (axes,) if isinstance(axes, int) else axes
         if any(not -space.ndim <= a < space.ndim for a in axes):

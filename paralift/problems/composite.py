@@ -5,10 +5,11 @@ from math import inf
 
 import torch
 
+from ..arguments import reason
 from ..operators.functional import Functional, _Composed, _Scaled, _Translated
 from ..operators.least_squares import LeastSquares
 from ..operators.norms import L2NormSquared
-from ..operators.space import inner
+from ..operators.space import Space, inner
 from .problem import Linearisation, Problem
 
 __all__ = ["Composite"]
@@ -62,8 +63,8 @@ class Composite(Problem):
         self._start = start.clone()
         for f in (smooth, *terms):
             self._check_dtype(f, start)
-        shape = tuple(start.shape)
-        bound = lambda f: f if f is None or f.space is not None else f.on(shape)
+        space = Space.of(start)
+        bound = lambda f: f if f is None or f.space is not None else f.on(space)
         self.smooth_part, self.nonsmooth_part = _least_squares(bound(smooth)), bound(nonsmooth)
         self.linear = tuple((t.f, t.op) for t in terms)
         self.convex = all(f is None or f.convex for _, f in parts)
@@ -75,7 +76,7 @@ class Composite(Problem):
             try:
                 f.op._call(start)
             except RuntimeError as error:
-                raise TypeError(f"Composite got {f.op!r} of dtype {f.op.domain.dtype} and a start of dtype {start.dtype}; convert one with .to(...) ({str(error).splitlines()[0]})."
+                raise TypeError(f"Composite got {f.op!r} of dtype {f.op.domain.dtype} and a start of dtype {start.dtype}; convert one with .to(...) ({reason(error)})."
                                 ) from None
 
     def start(self):

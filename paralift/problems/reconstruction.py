@@ -5,7 +5,7 @@ from math import inf
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Quantity, checked
 from ..operators.dual_prox import DualProx
 from ..operators.entropies import KullbackLeibler
 from ..operators.functional import Functional
@@ -43,7 +43,7 @@ class Reconstruction(Composite):
     """
 
     def __init__(self, operator: LinearOperator, data: torch.Tensor, fidelity: str | Functional = "gaussian", regulariser: Functional | None = None,
-                 constraint: str | Functional | None = None, standard_deviation: float | torch.Tensor | None = None, start: torch.Tensor | None = None):
+                 constraint: str | Functional | None = None, standard_deviation: Quantity | None = None, start: torch.Tensor | None = None):
         if not isinstance(operator, Operator) or not operator.is_linear:
             raise TypeError(f"Reconstruction got {operator!r} as its operator; it needs a LinearOperator (MatrixOperator(m) makes one of a matrix).")
         self._given = {"operator": operator, "data": data, "fidelity": fidelity, "constraint": constraint, "standard_deviation": standard_deviation}

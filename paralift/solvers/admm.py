@@ -5,6 +5,7 @@ from math import inf, isfinite
 
 import torch
 
+from ..arguments import Count, Extended
 from ..operators.least_squares import LeastSquares, conjugate_gradients
 from ..operators.linear import IdentityOperator
 from ..operators.norms import QuadraticForm
@@ -44,8 +45,8 @@ class ADMM(Solver):
     splits = True
     shared = "blocks"
 
-    def __init__(self, max_iterations: int = 1000, rho: float = 1.0, balancing: bool = True, relaxation: float = 1.0, exact: bool = True, tolerance: float | Tolerance = 0.0,
-                 max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 1000, rho: float = 1.0, balancing: bool = True, relaxation: float = 1.0, exact: bool = True, tolerance: float | Tolerance = 0.0,
+                 max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         if not 0 < rho < inf or not 1 <= relaxation < 2:
             raise ValueError(f"ADMM got rho={rho}, relaxation={relaxation}; it needs rho > 0 and 1 <= relaxation < 2.")

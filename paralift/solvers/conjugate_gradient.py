@@ -4,6 +4,7 @@ from math import inf
 
 import torch
 
+from ..arguments import Count, Extended
 from ..operators.functional_algebra import _Composed, _Sum
 from ..operators.norms import QuadraticForm
 from ..operators.operator import Operator
@@ -31,7 +32,7 @@ class ConjugateGradient(Solver):
 
     splits = True
 
-    def __init__(self, max_iterations: int = 100, preconditioner: Operator | None = None, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 100, preconditioner: Operator | None = None, tolerance: float | Tolerance = 0.0, max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         if preconditioner is not None and not (isinstance(preconditioner, Operator) and preconditioner.is_linear and preconditioner.domain.shape == preconditioner.range.shape):
             raise TypeError(f"ConjugateGradient got preconditioner={preconditioner!r}; it needs a LinearOperator from images to images, near the inverse of A*A.")

@@ -1,13 +1,16 @@
 """The primal-dual hybrid gradient method."""
 
 from math import ceil, inf, isfinite
+from typing import Literal
 
 import torch
 
+from ..arguments import Count, Extended
 from ..notices import warn
 from .solver import NO_PROX, NOT_CONVEX, Solver
 from .stopping import Tolerance
 
+Variant = Literal["adaptive", "accelerated", "constant"]
 __all__ = ["PDHG"]
 
 
@@ -37,14 +40,12 @@ class PDHG(Solver):
     splits = True
     shared = "blocks"
 
-    def __init__(self, max_iterations: int = 1000, step: str | tuple = "auto", variant: str = "adaptive", ratio: float = 1.0, relaxation: float | None = None,
-                 tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 1000, step: str | tuple = "auto", variant: Variant = "adaptive", ratio: float = 1.0, relaxation: float | None = None,
+                 tolerance: float | Tolerance = 0.0, max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         pair = isinstance(step, (tuple, list)) and len(step) == 2 and all(isinstance(s, (int, float)) and 0 < s < inf for s in step)
         if step != "auto" and not pair:
             raise ValueError(f"PDHG got step={step!r}; it needs 'auto' or a pair (tau, sigma) of positive numbers.")
-        if variant not in ("adaptive", "accelerated", "constant"):
-            raise ValueError(f"PDHG got variant={variant!r}; choose 'adaptive', 'accelerated' or 'constant'.")
         if not ratio > 0 or not (relaxation is None or 1 <= relaxation < 2):
             raise ValueError(f"PDHG got ratio={ratio}, relaxation={relaxation}; it needs ratio > 0 and 1 <= relaxation < 2.")
         if relaxation is not None and relaxation > 1 and variant == "accelerated":

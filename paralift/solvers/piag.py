@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import Count, Extended, Seed
 from ..notices import warn
 from ..problems.finite_sum import FiniteSum, slices
 from ..problems.problem import Point
@@ -50,8 +51,8 @@ class PIAG(Solver):
 
     needs = (NO_GRADIENT, NO_PROX)
 
-    def __init__(self, max_iterations: int = 100, shards: int | None = None, delays: int | str | Sequence[int] = 0, max_delay: int | None = None, step: float | str = "auto",
-                 momentum: float = 0.0, seed: int = 0, tolerance: float | Tolerance = 0.0, max_seconds: float = float("inf"), asynchronous: bool = False):
+    def __init__(self, max_iterations: Count = 100, shards: Count | None = None, delays: int | str | Sequence[int] = 0, max_delay: int | None = None, step: float | str = "auto",
+                 momentum: float = 0.0, seed: Seed = 0, tolerance: float | Tolerance = 0.0, max_seconds: Extended = float("inf"), asynchronous: bool = False):
         super().__init__(max_iterations, tolerance, max_seconds)
         whole = lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0
         if shards is not None and (not whole(shards) or shards < 1):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..arguments import checked
+from ..arguments import FilePath, checked
 from ..files import replacing
 from ..notices import warn
 from ..problems.problem import Problem
@@ -91,7 +91,7 @@ class Result:
         return "\n".join(lines)
 
     @checked
-    def csv(self, path: str | os.PathLike) -> None:
+    def csv(self, path: FilePath) -> None:
         """Write the whole history to `path`, atomically."""
         with replacing(path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
@@ -114,7 +114,7 @@ class Result:
         return plot_reconstruction(self, reference, path, level)
 
     @checked
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: FilePath) -> None:
         """Write state and history atomically, with a checksum; `Result.load` reads them back. In a callback all workers call it together, and worker 0 writes."""
         whole = (self.x, self.state) if self.gather is None else self.gather((self.x, self.state))
         if whole is None:

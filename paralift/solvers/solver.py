@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..arguments import PATH, checked, shown
+from ..arguments import Count, Extended, FilePath, check, checked, shown
 from ..notices import warn
 from ..problems.problem import AgreedInterrupt, Point, Problem, numbers
 from .progress import Progress
@@ -45,6 +45,7 @@ class Solver:
     needs: tuple[tuple[str, str], ...] = ()        # attributes of a problem that the method relies on, with the sentence that says what would serve
     splits: bool = False         # whether terms H(K x) can be treated
     shared: str | None = None    # what several workers may share: "blocks" (of a lifted problem, or the images of a batch: all scalars come from the problem), "minibatches", ...
+    _such_as = "FISTA(200)"
     _given: inspect.BoundArguments
 
     def __init_subclass__(cls, **options):
@@ -116,21 +117,18 @@ class Solver:
         """
         problem = self.form(problem) if isinstance(problem, Problem) else problem
         self.check(problem)
-        if not isinstance(record_every, int) or record_every < 1:
-            raise ValueError(f"{type(self).__name__}.solve got record_every={record_every!r}; it needs an integer >= 1.")
-        for name, value in (("progress", progress), ("strict", strict)):
-            if not isinstance(value, (bool, type(None))):
-                raise TypeError(f"{type(self).__name__}.solve got {name}={shown(value)}; it needs True or False.")
-        if callback is not None and not callable(callback):
-            raise TypeError(f"{type(self).__name__}.solve got callback={callback!r}; it needs a function of one argument, the running result.")
-        if checkpoint is not None and (not PATH.holds(checkpoint) or os.path.isdir(checkpoint)):
-            raise ValueError(f"{type(self).__name__}.solve got checkpoint={checkpoint!r}; it needs the path of a file to write.")
+        who = f"{type(self).__name__}.solve"
+        for name, annotation, value in (("record_every", Count, record_every), ("progress", bool | None, progress), ("strict", bool, strict),
+                                        ("callback", Callable | None, callback), ("checkpoint", FilePath | None, checkpoint), ("checkpoint_every", Extended, checkpoint_every)):
+            check(who, name, annotation, value)
+        if checkpoint is not None and os.path.isdir(checkpoint):
+            raise ValueError(f"{who} got checkpoint={checkpoint!r}, a folder; it needs the path of a file to write.")
         if checkpoint is not None:
             check_writable(checkpoint)
         if resume is not None and not isinstance(resume, (Result, str, os.PathLike)):
-            raise TypeError(f"{type(self).__name__}.solve got resume={resume!r}; it needs a Result, or the path of a checkpoint.")
-        if not isinstance(checkpoint_every, (int, float)) or not checkpoint_every >= 0:
-            raise ValueError(f"{type(self).__name__}.solve got checkpoint_every={checkpoint_every!r}; it needs a number of seconds >= 0.")
+            raise TypeError(f"{who} got resume={shown(resume)}; it needs a Result, or the path of a checkpoint.")
+        if not checkpoint_every >= 0:
+            raise ValueError(f"{who} got checkpoint_every={checkpoint_every!r}; it needs a number of seconds >= 0.")
         restarted = any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
         if checkpoint is not None and restarted and os.path.exists(checkpoint):
             resume = checkpoint
@@ -172,7 +170,7 @@ class Solver:
                 late = self.max_seconds < inf and problem.agree(seconds >= self.max_seconds)[0]
                 if iteration % record_every and iteration < self.max_iterations and not late:
                     continue
-                record = numbers(record() if callable(record) else record)
+                record = _numbers(record() if callable(record) else record)
                 if not _sound(record):
                     reason = f"{', '.join(f'{k} {v:g}' for k, v in record.items() if not isfinite(v))} in iteration {iteration}"
                     status = Status.DIVERGED
@@ -281,6 +279,11 @@ def _stops(callback, result):
     except StopIteration:
         return True
     return False
+
+
+def _numbers(record):
+    tensors = {k: v for k, v in record.items() if torch.is_tensor(v)}
+    return {k: float(v) for k, v in {**record, **dict(zip(tensors, numbers(list(tensors.values()))))}.items()}
 
 
 def _sound(record):

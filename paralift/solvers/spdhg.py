@@ -5,8 +5,9 @@ from math import inf
 
 import torch
 
+from ..arguments import Count, Extended, Seed
 from ..notices import warn
-from .pdhg import curvatures, modulus
+from .pdhg import Variant, curvatures, modulus
 from .solver import NO_PROX, NOT_CONVEX, Solver
 from .stopping import Tolerance
 
@@ -41,21 +42,17 @@ class SPDHG(Solver):
     needs = (NOT_CONVEX, NO_PROX, ("linear", "it has no term H(K x); use PGD or FISTA."))
     splits = True
 
-    def __init__(self, max_iterations: int = 500, step: str | tuple = "auto", variant: str = "adaptive", probabilities: Sequence[float] | None = None, ratio: float = 1.0,
-                 seed: int = 0, subsets: int = 1, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 500, step: str | tuple = "auto", variant: Variant = "adaptive", probabilities: Sequence[float] | None = None, ratio: float = 1.0,
+                 seed: Seed = 0, subsets: Count = 1, tolerance: float | Tolerance = 0.0, max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         positive = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < inf
         listed = lambda v: isinstance(v, (list, tuple)) and len(v) > 0 and all(map(positive, v))
         if step != "auto" and not (isinstance(step, (list, tuple)) and len(step) == 2 and positive(step[0]) and (positive(step[1]) or listed(step[1]))):
             raise ValueError(f"SPDHG got step={step!r}; it needs 'auto' or a pair (tau, sigma) of positive numbers, sigma one for all blocks or a list.")
-        if variant not in ("adaptive", "accelerated", "constant"):
-            raise ValueError(f"SPDHG got variant={variant!r}; choose 'adaptive', 'accelerated' or 'constant'.")
         if probabilities is not None and not (listed(probabilities) and abs(sum(probabilities) - 1) < 1e-6):
             raise ValueError(f"SPDHG got probabilities={probabilities!r}; it needs positive numbers that sum to 1.")
         if not positive(ratio):
             raise ValueError(f"SPDHG got ratio={ratio!r}; it needs a positive number.")
-        if not isinstance(subsets, int) or isinstance(subsets, bool) or subsets < 1:
-            raise ValueError(f"SPDHG got subsets={subsets!r}; it needs an integer >= 1.")
         self.step_size, self.variant, self.probabilities, self.ratio, self.seed, self.subsets = step, variant, probabilities, ratio, seed, subsets
 
     def form(self, problem):

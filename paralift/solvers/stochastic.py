@@ -5,6 +5,7 @@ from math import isfinite
 
 import torch
 
+from ..arguments import Count, Extended, Seed
 from ..notices import warn
 from ..problems.finite_sum import FiniteSum, chunks, slices
 from .solver import NO_PROX, Solver
@@ -32,11 +33,9 @@ class Stochastic(Solver):
     shared = "samples"
     bounded = True               # whether a step needs a Lipschitz bound, also one that the user gives
 
-    def __init__(self, epochs: int, batch_size: int, step: float | str, seed: int, tolerance: float | Tolerance, max_seconds: float, rules: Sequence[str] = ("auto",)):
+    def __init__(self, epochs: Count, batch_size: Count, step: float | str, seed: Seed, tolerance: float | Tolerance, max_seconds: Extended, rules: Sequence[str] = ("auto",)):
         super().__init__(epochs, tolerance, max_seconds)
         name = type(self).__name__
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"{name} got batch_size={batch_size!r}; it needs an integer >= 1.")
         self.batch_size, self.step_size, self.seed = batch_size, check_step(step, name, rules), seed
 
     def check(self, problem):

@@ -2,12 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ..arguments import checked
+from ..arguments import FilePath, Shape, checked
 
 __all__ = ["Storage"]
 
@@ -21,7 +20,7 @@ class Storage:
     Raises ValueError where the folder does not exist, TypeError where dtype is no floating-point type.
     """
 
-    def __init__(self, dtype: torch.dtype | None = None, folder: str | os.PathLike | None = None):
+    def __init__(self, dtype: torch.dtype | None = None, folder: FilePath | None = None):
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"Storage got dtype={dtype!r}; it needs a floating-point type, for instance torch.bfloat16.")
         if folder is not None and not Path(folder).is_dir():
@@ -29,7 +28,7 @@ class Storage:
         self.dtype, self.folder = dtype, folder
 
     @checked
-    def empty(self, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    def empty(self, shape: Shape, like: torch.Tensor) -> torch.Tensor:
         """Room for a tensor of this shape; its dtype is the storage's, or that of `like`."""
         dtype = self.dtype or like.dtype
         if self.folder is None:

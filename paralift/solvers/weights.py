@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Count, checked
 from ..problems.reconstruction import Reconstruction
 from .fista import FISTA
 from .pdhg import PDHG
@@ -31,8 +31,8 @@ class ChosenWeight:
 
 
 @checked
-def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None, solver: Solver | None = None, safety: float = 1.0, samples: int | None = None, start: float = 1.0,
-                       tolerance: float = 0.02, max_solves: int = 30) -> ChosenWeight:
+def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None, solver: Solver | None = None, safety: float = 1.0, samples: Count | None = None,
+                       start: float = 1.0, tolerance: float = 0.02, max_solves: Count = 30) -> ChosenWeight:
     """The weight a of a * R with |A x_a - b|^2 = safety^2 m s^2 (Gaussian noise) or 2 KL(b, A x_a + r) = safety m (Poisson): Morozov's principle.
 
     Parameters

@@ -22,7 +22,8 @@ UNTRIED = {
     "checks of their own, tested in test_functionals.py and test_linear.py": "check_operator check_functional check_penalty check_problem",
     "workers: tests/distributed": "share rank calibrate",
 }
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))
+_folder = tempfile.TemporaryDirectory(prefix="fuzz")                # gone with the process
+FOLDER = Path(_folder.name)
 
 
 def found():

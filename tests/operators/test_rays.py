@@ -208,7 +208,7 @@ BAD = [
     (lambda: pl.JosephProjector(R, (3, 3, 3)), ValueError, "2-D need 2 axes"),
     (lambda: pl.JosephProjector(torch.zeros(3), (3, 3)), TypeError, "needs a Geometry"),
     (lambda: pl.JosephProjector(R, (3, 3), 0.0), ValueError, "lengths in mm above 0"),
-    (lambda: pl.JosephProjector(R, (3, 3), storage="sparse"), ValueError, "choose 'auto'"),
+    (lambda: pl.JosephProjector(R, (3, 3), storage="sparse"), ValueError, "needs 'auto'"),
     (lambda: pl.JosephProjector(R, (3, 3), tof=TOF, tof_bin=torch.tensor([0, 1, 5])), ValueError, "0 to bins - 1"),
     (lambda: pl.JosephProjector(R, (3, 3))(torch.zeros(3, 4)), ValueError, "trailing axes"),
     (lambda: pl.JosephProjector(R, (3, 3))(torch.zeros(3, 3) + 1j), TypeError, "project .real and .imag"),
