@@ -127,8 +127,8 @@ def to_odl(obj: Functional | LinearOperator) -> Any:
     linear = isinstance(obj, Operator) and obj.is_linear
     if not linear and (not isinstance(obj, Functional) or obj.space is None):
         raise TypeError(f"to_odl got {obj!r}; it needs a linear operator, or a functional bound to a space: f.on(shape).")
-    ours: Any = obj
-    device = (ours.domain if linear else ours.space).device
+    anything: Any = obj
+    device = (anything.domain if linear else anything.space).device
 
     def space(s):
         return odl.rn(s.shape, dtype=str(s.dtype).split(".")[-1])
@@ -149,7 +149,7 @@ def to_odl(obj: Functional | LinearOperator) -> Any:
             return Map(self.back, self.range, self.domain, True, self.f)
 
     if linear:
-        return Map(ours._call, space(ours.domain), space(ours.range), True, ours._adjoint)
+        return Map(anything._call, space(anything.domain), space(anything.range), True, anything._adjoint)
 
     class Wrapped(odl.functionals.Functional):
         def __init__(self, f):

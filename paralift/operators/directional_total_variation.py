@@ -3,7 +3,7 @@
 
 import torch
 
-from ..arguments import Array, Extended, Integers, Numbers
+from ..arguments import Array, Count, Extended, Integers, Numbers
 from .linear import Gradient
 from .linear_function import linear_function
 from .operator import LinearOperator
@@ -63,7 +63,7 @@ class DirectionalTotalVariation(_Variation):
     positive_homogeneous = True
 
     def __init__(self, reference: Array, eta: Extended | None = None, space: SpaceLike | None = None, channel_axis: int | None = None, axes: Integers | None = None,
-                 spacing: Numbers = 1.0, tolerance: float = 1e-6, max_iterations: int = 2000):
+                 spacing: Numbers = 1.0, tolerance: float = 1e-6, max_iterations: Count = 2000):
         reference = finite(reference, "DirectionalTotalVariation", "reference")
         if reference.is_complex():
             raise TypeError("DirectionalTotalVariation got a complex reference; pass its modulus, reference.abs().")

@@ -61,8 +61,9 @@ class KullbackLeibler(Functional):
     def _value(self, x):
         g, x = self.data, self._mean(x)
         d, scale = x - g, torch.where(g > 0, g, 1)
-        # where x is near g all but the second order in d cancels: g log(x/g) from d, which is exact there
-        inside = d - torch.where(2 * d.abs() < g, g * torch.log1p(d / scale), torch.special.xlogy(g, x / scale))
+        r, far = d / scale, (x / scale).clamp(min=torch.finfo(x.dtype).tiny).log_()
+        near = r.abs() < 0.5                                                # where log(x/g) comes from x - g: all but the second order in it cancels
+        inside = torch.addcmul(d, g, torch.where(near, r.log1p_(), far), value=-1)
         return self._sum(torch.where((x > 0) | ((x == 0) & (g == 0)), inside, torch.inf))
 
     def _gradient(self, x):
@@ -71,7 +72,7 @@ class KullbackLeibler(Functional):
     def _prox(self, x, sigma):
         d = self._mean(x) - sigma
         c = sigma * self.data
-        q = 0.5 * (d.abs() + torch.sqrt(d * d + 4 * c))                               # the root of larger modulus; the other one is -c / q, without cancellation
+        q = (torch.addcmul(4 * c, d, d).sqrt() + d.abs()).mul_(0.5)        # the root of larger modulus; the other one is -c / q, without cancellation
         u = torch.where(d >= 0, q, c / q)
         return u if self.background is None else u - self.background
 

@@ -1,7 +1,7 @@
 """Total variation with Huber's function in place of the modulus."""
 
 
-from ..arguments import Integers, Numbers
+from ..arguments import Count, Integers, Numbers
 from .norms import GroupHuber, Huber
 from .space import SpaceLike
 from .variation import _Variation
@@ -18,7 +18,7 @@ class HuberTotalVariation(_Variation):
     """
 
     def __init__(self, delta: float, space: SpaceLike | None = None, isotropic: bool = True, channel_axis: int | None = None, axes: Integers | None = None,
-                 spacing: Numbers = 1.0, tolerance: float = 1e-6, max_iterations: int = 2000):
+                 spacing: Numbers = 1.0, tolerance: float = 1e-6, max_iterations: Count = 2000):
         if not delta > 0:
             raise ValueError(f"HuberTotalVariation got delta = {delta}; it needs delta > 0 (delta -> 0 is TotalVariation).")
         self.delta = float(delta)

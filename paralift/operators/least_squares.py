@@ -2,6 +2,7 @@
 
 import torch
 
+from ..arguments import Count
 from .functional import _Composed
 from .linear import MatrixOperator
 from .norms import L2NormSquared
@@ -25,7 +26,7 @@ class LeastSquares(_Composed):
     is A*A x - A*b, with A*b kept: its rounding error is relative to |A*b|. The value never uses it, as <x, A*A x> - 2 <x, A*b> + |b|^2 would lose the digits of a small residual.
     """
 
-    def __init__(self, op: Operator | torch.Tensor, data: torch.Tensor, weight: float = 1.0, tolerance: float = 1e-12, max_iterations: int = 500):
+    def __init__(self, op: Operator | torch.Tensor, data: torch.Tensor, weight: float = 1.0, tolerance: float = 1e-12, max_iterations: Count = 500):
         op = MatrixOperator(op) if torch.is_tensor(op) else op
         if not isinstance(op, Operator) or not op.is_linear:
             raise TypeError(f"LeastSquares got {op!r}, which is not linear; write 0.5 * L2NormSquared().translated(b) @ op.")

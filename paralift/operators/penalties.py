@@ -140,7 +140,7 @@ class _Quadratic(Penalty):
     """q |x|^2 / 2 - <x, t(z)> + c(z) + N(x), with q = `curvature`, t = `_target`, N = `nonsmooth`; `_smooth_value` is finite for every x."""
 
     regulariser = None             # S of plus(S)
-    map = None                     # an activation in place of the potential's
+    map: Callable[[torch.Tensor], torch.Tensor] | None = None      # an activation in place of the potential's
 
     @property
     def nonsmooth(self):

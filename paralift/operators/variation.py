@@ -3,7 +3,7 @@
 
 import torch
 
-from ..arguments import Integers, Numbers
+from ..arguments import Count, Integers, Numbers
 from .functional import Functional
 from .linear import Gradient, grid
 from .norms import GroupL1Norm
@@ -25,7 +25,7 @@ class _Variation(Functional):
     delta: float | None = None                   # Huber's
 
     def __init__(self, space: SpaceLike | None = None, isotropic: bool = True, channel_axis: int | None = None, axes: Integers | None = None,
-                 spacing: Numbers = 1.0, tolerance: float = 1e-6, max_iterations: int = 2000):
+                 spacing: Numbers = 1.0, tolerance: float = 1e-6, max_iterations: Count = 2000):
         if not tolerance >= 0:
             raise ValueError(f"{type(self).__name__} got tolerance={tolerance}; it needs a number >= 0.")
         self.isotropic, self.channel_axis, self.axes, self.spacing = isotropic, channel_axis, axes, spacing

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-from ..arguments import Count, Names
+from ..arguments import Count, Names, is_finite, shown
 from ..notices import warn
 from ..operators.functional import Functional
 from ..operators.penalties import MAC, Fenchel, Penalty
@@ -171,8 +171,8 @@ class ContrastiveTraining(ContrastiveProblem):
                  rho: float | dict[int, float] = 2.0, discount: float = 0.1, inner_sweeps: Count = 5, frozen: Names = (), validation: Data | None = None):
         if not 0 < discount <= 1:
             raise ValueError(f"ContrastiveTraining got discount={discount!r}; it needs a number in (0, 1], by which the weights fall from layer to layer.")
-        if not isinstance(rho, dict) and not 0 < rho < math.inf:
-            raise ValueError(f"rho = {rho} was given; a penalty weight needs a positive finite number.")
+        if not isinstance(rho, dict) and not (is_finite(rho) and rho > 0):
+            raise ValueError(f"rho = {shown(rho)} was given; a penalty weight needs a positive finite number.")
         for name, module in network.named_modules() if isinstance(network, nn.Module) else ():
             if isinstance(module, NO_PROX) and potential_of(module) is None:
                 raise TypeError(f"layer {name} ({type(module).__name__}) was given, which is no proximal map that we know, so it has no energy; "

@@ -93,7 +93,7 @@ class LiftedProblem(Sweeps, FiniteSum, Stagewise, Problem):  # type: ignore[over
         point = dict(theta)
         for stage in self.stages[:-1]:
             z = self._z(stage, point) if stage.is_linear_layer else stage.forward(self._input(stage, point), point, self.seed, update_buffers)
-            point[f"x{stage.index}"] = stage.penalty.activation(z)  # type: ignore[union-attr]
+            point[f"x{stage.index}"] = stage.penalty.activation(z)
         return point
 
     def loss_at(self, theta: Point) -> torch.Tensor:
@@ -105,7 +105,7 @@ class LiftedProblem(Sweeps, FiniteSum, Stagewise, Problem):  # type: ignore[over
         """{l: |x_l - sigma(z_l)| / |sigma(z_l)|}: how far the lifted unknowns are from the forward network."""
         residuals = {}
         for stage in self.stages[:-1]:
-            p = stage.penalty.activation(self._z(stage, point))  # type: ignore[union-attr]
+            p = stage.penalty.activation(self._z(stage, point))
             residuals[stage.index] = (point[f"x{stage.index}"] - p).norm() / p.norm().clamp(min=1e-30)
         return dict(zip(residuals, numbers(list(residuals.values()))))
 
@@ -114,10 +114,10 @@ class LiftedProblem(Sweeps, FiniteSum, Stagewise, Problem):  # type: ignore[over
         value = sum(self.stage_value(stage, point, self._z(stage, point)) for stage, *_ in self.touched_stages(blocks)) / self.samples
         return value + self.proximity(point, blocks) if self.anchor is not None else value
 
-    def proximity(self, point: Point, blocks: Collection[str] | None = None) -> torch.Tensor:
+    def proximity(self, point: Point, blocks: Collection[str] | None = None) -> Any:
         """|theta - anchor|^2 / (2 tau) over the parameters in `blocks` (None: all)."""
-        far = lambda d: dot(d, d)
-        return sum(far(point[name] - self.anchor[name]) for name in self.theta_names if blocks is None or name in blocks) / (2 * self.tau)
+        far = [point[name] - self.anchor[name] for name in self.theta_names if blocks is None or name in blocks]  # type: ignore[index]
+        return sum(dot(d, d) for d in far) / (2 * self.tau)
 
     def gradient(self, point, blocks=None):
         return self.linearise(point, blocks, value=False).gradient

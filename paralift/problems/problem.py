@@ -135,7 +135,7 @@ class Problem:
     def norm(self, a: Point) -> torch.Tensor:
         return self.inner(a, a).sqrt()
 
-    def dual_norm(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    def dual_norm(self, parts: Sequence[torch.Tensor]) -> Any:
         """|(y_1, ..., y_J)|, one part for each linear term."""
         return sum(self.image_square(K, y) for (_, K), y in zip(self.linear, parts)).sqrt()  # type: ignore[union-attr]
 

@@ -30,6 +30,7 @@ def spoke_groups(shape: Sequence[int], spokes: Count) -> torch.Tensor:
     return (torch.atan2(y, x).remainder(math.pi) * spokes / math.pi).round().long() % spokes
 
 
+@checked
 class SampleGroups:
     """The groups of k-space samples among which a mask chooses.
 

@@ -19,13 +19,15 @@ class Stagewise:
     blocks and its parents'. Means are over n samples, which may be more than are here.
     """
 
-    stages: Sequence[Stage]      # what `LiftedProblem` has
-    loss: Any
-    targets: torch.Tensor
-    rho: dict[int, float]
+    stages: Any                    # what the parts of a lifted problem share
     depth: int
     lowest: int
     trained: Any
+    inputs: Any
+    targets: Any
+    loss: Any
+    rho: Any
+    seed: Any
     _kept: dict
 
     def _input(self, stage, point):

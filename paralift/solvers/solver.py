@@ -15,7 +15,7 @@ import torch
 
 from ..arguments import Count, Extended, FilePath, check, checked, shown
 from ..notices import warn
-from ..problems.problem import AgreedInterrupt, Point, Problem
+from ..problems.problem import AgreedInterrupt, Point, Problem, numbers
 from .progress import Progress
 from .result import Result, Status, Writer, check_writable
 from .stopping import Tolerance
@@ -282,12 +282,8 @@ def _stops(callback, result):
 
 
 def _numbers(record):
-    """Floats; tensors of an accelerator come in one transfer."""
-    tensors = [k for k, v in record.items() if torch.is_tensor(v)]
-    if len(tensors) > 1 and record[tensors[0]].device.type != "cpu":
-        values = torch.stack([record[k].to(torch.float64) for k in tensors]).tolist()
-        record = {**record, **dict(zip(tensors, values))}
-    return {k: float(v) for k, v in record.items()}
+    tensors = {k: v for k, v in record.items() if torch.is_tensor(v)}
+    return {k: float(v) for k, v in {**record, **dict(zip(tensors, numbers(list(tensors.values()))))}.items()}
 
 
 def _sound(record):

@@ -7,7 +7,7 @@ import torch
 
 from ..arguments import Count, Extended, Seed
 from ..notices import warn
-from ..problems.finite_sum import FiniteSum, chunks
+from ..problems.finite_sum import FiniteSum, chunks, slices
 from .solver import NO_PROX, Solver
 from .steps import check_step
 from .stopping import Tolerance
@@ -54,8 +54,7 @@ class Stochastic(Solver):
         x = problem.inputs
         size = max(1, CACHE // (x[0].numel() * x.element_size() * self.batch_size)) * self.batch_size
         for rows in order.tensor_split(-(-n // size)):
-            cuts = torch.arange(len(rows)).tensor_split(max(1, round(len(rows) / self.batch_size)))
-            yield problem.restrict(rows, seed=self.seed * 7919 + epoch), rows, [slice(int(c[0]), int(c[-1]) + 1) for c in cuts]
+            yield problem.restrict(rows, seed=self.seed * 7919 + epoch), rows, slices(len(rows), round(len(rows) / self.batch_size))
 
     # ---- steps
     def _steps(self, problem, theta, rule):

@@ -3,7 +3,9 @@
 `found()` lists what is public, by introspection; what is neither here nor in UNTRIED fails the test. Tensors are small and seeded.
 """
 
+import atexit
 import inspect
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -22,8 +24,8 @@ UNTRIED = {
     "checks of their own, tested in test_functionals.py and test_linear.py": "check_operator check_functional check_penalty check_problem",
     "workers: tests/distributed": "share rank calibrate",
 }
-_folder = tempfile.TemporaryDirectory(prefix="fuzz")                # gone with the process
-FOLDER = Path(_folder.name)
+FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
 def found():

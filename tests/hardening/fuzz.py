@@ -37,7 +37,7 @@ CONTRACTS = {pl.Problem: set(vars(pl.Problem)), pl.Solver: set(dir(pl.Solver)) -
                                                            "norm_squared"},
              pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"},}
 # what solvers ask of a problem beyond the contract, what lifted problems tell each other, and memory without content
-INSIDE = set("start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss sample_lipschitz "
+INSIDE = set("resolvent start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss sample_lipschitz "
              "mean_lipschitz buffers empty set_buffers majorised_stage majoriser_from least_samples regularisation loss_at own_rows restrict forward settle "
              "transform pull_linear extrapolate curvature excess can_step distance bregman_step ends rows_of half multiplied normal compact covering implicit_energy "
              "implicit_point arrive bound lowest minimisers feasible_duals weight pair finish check_data mean_values metrics step predict".split())
@@ -163,10 +163,12 @@ def argument(name, thing, rng):
             "scores": lambda: torch.rand(thing.costs.shape), "density": lambda: torch.rand(thing.costs.shape), "budget": lambda: rng.choice([5, 12, 99])}):
         return own[name]()
     if isinstance(thing, pl.Problem) and name == "point":
+        if isinstance(thing, pl.SamplingDesign) and thing.weight is None:
+            thing.weight = 1.0                                   # as `design` would, which has a start only then
         return {k: spoiled(v, rng) if rng.random() < 0.2 else v + 0.1 for k, v in thing.start().items()}
     if isinstance(thing, pl.distributed.StageCosts) and name == "iterations":
         return rng.choice([{8: 0.1}, {4: 0.1, 8: 0.15}, {}, {0: 1.0}, {4: nan}])
-    values = {**dict.fromkeys("x z v u g p q point dx subgrad new old data image r".split(), here), **dict.fromkeys("sigma tau t".split(), step),
+    values = {**dict.fromkeys("x z v u g p q point dx subgrad new old data image r".split(), here), **dict.fromkeys("sigma tau t s".split(), step),
               "y": lambda: element(thing.range, rng) if operator else here(), "shift": lambda: rng.choice([0.5, 0, here()]),
               "a": lambda: rng.choice([2.0, 0.5, 0, 1, -1.0, 1j, inf, nan]),
               "other": like, "op": lambda: rng.choice([pl.IdentityOperator(space), pl.MatrixOperator(randn(space.shape[-1], 3)) if space.ndim == 1 else pl.Gradient(space)]),
