@@ -88,6 +88,8 @@ class Stream:
             groups = [work[a:a + size] for a in range(0, len(work), size)]
         self.lag, self.copies, self.seen = 0 if schedule.flush else -(-(self.layers - 1) // size), {}, 0         # updates that a copy may lie behind, so that nobody waits
         yield from self._exchange_copies(theta)
+        trained = lambda pairs: [pair for pair in pairs if pair[0] in self.problem.trained]
+        self.lent, self.borrowed = trained(self.lent), trained(self.borrowed)                 # the others stay as they are
         self.coming = deque(len(rows) for _, _, rows, _, _ in work)                           # samples of the x that arrive, in their order
         self._expect_x()
         for group in groups:

@@ -28,7 +28,7 @@ class Sweeps:
         values, kept, dropped, plan = {0: self.inputs, **(values or {})}, {}, set(), self._plan
         for stage in self.stages if stages is None else stages:
             x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
-            loans = {i: Loan(values[p], partial(recall, p) if p in plan.again else None, pieces.get(p)) for i, p in enumerate(stage.parents) if p in dropped}  # type: ignore[arg-type]
+            loans = {i: Loan(values[p], partial(recall, p) if p in plan.again else None, pieces.get(p)) for i, p in enumerate(stage.parents) if p in dropped}
             z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=tuple(p > 0 for p in stage.parents),
                                      wrt_theta=self.trains(stage) and not (gather and stage.is_linear_layer), loans=loans)
             kept[stage.index] = (x if recall is None else None, z, pull)
@@ -41,7 +41,7 @@ class Sweeps:
                     if stage.index not in plan.again:
                         kept[stage.index] = (None, None, pull)
                     if stage.index in plan.apart:
-                        pieces[stage.index] = Pieces(z)  # type: ignore[index]
+                        pieces[stage.index] = Pieces(z)
                 for p in dropped.intersection(stage.parents):
                     if plan.last_use[p] == stage.index:
                         del values[p]
@@ -120,7 +120,7 @@ class Sweeps:
                 pieces[p].begin(weight)
             if apart:
                 gathered.setdefault(l, []).append((r, x, weight / n, behind))
-            gx, own = pull(r, weight / n) if moved is None else pull(r, weight / n, moved.mul_(feedback[0] * self.rho[l] / weight))  # type: ignore[index]
+            gx, own = pull(r, weight / n) if moved is None else pull(r, weight / n, moved.mul_(feedback[0] * self.rho[l] / weight))
             for name, g in own.items():
                 gradient[name] = gradient[name] + g if name in gradient else g         # shared by two stages
             for p, g in stage.pairs(gx):

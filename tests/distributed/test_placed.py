@@ -73,6 +73,13 @@ def test_skips_and_shared_parameters_cross_workers_in_streams(kind):
         assert all(torch.equal(one.x[n], other.x[n]) for n in one.x)
 
 
+def test_a_shared_parameter_may_be_frozen():
+    p, solver = problem("tied"), pl.ISGM(2, 8)
+    frozen = pl.LiftedTraining(p.network, p.inputs, p.targets, frozen="weight")
+    plain, other = solver.solve(frozen), solver.solve(frozen, workers=mesh(1, 3, schedule=Flushed(4)))
+    assert all(torch.allclose(plain.x[n], other.x[n], rtol=1e-9) for n in plain.x) and torch.equal(other.x["weight"], frozen.initial["weight"])
+
+
 @pytest.mark.parametrize("kind, layers, dtype", [("chain", 2, torch.float64), ("chain", 4, torch.float32), ("residual", 3, torch.float64), ("tied", 3, torch.float64),
                                                  ("tied", 3, torch.float32)])
 def test_a_stream_is_what_its_simulation_says(kind, layers, dtype):
