@@ -215,7 +215,7 @@ BAD = [
     (lambda: pl.JosephProjector(R, (3, 3))(torch.zeros(3, 3, dtype=torch.int64)), TypeError, "as .float()"),
     (lambda: pl.JosephProjector(R, (3, 3), (1.0, 1.0, 1.0)), ValueError, "one for each of the 2 axes"),
     (lambda: pl.JosephProjector(R, (3, 3), origin=(math.nan, 0.0)), ValueError, "finite number"),
-    (lambda: pl.RayTransform(3, ANGLES), ValueError, "a batch"), (lambda: pl.RayTransform((3, 3, 3), ANGLES), ValueError, "a batch"),
+    (lambda: pl.RayTransform(3, ANGLES), ValueError, "lengths of axes"), (lambda: pl.RayTransform((3, 3, 3), ANGLES), ValueError, "a batch"),
     (lambda: pl.RayTransform((3, 3), torch.zeros(2, 2)), ValueError, "in rad"),
     (lambda: pl.RayTransform((3, 3), torch.tensor([math.nan])), ValueError, "NaN"),
     (lambda: pl.RayTransform((3, 3), ANGLES, bins=0), ValueError, "both above 0"),
