@@ -35,12 +35,16 @@ lint: install
 	$(RUN) -m mypy
 
 # wheel and source archive, what is in them, and whether a package index takes them; PARALIFT_SOURCE: setup.py
-dist: install
+dist: $(VENV)/.release
 	rm -rf dist
 	$(RUN) -m build --no-isolation
 	$(RUN) -m zipfile --list dist/*.whl
 	$(RUN) -m tarfile --list dist/*.tar.gz
 	$(RUN) -m twine check --strict dist/*
+
+$(VENV)/.release: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	touch $@
 
 # the wheel alone in an environment of its own, without network: the packages it needs are those of .venv, by a path file
 WHEEL := build/wheel-test

@@ -60,6 +60,7 @@ def test_every_page_is_in_a_toctree():
     listed = [line for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", (DOC / "index.md").read_text(), re.S | re.M) for line in tree.splitlines() if line and line[0] != ":"]
     for page in DOC.glob("**/*.md"):
         name = str(page.relative_to(DOC).with_suffix(""))
+        name = "methods/README" if name.startswith("methods/") else name           # doc/conf.py gives that page a toctree of the others
         hits = [pattern for pattern in listed if fnmatch.fnmatchcase(name, pattern) and pattern.count("/") == name.count("/")]
         assert hits or name == "index", f"doc/{name}.md is in no toctree of doc/index.md"
 
