@@ -8,7 +8,7 @@ import urllib.request
 import numpy as np
 import torch
 
-from .arguments import checked
+from .arguments import Seed, checked
 from .data_imaging import brain, emission_phantom, fdg_slices, mri_slices, phantom
 from .files import places, replacing
 
@@ -28,7 +28,7 @@ _TEXT = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinysh
 
 
 @checked
-def digits(test: float = 0.25, seed: int = 0) -> tuple[_Pair, _Pair]:
+def digits(test: float = 0.25, seed: Seed = 0) -> tuple[_Pair, _Pair]:
     """scikit-learn's 1797 digits: ((x, y), (x_test, y_test)), x (n, 64) in [0, 1], labels 0 to 9; `test` is the share of the test set, in [0, 1)."""
     if not 0 <= test < 1:
         raise ValueError(f"digits got test={test}; it needs the share of the test set, in [0, 1).")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .arguments import checked
+from .arguments import Count, InexactDtype, Seed, checked
 from .files import hdf5, located
 from .io.bart import read_cfl
 
@@ -65,8 +65,8 @@ def fdg_slices() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @checked
-def phantom(shape: Sequence[int] = (256, 256), coils: int = 8, noise: float = 0.0, seed: int = 0,
-            dtype: torch.dtype = torch.complex64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def phantom(shape: Sequence[int] = (256, 256), coils: Count = 8, noise: float = 0.0, seed: Seed = 0,
+            dtype: InexactDtype = torch.complex64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(image, maps, kspace): the head of Shepp and Logan with a smooth phase, in two or three dimensions, seen by coils around it.
 
     image : complex `shape`, magnitude in [0, 1].   maps : (coils, *shape), the fields B_x - i B_y of small loops on a cylinder around the head, sum |S|^2 = 1 at every pixel.
@@ -95,7 +95,7 @@ def phantom(shape: Sequence[int] = (256, 256), coils: int = 8, noise: float = 0.
 
 
 @checked
-def emission_phantom(shape: Sequence[int] = (128, 128), dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+def emission_phantom(shape: Sequence[int] = (128, 128), dtype: InexactDtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
     """(activity, mu): a head for PET in two or three dimensions.
 
     activity : 4 in grey and 1 in white matter, 0 in the cavities, 4 in a hot spot.   mu : the attenuation at 511 keV, 0.0096 per mm inside of the head.

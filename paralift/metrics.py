@@ -4,13 +4,13 @@ import math
 
 import torch
 
-from .arguments import checked
+from .arguments import Quantity, checked
 
 __all__ = ["psnr", "ssim", "nrmse"]
 
 
 @checked
-def psnr(x: torch.Tensor, reference: torch.Tensor, peak: float | torch.Tensor | None = None, ndim: int = 2) -> torch.Tensor:
+def psnr(x: torch.Tensor, reference: torch.Tensor, peak: Quantity | None = None, ndim: int = 2) -> torch.Tensor:
     """20 log10(peak / sqrt(mean |x - reference|^2)) in dB, over the last `ndim` axes; infinite where both are equal.
 
     x, reference : (..., *image), one shape, real or complex: complex images are compared as they are, phase included; pass x.abs() for magnitudes.
@@ -30,7 +30,7 @@ def nrmse(x: torch.Tensor, reference: torch.Tensor, ndim: int = 2) -> torch.Tens
 
 
 @checked
-def ssim(x: torch.Tensor, reference: torch.Tensor, peak: float | torch.Tensor | None = None, ndim: int = 2) -> torch.Tensor:
+def ssim(x: torch.Tensor, reference: torch.Tensor, peak: Quantity | None = None, ndim: int = 2) -> torch.Tensor:
     """Mean structural similarity over the last `ndim` axes, at most 1: (2 m n + c1)(2 s + c2) / ((m^2 + n^2 + c1)(v + w + c2)), local means m, n, variances v, w, covariance s.
 
     The window is a Gaussian of 11 pixels an axis, deviation 1.5; c1 = (0.01 peak)^2, c2 = (0.03 peak)^2; the mean is over the pixels whose window lies inside the image.

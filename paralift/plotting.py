@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     import torch
@@ -13,14 +12,23 @@ if TYPE_CHECKING:
     from .solvers.result import Result
 import numpy as np
 
-from .arguments import checked
+from .arguments import Count, FilePath, Kind, checked, is_array
 from .files import replacing
 
 __all__ = ["plot_history", "plot_images", "plot_predictions", "plot_reconstruction"]
 
 
+def _several(v):
+    return isinstance(v, (list, tuple)) or is_array(v) and np.ndim(v) > 0
+
+
+Items = Annotated[Any, Kind("a tensor, an array or a list", _several)]
+Pictures = Annotated[dict[str, Any], Kind("a dict of tensors (n, h, w), arrays or lists of images",
+                                          lambda v: isinstance(v, dict) and len(v) > 0 and all(map(_several, v.values())))]
+
+
 @checked
-def plot_history(result: Result, path: str | os.PathLike | None = None) -> Figure:
+def plot_history(result: Result, path: FilePath | None = None) -> Figure:
     """The history's columns over data passes, a panel a column, each with its last value; returns the figure."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator
@@ -48,7 +56,7 @@ def plot_history(result: Result, path: str | os.PathLike | None = None) -> Figur
 
 
 @checked
-def plot_images(rows: dict[str, Any], path: str | os.PathLike | None = None, titles: Sequence[str] = (), limits: tuple[float, float] = (0, 1), title: str | None = None) -> Figure:
+def plot_images(rows: Pictures, path: FilePath | None = None, titles: Sequence[str] = (), limits: tuple[float, float] = (0, 1), title: str | None = None) -> Figure:
     """Images in rows, {label of the row: (n, h, w)}, dark ink on white, the same grey scale `limits` for all. Returns the figure."""
     from matplotlib.figure import Figure
 
@@ -59,7 +67,7 @@ def plot_images(rows: dict[str, Any], path: str | os.PathLike | None = None, tit
         for i, ax in enumerate(line):
             ax.set_xticks([]), ax.set_yticks([])
             if i < len(images):
-                ax.imshow(images[i], cmap="gray_r", vmin=limits[0], vmax=limits[1])
+                ax.imshow(_drawable(images[i]), cmap="gray_r", vmin=limits[0], vmax=limits[1])
             else:
                 ax.axis("off")
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
@@ -70,7 +78,7 @@ def plot_images(rows: dict[str, Any], path: str | os.PathLike | None = None, tit
 
 
 @checked
-def plot_predictions(images: torch.Tensor, predicted: torch.Tensor, labels: torch.Tensor, path: str | os.PathLike | None = None, columns: int = 10, rows: int = 3,
+def plot_predictions(images: Items, predicted: Items, labels: Items, path: FilePath | None = None, columns: Count = 10, rows: Count = 3,
                      title: str | None = None) -> Figure:
     """Images (n, h, w) with the predicted class above each; wrong ones have a thick frame and the true class. Returns the figure."""
     from matplotlib.figure import Figure
@@ -86,7 +94,7 @@ def plot_predictions(images: torch.Tensor, predicted: torch.Tensor, labels: torc
         if i >= n:
             ax.axis("off")
             continue
-        ax.imshow(images[i], cmap="gray_r")
+        ax.imshow(_drawable(images[i]), cmap="gray_r")
         ax.set_title(f"{int(predicted[i])}" + (f" (is {int(labels[i])})" if wrong[i] else ""), fontsize=9, fontweight="bold" if wrong[i] else "normal")
         for spine in ax.spines.values():
             spine.set(linewidth=2.5 if wrong[i] else 0.5, color="black" if wrong[i] else "0.7")
@@ -95,7 +103,7 @@ def plot_predictions(images: torch.Tensor, predicted: torch.Tensor, labels: torc
 
 
 @checked
-def plot_reconstruction(result: Result, reference: torch.Tensor | None = None, path: str | os.PathLike | None = None, level: float | None = None) -> Figure:
+def plot_reconstruction(result: Result, reference: torch.Tensor | None = None, path: FilePath | None = None, level: float | None = None) -> Figure:
     """`Result.show`: image, reference and error on their grey scales, PSNR and SSIM over the whole image, the profile along the middle row, the objective. Returns the figure."""
     from matplotlib.figure import Figure
 
@@ -151,6 +159,11 @@ def _slices(image, truth):
     if image.dim() == 2:
         return [("", image, truth)]
     return [(f"middle slice of axis {axis}", *take(lambda v, axis=axis: v.select(axis, v.shape[axis] // 2))) for axis in range(3)]
+
+
+def _drawable(v):
+    """An image as matplotlib takes it: off the GPU, without a graph."""
+    return v.detach().cpu().numpy() if hasattr(v, "detach") else v
 
 
 def _saved(fig, path):

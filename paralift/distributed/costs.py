@@ -3,16 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..arguments import TRAINING, check, checked, shown
+from ..arguments import Count, Extended, Kind, checked, is_finite, shown
 from ..problems.lifted_training import LiftedTraining
 from ..problems.partition import best_groups, time_stages
 
 __all__ = ["Layout", "Link", "StageCosts", "counted_costs", "layout_for", "layout_table", "layouts", "measured_costs", "microbatch_counts"]
 
+Table = Annotated[tuple, Kind("a tuple with an entry a stage", lambda v: isinstance(v, (tuple, list)))]
 COPIES = {"jacobi": 3, "stream": 2, "flush": 2}      # numbers kept for each number of x: x, z and a gradient; pipelines keep x and z until the backward visit
 
 
@@ -23,9 +25,9 @@ class Link:
     the cores that it keeps busy while it lasts: a message at both ends together, an all-reduce at each worker; 0 where the network needs none."""
 
     latency: float = 2e-4
-    bandwidth: float = 1e9
+    bandwidth: Extended = 1e9
     overlap: float = 0.3
-    cores: float = 0.0
+    cores: Extended = 0.0
 
     def __post_init__(self):
         if not self.latency >= 0 or not self.bandwidth > 0 or not 0 <= self.overlap <= 1 or not 0 <= self.cores < math.inf:
@@ -37,7 +39,7 @@ class Link:
         return self.latency + size / self.bandwidth
 
     @checked
-    def all_reduce(self, size: float, workers: int) -> float:
+    def all_reduce(self, size: float, workers: float) -> float:
         """Seconds of a ring all-reduce of `size` bytes over d workers: 2 (d - 1) latency + 2 (d - 1)/d size / bandwidth."""
         return 2 * (workers - 1) * (self.latency + size / workers / self.bandwidth)
 
@@ -52,12 +54,12 @@ class StageCosts:
     none if not given. Raises ValueError where lengths or numbers do not fit.
     """
 
-    forward: tuple
-    backward: tuple
-    parameter_bytes: tuple
-    output_bytes: tuple
-    parents: tuple = ()
-    update: tuple = ()
+    forward: Table
+    backward: Table
+    parameter_bytes: Table
+    output_bytes: Table
+    parents: Table = ()
+    update: Table = ()
 
     def __post_init__(self):
         L = len(self.forward)
@@ -75,7 +77,7 @@ class StageCosts:
 
     @classmethod
     @checked
-    def uniform(cls, stages: int, forward: float, backward: float, parameter_bytes: float = 0, boundary_bytes: float = 0, fixed: float = 0.0) -> "StageCosts":
+    def uniform(cls, stages: Count, forward: float, backward: float, parameter_bytes: float = 0, boundary_bytes: float = 0, fixed: float = 0.0) -> "StageCosts":
         """A chain of equal stages: forward and backward in seconds a row, `fixed` seconds a call of each, bytes of a stage's parameters and of a row of its output."""
         return cls(((fixed, forward),) * stages, ((fixed, backward),) * stages, (parameter_bytes,) * stages, (boundary_bytes,) * stages)
 
@@ -96,9 +98,11 @@ class StageCosts:
         """[seconds, ..] of each stage's forward and backward on so many rows."""
         return [f + b for f, b in zip(self.forward_seconds(rows), self.backward_seconds(rows))]
 
+    @checked
     def update_seconds(self, rows: float) -> list[float]:
         return [fixed + row * rows for fixed, row in self.update]
 
+    @checked
     def serial_seconds(self, rows: float) -> float:
         """An iteration of one worker: every stage, then the update."""
         return sum(self.seconds(rows)) + sum(self.update_seconds(rows))
@@ -107,8 +111,10 @@ class StageCosts:
         """The same costs, but one worker takes iterations[rows] seconds for an iteration of so many rows, for one number of rows or two.
 
         One: `update` is what the stages leave; where they alone would take longer they are scaled down. Two: what grows with the rows is shared out over the stages in the
-        proportions of their seconds, what does not is the update's. It is shared out by the bytes of parameters.
+        proportions of their seconds, what does not is the update's. It is shared out by the bytes of parameters. ValueError where these are no numbers > 0.
         """
+        if not isinstance(iterations, dict) or not 1 <= len(iterations) <= 2 or not all(is_finite(n) and n > 0 for pair in iterations.items() for n in pair):
+            raise ValueError(f"StageCosts.completed got iterations={shown(iterations)}; it needs {{rows: seconds}} of one or two numbers of rows, all > 0.")
         (few, less), (many, seconds) = min(iterations.items()), max(iterations.items())
         own = sum(self.seconds(many)) or 1e-30
         if few == many:
@@ -139,16 +145,12 @@ class StageCosts:
 
 
 @checked
-def measured_costs(problem: LiftedTraining, rows: int, repeats: int = 3, gradients: bool = True) -> StageCosts:
+def measured_costs(problem: LiftedTraining, rows: Count, repeats: Count = 3, gradients: bool = True) -> StageCosts:
     """StageCosts of a LiftedTraining problem, timed here on `rows` of its samples and on a quarter of them (the least of `repeats` tries).
 
     gradients : with those of linear layers in their parameters, which ISGM's streams make once a minibatch: `completed` has them in the update otherwise.
     Raises ValueError where rows or repeats is no integer >= 1.
     """
-    for name, value in (("rows", rows), ("repeats", repeats)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"measured_costs got {name}={value!r}; it needs an integer >= 1.")
-    check("measured_costs", "problem", TRAINING, problem)
     many = min(rows, problem.samples)
     few = min(many, max(1, many // 4, problem.least_samples))
     pairs = [tuple(_affine(few, s, many, t) for s, t in zip(*times)) for times in zip(*(time_stages(problem, n, repeats, gradients) for n in (few, many)))]
@@ -217,7 +219,8 @@ def microbatch_counts(kind: str, layers: int, rows: int, microbatches: int | Non
 
 
 @checked
-def layouts(costs: StageCosts, workers: int, rows: int, kind: str = "jacobi", link: Link = Link(), memory: float | None = None, microbatches: int | None = None) -> list[Layout]:
+def layouts(costs: StageCosts, workers: Count, rows: Count, kind: Literal["jacobi", "stream", "flush"] = "jacobi", link: Link = Link(), memory: Extended | None = None,
+            microbatches: Count | None = None) -> list[Layout]:
     """[Layout, ..], the fastest first: all meshes of data * layers = workers with layers <= stages and data <= rows, each with the cuts that are best under the model.
 
     kind : "jacobi", all blocks at once on all rows, a worker takes computing + (1 - overlap) (boundary x there and pulls back + one all-reduce of its gradients);
@@ -225,11 +228,6 @@ def layouts(costs: StageCosts, workers: int, rows: int, kind: str = "jacobi", li
     rows : of an iteration (a minibatch). memory : bytes a worker has; meshes that need more are left out, None keeps all.
     Raises ValueError where the numbers do not fit, no mesh has so many workers, or none fits into the memory.
     """
-    if kind not in COPIES:
-        raise ValueError(f"layouts got kind={kind!r}; it needs one of {', '.join(COPIES)}.")
-    for name, value in (("workers", workers), ("rows", rows), *((("microbatches", microbatches),) if microbatches is not None else ())):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"layouts got {name}={value!r}; it needs an integer >= 1.")
     meshes = [(workers // layers, layers) for layers in range(1, min(workers, costs.stages) + 1) if workers % layers == 0 and workers // layers <= rows]
     if not meshes:
         raise ValueError(f"{workers} workers were asked for, and no data * layers = {workers} has layers <= {costs.stages} (stages) and data <= {rows} (rows); "

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..arguments import checked
+from ..arguments import Extended, checked
 from ..problems.lifted_training import LiftedTraining
 from .costs import Link
 from .mesh import Mesh
@@ -39,7 +39,7 @@ class Machine:
 
     messages: Link = Link(20e-6, 10e9)
     sums: Link = Link(20e-6, 10e9)
-    cores: float = math.inf
+    cores: Extended = math.inf
     visit: float = 0.0
     gather: float = 0.0
 
@@ -64,7 +64,7 @@ def calibrate(repeats: int = 9) -> Machine:
     with tempfile.TemporaryDirectory(prefix="paralift") as folder:
         gc.collect()
         gc.freeze()                                              # an earlier group's garbage is not for the child
-        Room.current = Room()
+        Room.current = room = Room(2)
         child = os.fork()
         try:
             facts = _facts(folder, int(child == 0), repeats)
@@ -72,6 +72,7 @@ def calibrate(repeats: int = 9) -> Machine:
             if child == 0:
                 os._exit(0)
             os.waitpid(child, 0)
+            room.mail.close()
             Room.current = None
             gc.unfreeze()
             torch.set_num_threads(threads)

@@ -5,9 +5,9 @@ import itertools
 import math
 import os
 from dataclasses import astuple, dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
-from ..arguments import checked
+from ..arguments import Count, Extended, Integers, Kind, Names, check, checked
 from ..files import replacing
 from ..problems.lifted_training import LiftedTraining
 from .columns import asynchronous, column
@@ -42,10 +42,12 @@ class Run:
     idle: float
     in_flight: int
 
+Costs = Annotated[LiftedTraining | StageCosts, Kind("a LiftedTraining or a StageCosts", lambda v: isinstance(v, (LiftedTraining, StageCosts)))]
+
 
 @checked
-def simulate(problem: LiftedTraining | StageCosts, workers: int | list | tuple = (1, 2, 4, 8, 16, 32, 64), batch_size: int | None = None, bandwidth: float = 10e9,
-             latency: float = 20e-6, schedules: str | list | tuple = tuple(SCHEDULES), microbatches: int | None = None, slow: dict | None = None, layers: int | None = None,
+def simulate(problem: Costs, workers: Integers = (1, 2, 4, 8, 16, 32, 64), batch_size: Count | None = None, bandwidth: Extended = 10e9,
+             latency: float = 20e-6, schedules: Names = tuple(SCHEDULES), microbatches: Count | None = None, slow: dict[int, float] | None = None, layers: Count | None = None,
              machine: Machine | None = None, feedback: bool = True) -> "Simulation":
     """Simulate schedules on numbers of workers: a Simulation, which prints as a table.
 
@@ -66,22 +68,22 @@ def simulate(problem: LiftedTraining | StageCosts, workers: int | list | tuple =
     unknown = [name for name in schedules if name not in SCHEDULES]
     if unknown:
         raise ValueError(f"simulate got the schedules {unknown}; it knows {', '.join(SCHEDULES)}.")
-    batch_size = problem.samples if batch_size is None and not isinstance(problem, StageCosts) else batch_size
-    given = [(name, value) for name, value in (("microbatches", microbatches), ("layers", layers)) if value is not None]
-    for name, value in (*(("workers", w) for w in workers), ("batch_size", batch_size), *given):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"simulate got {name}={value!r}; it needs an integer >= 1.")
+    rows = problem.samples if batch_size is None and isinstance(problem, LiftedTraining) else batch_size
+    if rows is None:
+        raise ValueError("simulate got StageCosts and no batch_size; pass the samples of an iteration.")
+    for w in workers:
+        check("simulate", "workers", Count, w)
     slow = dict(slow or {})
     if any(not isinstance(i, int) or i < 0 or not factor > 0 for i, factor in slow.items()):
         raise ValueError(f"simulate got slow={slow!r}; it needs {{worker: factor}}, workers counted from 0, factors > 0 (2 takes twice as long).")
     link = Link(latency, bandwidth)
     machine = Machine(link, link) if machine is None else machine
-    costs = problem if isinstance(problem, StageCosts) else measured_costs(problem, batch_size)
-    if layers is not None and any(layers > costs.stages or w % layers or w // layers > batch_size for w in workers):
-        raise ValueError(f"simulate got layers={layers} for workers={workers}, {costs.stages} stages and {batch_size} rows; it needs layers <= stages that divide every number of "
+    costs = problem if isinstance(problem, StageCosts) else measured_costs(problem, rows)
+    if layers is not None and any(layers > costs.stages or w % layers or w // layers > rows for w in workers):
+        raise ValueError(f"simulate got layers={layers} for workers={workers}, {costs.stages} stages and {rows} rows; it needs layers <= stages that divide every number of "
                          "workers, and workers / layers <= rows.")
-    runs = [_run(costs, schedule, w, batch_size, machine, microbatches, slow, layers, feedback) for schedule in schedules for w in workers]
-    return Simulation(runs, costs, machine, batch_size)  # type: ignore[arg-type]
+    runs = [_run(costs, schedule, w, rows, machine, microbatches, slow, layers, feedback) for schedule in schedules for w in workers]
+    return Simulation(runs, costs, machine, rows)
 
 
 def _run(costs, schedule, workers, rows, machine, microbatches, slow, layers, feedback):

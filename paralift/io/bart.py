@@ -1,20 +1,19 @@
 """BART's pair of files: NAME.hdr holds the lengths of the axes, NAME.cfl complex64 values, the first axis running fastest."""
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..arguments import checked
+from ..arguments import FilePath, checked
 from ..files import replacing
 
 __all__ = ["read_cfl", "write_cfl"]
 
 
 @checked
-def read_cfl(path: str | os.PathLike) -> torch.Tensor:
+def read_cfl(path: FilePath) -> torch.Tensor:
     """The array of NAME.cfl and NAME.hdr as a complex64 tensor, BART's axes in reverse: (..., maps, coils, z, y, x).
 
     BART's own Python reader gives (x, y, z, coils, maps, ...); the reverse is our order and the order in memory, so nothing is moved. BART's trailing axes of length 1
@@ -38,7 +37,7 @@ def read_cfl(path: str | os.PathLike) -> torch.Tensor:
 
 
 @checked
-def write_cfl(path: str | os.PathLike, x: torch.Tensor) -> None:
+def write_cfl(path: FilePath, x: torch.Tensor) -> None:
     """Write the complex64 tensor `x` (..., maps, coils, z, y, x) as NAME.cfl and NAME.hdr, for BART (x, y, z, coils, maps, ...); `read_cfl` gives it back.
 
     K-space of one slice (coils, ny, nx) is kspace[:, None]: BART counts coils on its fourth axis. Each file is written atomically, the values first. Raises TypeError for another

@@ -1,11 +1,11 @@
 """The HDF5 files of the fastMRI data set."""
 
-import os
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from ..arguments import checked
+from ..arguments import FilePath, Kind, checked, is_integer
 from ..files import hdf5
 from .ismrmrd import parse_header
 
@@ -30,7 +30,7 @@ class FastMRI:
 
 
 @checked
-def read_fastmri(path: str | os.PathLike, slices: int | slice | None = None) -> FastMRI:
+def read_fastmri(path: FilePath, slices: Annotated[int | slice, Kind("an integer or a slice", lambda v: is_integer(v) or isinstance(v, slice))] | None = None) -> FastMRI:
     """Read `path` into a `FastMRI`; `slices`, a number or a slice, reads these alone, so that training streams from disk (a number drops the axis).
 
     Values are as stored, in the scanner's unit. Raises ValueError for a file that is no HDF5, is cut short or holds no k-space, IndexError for slices it lacks.

@@ -1,6 +1,5 @@
 """ISMRMRD raw data (HDF5): readouts in any order, put on the grid of k-space."""
 
-import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..arguments import checked
+from ..arguments import FilePath, checked
 from ..files import hdf5, package, replacing
 
 __all__ = ["Measurement", "read_ismrmrd", "write_ismrmrd"]
@@ -61,7 +60,7 @@ def parse_header(header, path, encoding=0):
 
 
 @checked
-def read_ismrmrd(path: str | os.PathLike, dataset: str = "dataset", encoding: int = 0) -> Measurement:
+def read_ismrmrd(path: FilePath, dataset: str = "dataset", encoding: int = 0) -> Measurement:
     """Read the readouts of one encoding into a `Measurement`.
 
     A Cartesian readout goes to the row idx - centre + n // 2 of its two phase encodings and its centre sample to n // 2, so that partial Fourier data stay in place; samples to be
@@ -147,7 +146,7 @@ def _samples(data, heads, chosen, lines, path):
 
 
 @checked
-def write_ismrmrd(path: str | os.PathLike, kspace: torch.Tensor, field_of_view: Sequence[float], noise: torch.Tensor | None = None, axis: int = 0,
+def write_ismrmrd(path: FilePath, kspace: torch.Tensor, field_of_view: Sequence[float], noise: torch.Tensor | None = None, axis: int = 0,
                   resonance_frequency: float = 0) -> None:
     """Write Cartesian k-space as ISMRMRD, one acquisition a row (ky, kz) that is not all 0; `read_ismrmrd` gives it back. Atomic.
 

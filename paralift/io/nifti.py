@@ -1,19 +1,20 @@
 """NIfTI volumes through nibabel."""
 
-import os
-from collections.abc import Sequence
+
+from typing import Annotated
 
 import numpy as np
 import torch
 
-from ..arguments import checked
+from ..arguments import FilePath, Kind, Numbers, checked, is_array
 from ..files import package, replacing
 
+Affine = Annotated[torch.Tensor | np.ndarray, Kind("finite numbers (4, 4)", lambda v: is_array(v) and np.shape(v) == (4, 4))]
 __all__ = ["read_nifti", "write_nifti"]
 
 
 @checked
-def read_nifti(path: str | os.PathLike) -> tuple[torch.Tensor, torch.Tensor]:
+def read_nifti(path: FilePath) -> tuple[torch.Tensor, torch.Tensor]:
     """(x, affine): the volume of a .nii or .nii.gz, axes (z, y, x) or (t, z, y, x), the reverse of the file's, which is their order in memory.
 
     affine : float64 (4, 4), maps the indices (x, y, z, 1), in the file's order, to mm, +x to the right, +y to the front, +z to the head of the patient; its columns are as long as
@@ -38,7 +39,7 @@ def read_nifti(path: str | os.PathLike) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @checked
-def write_nifti(path: str | os.PathLike, x: torch.Tensor, affine: torch.Tensor | np.ndarray | None = None, voxel_size: float | Sequence[float] | None = None) -> None:
+def write_nifti(path: FilePath, x: torch.Tensor, affine: Affine | None = None, voxel_size: Numbers | None = None) -> None:
     """Write the tensor `x` (y, x), (z, y, x) or (t, z, y, x) as .nii or .nii.gz, dtype kept; atomic.
 
     affine : (4, 4) as `read_nifti`'s; or voxel_size : mm, a number or one per spatial axis of `x` in its order: the middle of the volume is then at 0. Exactly one of them.

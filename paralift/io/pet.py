@@ -1,6 +1,5 @@
 """Readers for PET: Siemens list mode, and Interfile sinograms and images."""
 
-import os
 import re
 import typing
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..arguments import checked
+from ..arguments import FilePath, checked
 from ..operators.geometry import Geometry, ParallelBeam
 from ..operators.list_mode import Events
 from ..operators.scanner import CylindricalScanner
@@ -34,7 +33,7 @@ class Interfile(typing.NamedTuple):
 
 
 @checked
-def read_listmode(path: str | os.PathLike, scanner: CylindricalScanner | None = None) -> ListMode:
+def read_listmode(path: FilePath, scanner: CylindricalScanner | None = None) -> ListMode:
     """Siemens 32-bit list mode (Biograph mMR) -> ListMode. `path` is the file of words, or its text header; `scanner` a CylindricalScanner of several rings, by default the mMR's.
 
     A word with bit 31 clear is a coincidence: bit 30 tells prompts (1) from delayeds (0), bits 0-29 are (plane * views + view) * bins + bin. With bit 31 set it is a tag;
@@ -74,7 +73,7 @@ def read_listmode(path: str | os.PathLike, scanner: CylindricalScanner | None = 
 
 
 @checked
-def read_interfile(path: str | os.PathLike) -> Interfile:
+def read_interfile(path: FilePath) -> Interfile:
     """An Interfile header and its data -> Interfile: sinograms (.hs) as (views, planes, bins), images (.hv) as (z, y, x), float32 times the header's scaling factor.
 
     A sinogram's planes run through its segments in the order of the file; `geometry` is a ParallelBeam for arc-corrected data (its planes are slices:

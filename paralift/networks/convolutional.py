@@ -1,12 +1,12 @@
 """Convolutional networks: CNN with batch normalisation, ResNet, U-Net."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from ..arguments import checked
+from ..arguments import Count, checked
+from .perceptron import Chain
 
 __all__ = ["CNN", "ResNet", "UNet"]
 
@@ -18,10 +18,10 @@ def _convolution(inputs, outputs, kernel=3, stride=1, activation=nn.ReLU):
 
 
 @checked
-class CNN(nn.Sequential):
+class CNN(Chain):
     """Blocks of convolution, batch normalisation, ReLU and pooling by 2, then a linear layer: images (n, channels, side, side) -> (n, classes)."""
 
-    def __init__(self, channels: int = 1, side: int = 28, classes: int = 10, widths: Sequence[int] = (16, 32)):
+    def __init__(self, channels: Count = 1, side: Count = 28, classes: Count = 10, widths: Sequence[int] = (16, 32)):
         if side // 2 ** len(widths) < 1:
             raise ValueError(f"CNN got images of side {side} for {len(widths)} blocks that halve it; use fewer widths.")
         blocks, c = [], channels
@@ -29,10 +29,6 @@ class CNN(nn.Sequential):
             blocks += [nn.Conv2d(c, w, 3, padding=1), nn.BatchNorm2d(w), nn.ReLU(), nn.MaxPool2d(2)]
             c = w
         super().__init__(*blocks, nn.Flatten(), nn.Linear(c * (side // 2 ** len(widths)) ** 2, classes))
-
-    def __getitem__(self, index):
-        """A slice is a plain Sequential of the same modules under the same names."""
-        return nn.Sequential(OrderedDict(self._modules))[index]
 
     @classmethod
     def example(cls) -> tuple["CNN", torch.Tensor]:
@@ -61,7 +57,7 @@ class ResNet(nn.Module):
     Images (n, channels, height, width) -> (n, classes); group k has `blocks[k]` blocks of width `width` 2^k and starts with stride 2 from the second group on.
     """
 
-    def __init__(self, channels: int = 1, classes: int = 10, blocks: Sequence[int] = (3, 3, 3), width: int = 16, bottleneck: bool = False):
+    def __init__(self, channels: Count = 1, classes: Count = 10, blocks: Sequence[int] = (3, 3, 3), width: Count = 16, bottleneck: bool = False):
         super().__init__()
         self.stem, layers, c = _convolution(channels, width), [], width
         for group, count in enumerate(blocks):
@@ -85,7 +81,7 @@ class UNet(nn.Module):
     With `residual` (inputs == outputs) the image is added to the output, as for denoising. Source: Ronneberger, Fischer & Brox, MICCAI 2015.
     """
 
-    def __init__(self, channels: int = 1, outputs: int = 1, width: int = 16, depth: int = 2, residual: bool = False):
+    def __init__(self, channels: Count = 1, outputs: Count = 1, width: Count = 16, depth: Count = 2, residual: bool = False):
         super().__init__()
         if residual and channels != outputs:
             raise ValueError(f"UNet got residual=True with {channels} channels and {outputs} outputs; they need to be equal.")

@@ -6,13 +6,20 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..arguments import checked
+from ..arguments import Count, checked
 
 __all__ = ["MLP", "rescale"]
 
 
+class Chain(nn.Sequential):
+    """A Sequential whose slices are plain ones, of the same modules under the same names."""
+
+    def __getitem__(self, index):
+        return nn.Sequential(OrderedDict(self._modules))[index]
+
+
 @checked
-class MLP(nn.Sequential):
+class MLP(Chain):
     """Linear layers with an activation between them: `MLP(784, 256, 256, 10)`; very deep: `MLP(784, *[64] * 50, 10)`.
 
     Parameters
@@ -21,15 +28,11 @@ class MLP(nn.Sequential):
     activation : a class or function that makes the activation module.
     """
 
-    def __init__(self, *sizes: int, activation: Callable[[], nn.Module] = nn.ReLU):
-        if len(sizes) < 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
-            raise ValueError(f"MLP got the sizes {sizes}; it needs at least an input and an output width, positive integers.")
+    def __init__(self, *sizes: Count, activation: Callable[[], nn.Module] = nn.ReLU):
+        if len(sizes) < 2:
+            raise ValueError(f"MLP got the sizes {sizes}; it needs at least an input and an output width.")
         layers = [module for a, b in zip(sizes, sizes[1:]) for module in (nn.Linear(a, b), activation())]
         super().__init__(*layers[:-1])
-
-    def __getitem__(self, index):
-        """A slice is a plain Sequential of the same modules under the same names."""
-        return nn.Sequential(OrderedDict(self._modules))[index]
 
     @classmethod
     def example(cls) -> tuple["MLP", torch.Tensor]:

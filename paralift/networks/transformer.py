@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import nn
 
-from ..arguments import checked
+from ..arguments import Count, checked
 
+Attention = Literal["softmax", "relu", "fused"]
 __all__ = ["CausalTransformer", "VisionTransformer"]
 
 
@@ -24,7 +26,7 @@ class _Block(nn.Module):
         n, t, c = h.shape
         q, k, v = self.qkv(self.norm1(h)).view(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind()
         if self.attention == "fused":                    # one kernel: faster, and nothing inside is lifted
-            u = nn.functional.scaled_dot_product_attention(q, k, v, mask)
+            u = nn.functional.scaled_dot_product_attention(q, k, v, mask, self.dropout.p if self.training else 0.0)
         else:
             scores = (q / math.sqrt(c // self.heads)) @ k.transpose(2, 3)
             if self.attention == "relu":
@@ -36,11 +38,9 @@ class _Block(nn.Module):
         return h + self.dropout(self.down(self.activation(self.up(self.norm2(h)))))
 
 
-def _check(name, width, heads, attention):
+def _check(name, width, heads):
     if width % heads:
         raise ValueError(f"{name} got width={width} and heads={heads}; the width needs to be a multiple of the heads.")
-    if attention not in ("softmax", "relu", "fused"):
-        raise ValueError(f"{name} got attention={attention!r}; choose 'softmax', 'relu' or 'fused'.")
 
 
 @checked
@@ -49,10 +49,10 @@ class CausalTransformer(nn.Module):
 
     mask: torch.Tensor
 
-    def __init__(self, vocabulary: int, width: int = 128, blocks: int = 4, heads: int = 4, context: int = 128, activation: Callable[[], nn.Module] = nn.ReLU,
-                 attention: str = "softmax", dropout: float = 0.0):
+    def __init__(self, vocabulary: Count, width: Count = 128, blocks: Count = 4, heads: Count = 4, context: Count = 128, activation: Callable[[], nn.Module] = nn.ReLU,
+                 attention: Attention = "softmax", dropout: float = 0.0):
         super().__init__()
-        _check("CausalTransformer", width, heads, attention)
+        _check("CausalTransformer", width, heads)
         self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Parameter(0.02 * torch.randn(context, width))
         self.blocks, self.norm = nn.ModuleList([_Block(width, heads, activation, attention, dropout) for _ in range(blocks)]), nn.LayerNorm(width)
         self.register_buffer("mask", torch.ones(context, context, dtype=torch.bool).tril(), persistent=False)
@@ -78,10 +78,10 @@ class CausalTransformer(nn.Module):
 class VisionTransformer(nn.Module):
     """Images (n, channels, side, side), cut into patches -> (n, classes), by the mean over the patches. Source: Dosovitskiy et al., ICLR 2021."""
 
-    def __init__(self, channels: int = 1, side: int = 28, classes: int = 10, patch: int = 7, width: int = 64, blocks: int = 4, heads: int = 4,
-                 activation: Callable[[], nn.Module] = nn.ReLU, attention: str = "softmax", dropout: float = 0.0):
+    def __init__(self, channels: Count = 1, side: Count = 28, classes: Count = 10, patch: Count = 7, width: Count = 64, blocks: Count = 4, heads: Count = 4,
+                 activation: Callable[[], nn.Module] = nn.ReLU, attention: Attention = "softmax", dropout: float = 0.0):
         super().__init__()
-        _check("VisionTransformer", width, heads, attention)
+        _check("VisionTransformer", width, heads)
         if side % patch:
             raise ValueError(f"VisionTransformer got side={side} and patch={patch}; the side needs to be a multiple of the patch.")
         self.patches, self.positions = nn.Conv2d(channels, width, patch, patch), nn.Parameter(0.02 * torch.randn((side // patch) ** 2, width))

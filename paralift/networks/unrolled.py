@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ..arguments import checked
+from ..arguments import Count, checked
 from ..operators.linear import IdentityOperator
 from ..operators.operator import LinearOperator
 from ..operators.potentials import Clip
@@ -29,7 +29,7 @@ class UnrolledNetwork(nn.Module):
     Steps: Condat, J. Optim. Theory Appl. 158, 2013; unrolled with learned filters: Adler & Oktem, IEEE Trans. Med. Imaging 37(6), 2018.
     """
 
-    def __init__(self, operator: LinearOperator, steps: int = 6, filters: int = 24, kernel: int = 5, threshold: float = 0.05):
+    def __init__(self, operator: LinearOperator, steps: Count = 6, filters: Count = 24, kernel: Count = 5, threshold: float = 0.05):
         super().__init__()
         if not isinstance(operator, LinearOperator):
             raise TypeError(f"UnrolledNetwork got {operator!r} as its operator; it needs a LinearOperator, such as MRI(mask).")

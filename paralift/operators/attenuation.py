@@ -2,7 +2,7 @@
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Array, checked
 
 __all__ = ["hounsfield_to_attenuation"]
 
@@ -11,7 +11,7 @@ _CARNEY = {80: (3.64, 6.26, 1050), 100: (4.43, 5.44, 1052), 110: (4.92, 4.88, 10
 
 
 @checked
-def hounsfield_to_attenuation(ct: torch.Tensor, kvp: int = 120) -> torch.Tensor:
+def hounsfield_to_attenuation(ct: Array, kvp: int = 120) -> torch.Tensor:
     """The linear attenuation of 511 keV photons in 1/mm, from CT numbers in HU at a tube voltage of `kvp`.
 
     Two lines: 9.6e-6 (HU + 1000) per mm below a break near soft tissue (mixtures of air and water), and a flatter one above it (of water and bone); never below 0.

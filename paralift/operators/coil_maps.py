@@ -1,18 +1,17 @@
 """Receive coils: sensitivity maps by ESPIRiT and from low-resolution images, prewhitening, compression, root sum of squares."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Array, Count, Integers, checked
 from .space import finite
 
 __all__ = ["espirit", "low_resolution_maps", "prewhiten", "compress_coils", "mix_coils", "root_sum_of_squares"]
 
 
 @checked
-def espirit(kspace: torch.Tensor, calibration: int | Sequence[int] = 24, kernel: int | Sequence[int] = 6, threshold: float = 0.02, crop: float = 0.9, sets: int = 1,
+def espirit(kspace: Array, calibration: Integers = 24, kernel: Integers = 6, threshold: float = 0.02, crop: float = 0.9, sets: int = 1,
             axis: int = 0) -> torch.Tensor:
     """Coil sensitivity maps S from the fully sampled centre of k-space: at every pixel r the top eigenvectors of G(r), G(r) S(r) = S(r) where one set explains the data.
 
@@ -129,7 +128,7 @@ def _top_vectors(G, sets):
 
 
 @checked
-def low_resolution_maps(kspace: torch.Tensor, calibration: int | Sequence[int] = 24, axis: int = 0) -> torch.Tensor:
+def low_resolution_maps(kspace: Array, calibration: Integers = 24, axis: int = 0) -> torch.Tensor:
     """S_c = m_c / sqrt(sum |m_c|^2), m_c the images of the centre of k-space under a Hann window: quick maps that need no signal model.
 
     kspace, calibration, axis : as `espirit`'s. Returns maps of the shape of `kspace`, without unit, sum |S|^2 = 1 wherever there is signal; they also carry the smooth phase of the
@@ -151,7 +150,7 @@ def low_resolution_maps(kspace: torch.Tensor, calibration: int | Sequence[int] =
 
 
 @checked
-def prewhiten(kspace: torch.Tensor, noise: torch.Tensor, axis: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def prewhiten(kspace: Array, noise: Array, axis: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """L^-1 y on the coils, L L* = N N* / samples the noise covariance: the noise of every coil gets variance 1 (E |n|^2, both parts together) and none is correlated.
 
     kspace : (coils, ...) in any unit, images alike; `axis` its coil axis. noise : complex (coils, samples), of a scan without excitation, in the same unit and receiver bandwidth.
@@ -172,7 +171,7 @@ def prewhiten(kspace: torch.Tensor, noise: torch.Tensor, axis: int = 0) -> tuple
 
 
 @checked
-def compress_coils(kspace: torch.Tensor, coils: int, axis: int = 0) -> tuple[torch.Tensor, torch.Tensor, float]:
+def compress_coils(kspace: Array, coils: Count, axis: int = 0) -> tuple[torch.Tensor, torch.Tensor, float]:
     """U* y on the coils, U the first `coils` left singular vectors of y as (coils, samples): the virtual coils that keep most energy.
 
     kspace : complex (coils, ...), `axis` its coil axis; axes before it share one matrix. Prewhiten first, for the noise of the virtual coils is then white too.

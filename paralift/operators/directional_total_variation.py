@@ -1,9 +1,9 @@
 """Total variation that spares the edges of a reference image."""
 
-from collections.abc import Sequence
 
 import torch
 
+from ..arguments import Array, Count, Extended, Integers, Numbers
 from .linear import Gradient
 from .linear_function import linear_function
 from .operator import LinearOperator
@@ -24,7 +24,7 @@ class DirectionalGradient(LinearOperator):
     """(I - xi xi^T) grad x: `space.shape` -> (d, *space.shape), xi = grad v / sqrt(|grad v|^2 + eta^2) for a real reference v of the shape of the space;
     the other parameters are those of DirectionalTotalVariation."""
 
-    def __init__(self, space: SpaceLike, reference: torch.Tensor, eta: float | None = None, axes: Sequence[int] | int | None = None, spacing: float | Sequence[float] = 1.0,
+    def __init__(self, space: SpaceLike, reference: Array, eta: Extended | None = None, axes: Integers | None = None, spacing: Numbers = 1.0,
                  channel_axis: int | None = None):
         space = space if isinstance(space, Space) else Space(space)
         self.gradient = Gradient(space, axes, spacing)
@@ -62,8 +62,8 @@ class DirectionalTotalVariation(_Variation):
 
     positive_homogeneous = True
 
-    def __init__(self, reference: torch.Tensor, eta: float | None = None, space: SpaceLike | None = None, channel_axis: int | None = None, axes: Sequence[int] | int | None = None,
-                 spacing: float | Sequence[float] = 1.0, tolerance: float = 1e-6, max_iterations: int = 2000):
+    def __init__(self, reference: Array, eta: Extended | None = None, space: SpaceLike | None = None, channel_axis: int | None = None, axes: Integers | None = None,
+                 spacing: Numbers = 1.0, tolerance: float = 1e-6, max_iterations: Count = 2000):
         reference = finite(reference, "DirectionalTotalVariation", "reference")
         if reference.is_complex():
             raise TypeError("DirectionalTotalVariation got a complex reference; pass its modulus, reference.abs().")

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..arguments import Count
 from .functional import Functional
 from .functional_algebra import _Composed, _Wrapper
 from .space import SpaceLike, inner
@@ -27,7 +28,7 @@ class DualProx(_Wrapper):
     Raises TypeError where f has no split into terms on `space` (TGV, which has unknowns of its own) or g has no prox.
     """
 
-    def __init__(self, f: Functional, g: Functional | None = None, space: SpaceLike | None = None, tolerance: float | None = None, max_iterations: int | None = None):
+    def __init__(self, f: Functional, g: Functional | None = None, space: SpaceLike | None = None, tolerance: float | None = None, max_iterations: Count | None = None):
         space = space or f.space
         if space is None:
             raise ValueError(f"DualProx got {f!r} without a space; pass space=, the space of the elements.")

@@ -1,12 +1,10 @@
-"""What public calls ask of an element, in constant time, and what they say where torch fails on one: which object got what, with torch's own words."""
-
-from typing import NoReturn
+"""What public calls ask of an element, in constant time."""
 
 import torch
 
-from ..arguments import refuse, shown
+from ..arguments import shown
 
-__all__ = ["NUMBERS", "explain", "misfit", "no_samples"]
+__all__ = ["NUMBERS", "misfit", "no_samples"]
 
 NUMBERS = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex128, torch.complex64})
 
@@ -26,9 +24,3 @@ def misfit(thing, x, shape, ndim=0):
 def no_samples(x, ndim):
     """Whether a batch axis of x is empty: then so is what is computed, also where torch's kernels refuse such tensors."""
     return 0 in x.shape[:x.dim() - ndim]
-
-
-def explain(error, thing, *elements) -> NoReturn:
-    """Raise what torch's `error` means for thing(elements)."""
-    space = getattr(thing, "domain", None) or getattr(thing, "space", None)
-    refuse(error, repr(thing) if space is None else f"{thing!r}, for elements of trailing axes {space.shape} and {space.dtype},", elements)

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..arguments import Array
 from .operator import LinearOperator
 from .space import Space, SpaceLike, finite
 
@@ -15,7 +16,7 @@ class FilterBank(LinearOperator):
     Raises ValueError where the filters have other axes than (m, a, b), are larger than the image, or differ from it in dtype.
     """
 
-    def __init__(self, filters: torch.Tensor, space: SpaceLike):
+    def __init__(self, filters: Array, space: SpaceLike):
         filters, space = finite(filters, "FilterBank", "tensor of filters"), space if isinstance(space, Space) else Space(space)
         if filters.dim() != 3 or space.ndim != 2 or any(k > n for k, n in zip(filters.shape[1:], space.shape)):
             raise ValueError(f"FilterBank got filters of shape {tuple(filters.shape)} for the space {space.shape}; it needs (m, a, b) and an image (h, w) at least as large.")

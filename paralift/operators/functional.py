@@ -9,12 +9,24 @@ from math import inf
 
 import torch
 
-from ..arguments import checked, shown
-from .elements import NUMBERS, explain, misfit, no_samples
+from ..arguments import checked, refuse, shown
+from .elements import NUMBERS, misfit, no_samples
 from .operator import Operator
 from .space import Space, SpaceLike, sum_trailing
 
 __all__ = ["Functional"]
+
+
+def device_of(*functionals: "Functional") -> torch.device:
+    """Where the tensors in these functionals are; the CPU where they hold none."""
+    todo: list = list(functionals)
+    while todo:
+        for value in vars(todo.pop()).values():
+            if torch.is_tensor(value):
+                return value.device
+            if isinstance(value, (Functional, Operator)):
+                todo.append(value)
+    return torch.device("cpu")
 
 
 class Functional:
@@ -37,6 +49,7 @@ class Functional:
     strong_convexity: float = 0.0     # c such that f - c |.|^2 / 2 is convex
     ndim: int = 1
     space: Space | None = None
+    _such_as = "L1Norm()"
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -74,6 +87,11 @@ class Functional:
     @property
     def smooth(self) -> bool:
         return self.grad_lipschitz < inf
+
+    @property
+    def curvature(self) -> float:
+        """c > 0 where the functional is c/2 |x - m|^2 and a constant, which equal bounds say; 0.0 elsewhere."""
+        return self.grad_lipschitz if 0 < self.strong_convexity == self.grad_lipschitz else 0.0
 
     @property
     def differentiable(self) -> bool:
@@ -153,7 +171,7 @@ class Functional:
         except (RuntimeError, IndexError) as error:
             if no_samples(x, self.ndim):
                 return x.real.new_empty(x.shape[:x.dim() - self.ndim])
-            explain(error, self, x)
+            refuse(error, self, x)
         left = value.dim() - (x.dim() - self.ndim)
         return sum_trailing(value, left) if left > 0 else value
 
@@ -164,7 +182,7 @@ class Functional:
         except (RuntimeError, IndexError) as error:
             if no_samples(x, self.ndim):
                 return torch.empty_like(x)
-            explain(error, self, x)
+            refuse(error, self, x)
 
     def prox(self, x: torch.Tensor, sigma: float | torch.Tensor = 1.0) -> torch.Tensor:
         self._fit(x)
@@ -174,7 +192,7 @@ class Functional:
         except (RuntimeError, IndexError) as error:
             if no_samples(x, self.ndim):
                 return torch.empty_like(x)
-            explain(error, self, x, sigma)
+            refuse(error, self, x, sigma)
 
     def proximal(self, sigma: float | torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """ODL's name: the map x -> prox(x, sigma)."""

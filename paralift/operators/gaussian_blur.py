@@ -1,12 +1,12 @@
 """`GaussianBlur`: the resolution of an imaging system, in image space."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 
+from ..arguments import Extended, Numbers
 from .operator import LinearOperator
-from .space import Space, per_axis
+from .space import Space, SpaceLike, per_axis
 
 __all__ = ["GaussianBlur"]
 
@@ -18,7 +18,7 @@ class GaussianBlur(LinearOperator):
     as it is. Raises ValueError for a negative width.
     """
 
-    def __init__(self, space: Space, fwhm: float | Sequence[float], voxel_size: float | Sequence[float] | torch.Tensor = 1.0, truncation: float = 4.0):
+    def __init__(self, space: SpaceLike, fwhm: Numbers, voxel_size: Numbers = 1.0, truncation: Extended = 4.0):
         space = space if isinstance(space, Space) else Space(space)
         widths, size = per_axis(fwhm, space.ndim, "GaussianBlur", "fwhm"), per_axis(voxel_size, space.ndim, "GaussianBlur", "voxel_size")
         if not ((widths >= 0).all() and (size > 0).all()):

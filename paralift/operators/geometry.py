@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Array, Positive, checked
 from ..notices import warn
 from .operator import check_rows
 from .space import finite
@@ -22,6 +22,7 @@ class Geometry:
 
     shape: tuple[int, ...]
     ndim: int
+    _such_as = "CylindricalScanner(...)"
     live: torch.Tensor | None = None                # which lines exist, broadcasting against the shape; None: all
     multiplicity: torch.Tensor | None = None        # how many lines of the scanner add up in one, broadcasting against the shape; None: one
 
@@ -63,7 +64,7 @@ class _Subset(Geometry):
 class Rays(Geometry):
     """Lines by their end points: `start`, `end` (..., 2) or (..., 3) in mm, in the order (y, x) or (z, y, x). Raises ValueError where shapes differ or a number is NaN."""
 
-    def __init__(self, start: torch.Tensor, end: torch.Tensor):
+    def __init__(self, start: Array, end: Array):
         start, end = (finite(v, "Rays", "tensor of end points").double().cpu() for v in (start, end))
         if start.shape != end.shape or start.dim() < 2 or start.shape[-1] not in (2, 3):
             raise ValueError(f"Rays got end points of shapes {tuple(start.shape)} and {tuple(end.shape)}; both need (..., 2) or (..., 3), of one shape.")
@@ -92,9 +93,9 @@ class ParallelBeam(Geometry):
     length : of every line in mm, about the foot of the perpendicular from the origin; None: as long as the image asks.
     """
 
-    angles: torch.Tensor
+    angles: Array
     bins: int
-    bin_width: float = 1.0
+    bin_width: Positive = 1.0
     offset: float = 0.0
     length: float | None = None
     ndim = 2

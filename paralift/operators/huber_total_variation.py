@@ -1,7 +1,7 @@
 """Total variation with Huber's function in place of the modulus."""
 
-from collections.abc import Sequence
 
+from ..arguments import Count, Integers, Numbers
 from .norms import GroupHuber, Huber
 from .space import SpaceLike
 from .variation import _Variation
@@ -17,8 +17,8 @@ class HuberTotalVariation(_Variation):
     Raises ValueError unless delta > 0. Source: Huber, Robust Statistics, 1981, as in Chambolle & Pock, J. Math. Imaging Vis. 40, 2011 (section 6.2.3).
     """
 
-    def __init__(self, delta: float, space: SpaceLike | None = None, isotropic: bool = True, channel_axis: int | None = None, axes: Sequence[int] | int | None = None,
-                 spacing: float | Sequence[float] = 1.0, tolerance: float = 1e-6, max_iterations: int = 2000):
+    def __init__(self, delta: float, space: SpaceLike | None = None, isotropic: bool = True, channel_axis: int | None = None, axes: Integers | None = None,
+                 spacing: Numbers = 1.0, tolerance: float = 1e-6, max_iterations: Count = 2000):
         if not delta > 0:
             raise ValueError(f"HuberTotalVariation got delta = {delta}; it needs delta > 0 (delta -> 0 is TotalVariation).")
         self.delta = float(delta)

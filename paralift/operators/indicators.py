@@ -5,6 +5,7 @@ Sources: Parikh & Boyd, Found. Trends Optim. 1(3), 2014; simplex and l1 ball: Du
 
 import torch
 
+from ..arguments import Array, Quantity
 from .functional import Functional
 from .space import Space, SpaceLike, finite, inner
 
@@ -16,7 +17,9 @@ def _slack(x):
 
 
 def project_simplex(x, radius):
-    """Projection of the last axis onto {u >= 0, sum u = radius}, exact, by sorting."""
+    """Projection of the last axis onto {u >= 0, sum u = radius}, exact, by sorting; half precision, which cannot count, is widened."""
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return project_simplex(x.float(), radius).to(x.dtype)
     u = x.sort(-1, descending=True).values
     k = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=x.dtype)
     shift = (u.cumsum(-1) - radius) / k
@@ -51,9 +54,10 @@ class IndicatorBox(_Set):
 
     separable = True
 
-    def __init__(self, lower: float | torch.Tensor = 0.0, upper: float | torch.Tensor = 1.0, space: SpaceLike | None = None):
+    def __init__(self, lower: Quantity = 0.0, upper: Quantity = 1.0, space: SpaceLike | None = None):
         if torch.is_tensor(lower) or torch.is_tensor(upper):
-            lower, upper = torch.broadcast_tensors(*(v if torch.is_tensor(v) else torch.as_tensor(v, dtype=Space.of(like).dtype) for v, like in ((lower, upper), (upper, lower))))  # type: ignore[arg-type]
+            dtype = Space.of(lower if torch.is_tensor(lower) else upper).dtype  # type: ignore[arg-type]
+            lower, upper = torch.broadcast_tensors(*(v if torch.is_tensor(v) else torch.as_tensor(v, dtype=dtype) for v in (lower, upper)))
         if not torch.all(torch.as_tensor(lower) <= torch.as_tensor(upper)):
             raise ValueError(f"IndicatorBox got lower = {lower} and upper = {upper}; it needs lower <= upper.")
         super().__init__(space)
@@ -164,7 +168,7 @@ class IndicatorLinfBall(_Ball):
 class IndicatorAffine(_Set):
     """{x : A x = b}, A (m, n), b (m,); projection x - A^+ (A x - b). Raises ValueError where shapes do not fit or there is no such x."""
 
-    def __init__(self, matrix: torch.Tensor, rhs: torch.Tensor):
+    def __init__(self, matrix: Array, rhs: Array):
         matrix, rhs = finite(matrix, "IndicatorAffine", "matrix"), finite(rhs, "IndicatorAffine", "right side")
         if matrix.dim() != 2 or tuple(rhs.shape) != (matrix.shape[0],):
             raise ValueError(f"IndicatorAffine got a matrix {tuple(matrix.shape)} and a right side {tuple(rhs.shape)}; it needs (m, n) and (m,).")

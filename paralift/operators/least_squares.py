@@ -2,19 +2,19 @@
 
 import torch
 
+from ..arguments import Count
 from .functional import _Composed
 from .linear import MatrixOperator
 from .norms import L2NormSquared
 from .operator import Operator
 from .space import inner
-from .transforms import FourierTransform
 
 __all__ = ["LeastSquares"]
 
 
 class LeastSquares(_Composed):
-    """weight/2 |A x - b|^2. prox: (I + s A*A) u = x + s A* b with s = sigma * weight, by a factor kept per s for matrices, in k-space for FourierTransform, by conjugate
-    gradients otherwise.
+    """weight/2 |A x - b|^2. prox: (I + s A*A) u = x + s A* b with s = sigma * weight, in closed form where the operator has one (FourierTransform, MRI on a grid without
+    coils or fully sampled, what is diagonal or unitary), by a factor kept per s for matrices, by conjugate gradients otherwise.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class LeastSquares(_Composed):
     is A*A x - A*b, with A*b kept: its rounding error is relative to |A*b|. The value never uses it, as <x, A*A x> - 2 <x, A*b> + |b|^2 would lose the digits of a small residual.
     """
 
-    def __init__(self, op: Operator | torch.Tensor, data: torch.Tensor, weight: float = 1.0, tolerance: float = 1e-12, max_iterations: int = 500):
+    def __init__(self, op: Operator | torch.Tensor, data: torch.Tensor, weight: float = 1.0, tolerance: float = 1e-12, max_iterations: Count = 500):
         op = MatrixOperator(op) if torch.is_tensor(op) else op
         if not isinstance(op, Operator) or not op.is_linear:
             raise TypeError(f"LeastSquares got {op!r}, which is not linear; write 0.5 * L2NormSquared().translated(b) @ op.")
@@ -42,10 +42,10 @@ class LeastSquares(_Composed):
 
     def excess(self, new: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """D(new, x) = weight/2 |A (new - x)|^2, without cancellation."""
-        return self._half_square(self._image(new) - self._image(x))
+        return self._half_square(self.image(new) - self.image(x))
 
     def _value(self, x):
-        return self._half_square(self._image(x))
+        return self._half_square(self.image(x))
 
     def _half_square(self, r):
         if r.dim() == self.op.range.ndim and not r.is_complex():
@@ -54,7 +54,7 @@ class LeastSquares(_Composed):
         return 0.5 * self.weight * inner(r, r, self.op.range.ndim)
 
     def _gradient(self, x):
-        g = self.op._normal(x) - self._pulled_back() if self.op.fast_normal else self.op._adjoint(self._image(x))
+        g = self.op._normal(x) - self._pulled_back() if self.op.fast_normal else self.op._adjoint(self.image(x))
         return g if self.weight == 1 else self.weight * g
 
     def _pulled_back(self):
@@ -68,11 +68,10 @@ class LeastSquares(_Composed):
     def _prox(self, x, sigma):
         s = sigma * self.weight
         rhs = x + s * self._pulled_back()
-        if isinstance(self.op, FourierTransform):
-            return self.op.resolvent(rhs, s)
         if isinstance(self.op, MatrixOperator) and not torch.is_tensor(s):
             return self._direct(rhs, s)
-        return self._conjugate_gradients(rhs, x, s)
+        u = self.op._resolvent(rhs, s)
+        return self._conjugate_gradients(rhs, x, s) if u is None else u
 
     def _direct(self, rhs, s):
         M = self.op.matrix

@@ -1,10 +1,11 @@
 """Linear operators: identity, matrix, diagonal, convolution, finite differences."""
 
 import math
-from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
+from ..arguments import Array, Integers, Numbers
 from .linear_function import linear_function
 from .operator import LinearOperator, check_rows
 from .space import Space, SpaceLike, finite
@@ -17,7 +18,7 @@ class IdentityOperator(LinearOperator):
 
     unitary = True
 
-    def __init__(self, space: Space):
+    def __init__(self, space: SpaceLike):
         space = space if isinstance(space, Space) else Space(space)
         super().__init__(space, space)
 
@@ -34,7 +35,7 @@ class IdentityOperator(LinearOperator):
 class MatrixOperator(LinearOperator):
     """x -> M x on the last axis: (..., n) -> (..., m) for M (m, n). Raises ValueError unless M has two axes and finite entries."""
 
-    def __init__(self, matrix: torch.Tensor):
+    def __init__(self, matrix: Array):
         matrix = finite(matrix, "MatrixOperator", "matrix")
         if matrix.dim() != 2:
             raise ValueError(f"MatrixOperator got a tensor of shape {tuple(matrix.shape)}; it needs two axes.")
@@ -56,7 +57,7 @@ class MatrixOperator(LinearOperator):
 class DiagonalOperator(LinearOperator):
     """x -> w * x, coordinatewise, with weights w of the element's shape."""
 
-    def __init__(self, weights: torch.Tensor):
+    def __init__(self, weights: Array):
         self.weights = weights = finite(weights, "DiagonalOperator", "tensor of weights")
         space = Space(tuple(weights.shape), weights.dtype, weights.device)
         super().__init__(space, space)
@@ -66,6 +67,9 @@ class DiagonalOperator(LinearOperator):
 
     def _adjoint(self, y):
         return self.weights.conj() * y if self.weights.is_complex() else self.weights * y
+
+    def _resolvent(self, x, s):
+        return x / (1 + s * self.weights.abs().square())
 
     def _rows_after(self, right, index):
         check_rows(self, index)
@@ -79,14 +83,12 @@ class Convolution(LinearOperator):
     space or longer ones, or is complex on a real space.
     """
 
-    def __init__(self, kernel: torch.Tensor, space: Space, padding: str = "circular"):
+    def __init__(self, kernel: Array, space: SpaceLike, padding: Literal["circular", "zero"] = "circular"):
         kernel, space = finite(kernel, "Convolution", "kernel"), space if isinstance(space, Space) else Space(space)
         if kernel.dim() != space.ndim or not space.ndim or any(k > n for k, n in zip(kernel.shape, space.shape)):
             raise ValueError(f"Convolution got a kernel of shape {tuple(kernel.shape)}; the space {space.shape} needs as many axes and no longer ones.")
         if kernel.is_complex() and not space.dtype.is_complex:
             raise ValueError(f"Convolution got a kernel of dtype {kernel.dtype}; it needs a real one on the space of dtype {space.dtype}.")
-        if padding not in ("circular", "zero"):
-            raise ValueError(f"Convolution got padding={padding!r}; choose 'circular' or 'zero'.")
         super().__init__(space, space)
         # k // 2 zeros after the end keep every wrapped term out of the part that is returned
         self.sizes = [n + (k // 2 if padding == "zero" else 0) for n, k in zip(space.shape, kernel.shape)]
@@ -113,7 +115,7 @@ class Gradient(LinearOperator):
     Raises ValueError where an axis is not there or named twice, or a spacing is not positive.
     """
 
-    def __init__(self, space: SpaceLike, axes: Sequence[int] | int | None = None, spacing: float | Sequence[float] = 1.0):
+    def __init__(self, space: SpaceLike, axes: Integers | None = None, spacing: Numbers = 1.0):
         space = space if isinstance(space, Space) else Space(space)
         self.axes, self.spacing = grid(space.ndim, axes, spacing, "Gradient")
         self.d, self.n = len(self.axes), space.ndim

@@ -1,5 +1,6 @@
 """A torch module as an operator with parameters."""
 
+import copy
 import threading
 
 import torch
@@ -7,10 +8,11 @@ from torch import nn
 from torch.func import functional_call, vjp
 from torch.fx import GraphModule
 
+from ..arguments import reason
 from .operator import Operator, push_forward
 from .space import Space, SpaceLike
 
-__all__ = ["ModuleOperator", "batch_norms", "call_module", "drawing", "is_random"]
+__all__ = ["ModuleOperator", "batch_norms", "call_module", "copied", "drawing", "is_random"]
 
 drawing = threading.RLock()        # torch has one generator for all threads of a process: who seeds it holds this lock until the numbers are drawn
 
@@ -23,6 +25,12 @@ def is_random(module):
 def batch_norms(module):
     """The normalisations in `module` that couple the samples of a batch."""
     return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def copied(module):
+    """A deep copy; tensors that modules keep of a forward pass (the weight of weight_norm) come without their graph, which torch does not copy."""
+    kept = {id(v): v.detach().clone() for m in module.modules() for v in vars(m).values() if torch.is_tensor(v) and v.grad_fn is not None}
+    return copy.deepcopy(module, kept)
 
 
 def call_module(module, parameters, x, seed=None, update_buffers=False):
@@ -72,7 +80,7 @@ class ModuleOperator(Operator):
             try:
                 z = call_module(module, self.parameters, domain.zero(2), 0)
             except (RuntimeError, IndexError, ValueError) as error:
-                raise ValueError(f"{type(module).__name__} refused an input of shape {(2, *domain.shape)}, dtype {domain.dtype}: {str(error).splitlines()[0]} "
+                raise ValueError(f"{type(module).__name__} refused an input of shape {(2, *domain.shape)}, dtype {domain.dtype}: {reason(error)}. "
                                  "Make input_shape fit the module, without batch axes.") from None
         super().__init__(domain, Space(tuple(z.shape[1:]), z.dtype, z.device))
 

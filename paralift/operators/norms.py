@@ -1,10 +1,10 @@
 """Norms and their relatives. Proxes: Combettes & Pesquet, Proximal splitting methods in signal processing, 2011; Parikh & Boyd, Found. Trends Optim. 1(3), 2014."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 
+from ..arguments import Array, Integers
 from .functional import Functional
 from .space import Space, SpaceLike, finite, inner, sum_trailing
 
@@ -80,7 +80,7 @@ class WeightedL1Norm(Functional):
     separable = True
     positive_homogeneous = True
 
-    def __init__(self, weights: torch.Tensor, space: SpaceLike | None = None):
+    def __init__(self, weights: Array, space: SpaceLike | None = None):
         weights = finite(weights, "WeightedL1Norm", "tensor of weights")
         if weights.is_complex():
             raise TypeError("WeightedL1Norm got complex weights; it needs real ones >= 0.")
@@ -156,7 +156,7 @@ class L2NormSquared(Functional):
 class _Groups(Functional):
     """A functional of the Euclidean norms of groups of entries, along one or several axes of the element."""
 
-    def __init__(self, axis: int | Sequence[int] = 0, space: SpaceLike | None = None):
+    def __init__(self, axis: Integers = 0, space: SpaceLike | None = None):
         self.axis = axis if isinstance(axis, int) else tuple(axis)
         super().__init__(space)
         if space is None:
@@ -218,7 +218,7 @@ class GroupHuber(_Groups):
     prox shrinks each group by min(sigma, sigma |x_g| / (sigma + delta)). Raises ValueError unless delta > 0.
     """
 
-    def __init__(self, delta: float = 1.0, axis: int | Sequence[int] = 0, space: SpaceLike | None = None):
+    def __init__(self, delta: float = 1.0, axis: Integers = 0, space: SpaceLike | None = None):
         if not delta > 0:
             raise ValueError(f"GroupHuber got delta = {delta}; it needs delta > 0 (delta -> 0 is GroupL1Norm).")
         super().__init__(axis, space)
@@ -345,7 +345,7 @@ class QuadraticForm(Functional):
     Raises ValueError where Q is not square, not symmetric or has a negative eigenvalue.
     """
 
-    def __init__(self, matrix: torch.Tensor, vector: torch.Tensor | None = None, constant: float = 0.0):
+    def __init__(self, matrix: Array, vector: Array | None = None, constant: float = 0.0):
         matrix, vector = finite(matrix, "QuadraticForm", "matrix"), vector if vector is None else finite(vector, "QuadraticForm", "vector")
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"QuadraticForm got a matrix of shape {tuple(matrix.shape)}; it needs a square one.")

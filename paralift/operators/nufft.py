@@ -1,13 +1,12 @@
 """`NUFFT`: the Fourier transform at points off the grid, with its normal operator as a convolution; density compensation."""
 
 import math
-from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import torch
 
-from ..arguments import checked
+from ..arguments import Array, Count, InexactDtype, Integers, Numbers, checked
 from .linear_function import linear_function
 from .operator import LinearOperator, check_rows
 from .space import Space, finite, per_axis
@@ -62,8 +61,8 @@ class NUFFT(LinearOperator):
 
     fast_normal = True
 
-    def __init__(self, trajectory: torch.Tensor, shape: int | Sequence[int], field_of_view: float | Sequence[float] | None = None, tolerance: float | None = None,
-                 dtype: torch.dtype = torch.complex64):
+    def __init__(self, trajectory: Array, shape: Integers, field_of_view: Numbers | None = None, tolerance: float | None = None,
+                 dtype: InexactDtype = torch.complex64):
         shape = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
         if not 1 <= len(shape) <= 3 or min(shape) < 1:
             raise ValueError(f"NUFFT got the image shape {shape}; it needs one to three axes of at least one pixel.")
@@ -199,7 +198,7 @@ class ToeplitzOperator(LinearOperator):
 
 
 @checked
-def density_compensation(trajectory: torch.Tensor, shape: int | Sequence[int], iterations: int = 30, field_of_view: float | Sequence[float] | None = None) -> torch.Tensor:
+def density_compensation(trajectory: Array, shape: Integers, iterations: Count = 30, field_of_view: Numbers | None = None) -> torch.Tensor:
     """Weights w >= 0 of the trajectory's shape for which A* diag(w) A is closest to the identity, A = NUFFT(trajectory, shape): `A.adjoint(w * y)` is the gridded image.
 
     |A* diag(w) A - I|_F^2 = N sum_m t(m) |p(m) - delta(m)|^2 with t the product of the triangles 1 - |m_i|/n_i and p as in `ToeplitzOperator`. Its normal matrix
@@ -207,8 +206,6 @@ def density_compensation(trajectory: torch.Tensor, shape: int | Sequence[int], i
     iteration. On all points of the grid w = 1. Weighted least squares take `MRI(..., mask=w.sqrt())` and the data w.sqrt() * y.
     Sources: Pipe & Menon, Magn. Reson. Med. 41, 1999; kernel: Johnson & Pipe, Magn. Reson. Med. 61, 2009; descent: Lee & Seung, NeurIPS 2000.
     """
-    if not isinstance(iterations, int) or iterations < 1:
-        raise ValueError(f"density_compensation got iterations={iterations}; it needs a whole number of at least 1.")
     A = NUFFT(trajectory, shape, field_of_view)
     shape, d = A.domain.shape, A.domain.ndim
     wide = NUFFT(A.omega, [2 * n for n in shape], tolerance=1e-6)

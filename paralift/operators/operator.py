@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, overload
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..arguments import checked, shown
-from .elements import NUMBERS, explain, misfit, no_samples
+from ..arguments import Count, Seed, checked, refuse, shown
+from .elements import NUMBERS, misfit, no_samples
 from .space import Space, inner
 
 __all__ = ["Operator", "LinearOperator", "push_forward"]
@@ -86,7 +86,7 @@ class Operator:
         except (RuntimeError, IndexError) as error:
             if no_samples(x, self.domain.ndim):
                 return x.new_empty(*x.shape[:x.dim() - self.domain.ndim], *self.range.shape, dtype=self.range.dtype)
-            explain(error, self, x)
+            refuse(error, self, x)
 
     def derivative(self, x: torch.Tensor) -> "LinearOperator":
         """The derivative at `x`, a LinearOperator (the operator itself where it is linear)."""
@@ -123,6 +123,7 @@ class LinearOperator(Operator):
     """An operator with an adjoint: <A x, y> = <x, A* y>. `unitary` says that A*A and AA* are the identity: its norm is 1, and f @ A has the prox A* prox_f(A x)."""
 
     is_linear, unitary = True, False
+    _such_as = "MatrixOperator(m)"
 
     if TYPE_CHECKING:          # what the algebra makes of linear parts is linear
         def __rmul__(self, a: complex | torch.Tensor) -> "LinearOperator": ...
@@ -158,6 +159,10 @@ class LinearOperator(Operator):
         """x - A*A x."""
         return x - self._normal(x)
 
+    def _resolvent(self, x, s):
+        """(I + s A*A)^-1 x, s >= 0 a number or a tensor that broadcasts, where it is known in closed form; None elsewhere."""
+        return x / (1 + s) if self.unitary else None
+
     def _add_to(self, out, x):
         """out + A x, in the memory of `out`."""
         return out.add_(self._call(x))
@@ -177,14 +182,14 @@ class LinearOperator(Operator):
         return self.rows(index) @ right
 
     @checked
-    def norm(self, iterations: int = 100, tolerance: float = 1e-6, seed: int = 0) -> float:
+    def norm(self, iterations: Count = 100, tolerance: float = 1e-6, seed: Seed = 0) -> float:
         """The operator norm, by the Lanczos process on A*A (a lower bound that grows to the norm).
 
         Stops once an iteration changes it by less than `tolerance` and the residual of A*A's top vector is below a thousandth, relatively. Returns a float.
         """
         if self.unitary:
             return 1.0
-        x = self.domain.randn(generator=torch.Generator(self.domain.device).manual_seed(seed))
+        x = self.domain.randn(generator=torch.Generator().manual_seed(seed))
         x = x / torch.linalg.vector_norm(x).clamp(min=1e-30)
         old, diagonal, off, value = torch.zeros_like(x), [], [], 0.0
         for _ in range(iterations):
@@ -311,6 +316,9 @@ class _Scaled(Operator):
 
     def _normal(self, x):
         return (_conjugate(self.a) * self.a) * self.op._normal(x)
+
+    def _resolvent(self, x, s):
+        return self.op._resolvent(x, abs(self.a) ** 2 * s)
 
     @property
     def fast_normal(self):

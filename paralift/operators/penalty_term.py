@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from ..arguments import Quantity
 from .functional import Functional
 from .penalties import MAC, LiftedBregman, Penalty
 from .space import SpaceLike, all_finite, inner, sum_trailing
@@ -20,9 +21,7 @@ class PenaltyTerm(Functional):
 
     differentiable = True
 
-    def __init__(self, penalty: Penalty, target: torch.Tensor, shift: float | torch.Tensor = 0.0, space: SpaceLike | None = None):
-        if not isinstance(penalty, Penalty):
-            raise TypeError(f"PenaltyTerm got {penalty!r}; it needs a Penalty bound to its potential, for instance LiftedBregman(ReLU()).")
+    def __init__(self, penalty: Penalty, target: torch.Tensor, shift: Quantity = 0.0, space: SpaceLike | None = None):
         if not all_finite(torch.as_tensor(shift)):
             raise ValueError("PenaltyTerm got a shift that holds NaN or inf; remove or repair those entries.")
         super().__init__(space if space is not None else penalty.potential.space)

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Array, Device, InexactDtype, Numbers, checked
 from .gaussian_blur import GaussianBlur
 from .geometry import Geometry, Rays
 from .list_mode import Events
 from .operator import LinearOperator, check_rows
-from .ray_transform import JosephProjector
+from .ray_transform import JosephProjector, Stored
 from .space import Space, finite
 from .time_of_flight import TimeOfFlight
 
@@ -38,10 +38,10 @@ class PET(LinearOperator):
 
     events = False                 # one line per event: the likelihood then needs the sensitivity image of the whole scan
 
-    def __init__(self, geometry: Geometry, shape: Sequence[int], voxel_size: float | Sequence[float] = 1.0, attenuation: torch.Tensor | None = None,
-                 sensitivity: torch.Tensor | None = None, background: torch.Tensor | None = None, tof: TimeOfFlight | None = None,
-                 resolution: float | Sequence[float] | None = None, origin: Sequence[float] | None = None, storage: str = "auto", dtype: torch.dtype = torch.float32,
-                 device: torch.device | str = "cpu"):
+    def __init__(self, geometry: Geometry, shape: Sequence[int], voxel_size: Numbers = 1.0, attenuation: Array | None = None,
+                 sensitivity: Array | None = None, background: Array | None = None, tof: TimeOfFlight | None = None,
+                 resolution: Numbers | None = None, origin: Numbers | None = None, storage: Stored = "auto", dtype: InexactDtype = torch.float32,
+                 device: Device = "cpu"):
         project = JosephProjector(geometry, shape, voxel_size, origin, tof, storage=storage, dtype=dtype, device=device)
         super().__init__(project.domain, project.range)
         self.projector, self.tof = project, tof

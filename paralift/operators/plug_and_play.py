@@ -1,6 +1,7 @@
 """`PlugAndPlay`: a denoiser in the place of a prox."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
@@ -29,13 +30,10 @@ class PlugAndPlay(Functional):
     ndim = 2
     has_value = False
 
-    def __init__(self, denoiser: Callable[..., torch.Tensor], space: SpaceLike | None = None, takes_level: bool = False, complex_as: str = "images", convex: bool = False):
-        if not callable(denoiser):
-            raise TypeError(f"PlugAndPlay got {type(denoiser).__name__} as its denoiser; it needs a torch module or a function of an image.")
+    def __init__(self, denoiser: Callable[..., torch.Tensor], space: SpaceLike | None = None, takes_level: bool = False, complex_as: Literal["images", "channels"] = "images",
+                 convex: bool = False):
         if isinstance(denoiser, torch.nn.Module) and denoiser.training:
             raise ValueError("PlugAndPlay got a module in training mode; call denoiser.eval() first.")
-        if complex_as not in ("images", "channels"):
-            raise ValueError(f"PlugAndPlay got complex_as={complex_as!r}; choose 'images' or 'channels'.")
         super().__init__(space)
         self.denoiser, self.takes_level, self.complex_as, self.convex = denoiser, takes_level, complex_as, convex
 

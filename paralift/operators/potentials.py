@@ -5,12 +5,12 @@ JMLR 24(232), 2023. Written with phi = |.|^2/2 + Psi; `_phi_conj` is phi*, where
 """
 
 import math
+from collections.abc import Callable
 from typing import NoReturn
 
 import torch
 
-from ..arguments import FUNCTIONAL, check
-from .elements import explain
+from ..arguments import check, refuse
 from .functional import Functional
 from .indicators import IndicatorBox, IndicatorNonnegative, IndicatorSimplex
 from .norms import L1Norm, ZeroFunctional
@@ -19,13 +19,13 @@ from .space import SpaceLike
 __all__ = ["Identity", "ReLU", "LeakyReLU", "Clip", "HardTanh", "ReLU6", "HardSigmoid", "SoftThreshold", "Sparsemax", "activation", "activation_"]
 
 
-def activation(potential: Functional, z: torch.Tensor) -> torch.Tensor:
-    """sigma(z) = prox_Psi(z), elementwise closed form where the potential has one."""
+def activation(potential: Functional, z: torch.Tensor, own: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
+    """sigma(z) = prox_Psi(z), elementwise closed form where the potential has one; `own`: a function to compute it by."""
     try:
-        special = getattr(potential, "_activation", None)
+        special = own or getattr(potential, "_activation", None)
         return potential._prox(z, 1.0) if special is None else special(z)
     except (AttributeError, IndexError, RuntimeError, TypeError) as error:
-        failed(error, potential, z)
+        _refused(error, potential, z)
 
 
 def activation_(potential: Functional, z: torch.Tensor) -> torch.Tensor:
@@ -34,24 +34,14 @@ def activation_(potential: Functional, z: torch.Tensor) -> torch.Tensor:
         special = getattr(potential, "_activation_", None)
         return activation(potential, z) if special is None else special(z)
     except (AttributeError, IndexError, RuntimeError, TypeError) as error:
-        failed(error, potential, z)
+        _refused(error, potential, z)
 
 
-def mapped(act, potential, z):
-    """act(z), the activation in place of the potential's."""
-    try:
-        return act(z)
-    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
-        failed(error, potential, z)
-
-
-def failed(error, potential, z) -> NoReturn:
-    """Raise what kept sigma(z) from being computed."""
-    check("activation", "potential", FUNCTIONAL, potential)
+def _refused(error, potential, z) -> NoReturn:
+    """Where sigma(z) could not be computed the arguments are looked at, not before."""
+    check("activation", "potential", Functional, potential)
     potential._fit(z)
-    if isinstance(error, (IndexError, RuntimeError)):
-        explain(error, potential, z)
-    raise error
+    refuse(error, potential, z)
 
 
 class Identity(ZeroFunctional):

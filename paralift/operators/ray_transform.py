@@ -2,10 +2,12 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 
+from ..arguments import Array, Device, InexactDtype, Numbers, Positive, Shape
 from .geometry import Geometry, ParallelBeam
 from .linear_function import linear_function
 from .operator import LinearOperator, check_rows
@@ -13,6 +15,7 @@ from .rays import Crossings
 from .space import Space, per_axis
 from .time_of_flight import TimeOfFlight
 
+Stored = Literal["auto", "stored", "matrix-free"]
 __all__ = ["JosephProjector", "RayTransform"]
 
 LIMIT = 2 * 2**30          # bytes of stored taps beyond which storage="auto" goes without
@@ -38,9 +41,9 @@ class JosephProjector(LinearOperator):
     product of a sparse and a dense matrix. Raises ValueError / TypeError for another shape, a voxel size that is not positive, complex or integer images.
     """
 
-    def __init__(self, geometry: Geometry, shape: Sequence[int], voxel_size: float | Sequence[float] | torch.Tensor = 1.0,
-                 origin: Sequence[float] | torch.Tensor | None = None, tof: TimeOfFlight | None = None, tof_bin: torch.Tensor | None = None, storage: str = "auto",
-                 dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+    def __init__(self, geometry: Geometry, shape: Sequence[int], voxel_size: Numbers = 1.0,
+                 origin: Numbers | None = None, tof: TimeOfFlight | None = None, tof_bin: torch.Tensor | None = None, storage: Stored = "auto",
+                 dtype: InexactDtype = torch.float32, device: Device = "cpu"):
         name = type(self).__name__
         if not isinstance(geometry, Geometry):
             raise TypeError(f"{name} got {geometry!r} as its geometry; it needs a Geometry, such as ParallelBeam(angles, bins) or Rays(start, end).")
@@ -52,8 +55,6 @@ class JosephProjector(LinearOperator):
             raise ValueError(f"{name} got voxel_size={voxel_size}; it needs lengths in mm above 0.")
         middle = (torch.tensor(shape, dtype=torch.float64) - 1) / 2 * self.voxel_size
         self.origin = -middle if origin is None else per_axis(origin, len(shape), name, "origin")
-        if storage not in ("auto", "stored", "matrix-free"):
-            raise ValueError(f"{name} got storage={storage!r}; choose 'auto', 'stored' or 'matrix-free'.")
         if tof_bin is not None and (tof is None or tuple(tof_bin.shape) != geometry.shape or not bool(((tof_bin >= 0) & (tof_bin < tof.bins)).all())):
             raise ValueError(f"{name} got time bins of shape {tuple(tof_bin.shape)}; it needs tof=, and for lines {geometry.shape} one bin each, 0 to bins - 1.")
         far = torch.maximum((self.origin - self.voxel_size).abs(), (self.origin + 2 * middle + self.voxel_size).abs())
@@ -63,16 +64,16 @@ class JosephProjector(LinearOperator):
         super().__init__(Space(shape, dtype, device), Space((*geometry.shape, *last), dtype, device))
 
     # ---- what the rays are
-    def _slabs(self, rows=None):
-        """The crossings of the lines, some rows of the geometry at a time, and which lines they are."""
+    def _slabs(self, rows=None, device="cpu"):
+        """The crossings of the lines on a device, some rows of the geometry at a time, and which lines they are."""
         g, per = self.geometry, max(torch.Size(self.geometry.shape[1:]).numel(), 1)
         rows = torch.arange(g.shape[0]) if rows is None else rows
         for part in rows.split(max(1, CHUNK // (per * max(self.domain.shape)))):
-            start, end = (v.reshape(-1, g.ndim) for v in g.rows(part))
+            start, end = (v.reshape(-1, g.ndim).to(device) for v in g.rows(part))
             lines = (part[:, None] * per + torch.arange(per)).flatten()
             for k in range(0, len(lines), max(1, CHUNK // max(self.domain.shape))):
                 inside = slice(k, k + max(1, CHUNK // max(self.domain.shape)))
-                yield lines[inside], Crossings(start[inside], end[inside], self.domain.shape, self.voxel_size, self.origin)
+                yield lines[inside], Crossings(start[inside], end[inside], self.domain.shape, self.voxel_size.to(device), self.origin.to(device))
 
     @property
     def bytes(self) -> int:
@@ -123,19 +124,19 @@ class JosephProjector(LinearOperator):
     # ---- matrix-free
     def _groups(self, like):
         """Per slab of lines and main axis: the lines, the axis, the sampling points, and what a sample counts for: step (rays,), time (p, rays, bins) or None."""
-        for lines, c in self._slabs():
+        for lines, c in self._slabs(device=like.device):
+            lines = lines.to(like.device)
             for axis in range(len(self.domain.shape)):
                 which = torch.nonzero((c.axis == axis) & (c.count > 0)).squeeze(-1)
                 if not len(which):
                     continue
                 part = c.select(which)
-                vars(part).update({name: value.to(like.device) for name, value in vars(part).items()})
                 planes, grid = part.grid(self.domain.shape, like.dtype)
                 time = None
                 if self.tof is not None:
-                    bin = torch.arange(self.tof.bins) if self.tof_bin is None else self.tof_bin.flatten()[lines[which]].unsqueeze(-1)
-                    time = self.tof.weight((part.place + planes[:, None] * part.pitch).unsqueeze(-1), bin.to(like.device)).to(like.dtype)
-                yield lines[which].to(like.device), axis, planes, grid, part.step.to(like.dtype), time
+                    bin = torch.arange(self.tof.bins, device=like.device) if self.tof_bin is None else self.tof_bin.flatten().to(like.device)[lines[which]].unsqueeze(-1)
+                    time = self.tof.weight((part.place + planes[:, None] * part.pitch).unsqueeze(-1), bin).to(like.dtype)
+                yield lines[which], axis, planes, grid, part.step.to(like.dtype), time
 
     def _slices(self, x, axis):
         """The planes across `axis` as images of batch channels: (planes, batch, h, w)."""
@@ -225,9 +226,9 @@ class RayTransform(JosephProjector):
     voxel_size, origin, storage, dtype, device : as for JosephProjector.
     """
 
-    def __init__(self, shape: Sequence[int], angles: torch.Tensor, bins: int | None = None, bin_width: float | None = None, voxel_size: float | Sequence[float] = 1.0,
-                 offset: float = 0.0, origin: Sequence[float] | None = None, storage: str = "auto", dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
-        if isinstance(shape, int) or len(shape) != 2:
+    def __init__(self, shape: Shape, angles: Array, bins: int | None = None, bin_width: Positive | None = None, voxel_size: Numbers = 1.0,
+                 offset: float = 0.0, origin: Numbers | None = None, storage: Stored = "auto", dtype: InexactDtype = torch.float32, device: Device = "cpu"):
+        if len(shape) != 2:
             raise ValueError(f"RayTransform got an image of shape {shape}; it needs (y, x), and slices of a volume are a batch.")
         size = per_axis(voxel_size, 2, "RayTransform", "voxel_size")
         width = float(size.min()) if bin_width is None else bin_width

@@ -1,12 +1,12 @@
 """Where k-space is sampled: seeded masks on the grid, and trajectories in rad/pixel."""
 
 import math
-from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 
-from ..arguments import checked
+from ..arguments import Count, Integers, Seed, checked
 
 __all__ = ["variable_density_mask", "poisson_disc_mask", "line_mask", "radial_trajectory", "spiral_trajectory"]
 
@@ -49,7 +49,7 @@ def _draw(shape, samples, centre, power, seed):
 
 
 @checked
-def variable_density_mask(shape: int | Sequence[int], acceleration: float, calibration: int | Sequence[int] = 24, power: float = 3.0, seed: int = 0) -> torch.Tensor:
+def variable_density_mask(shape: Integers, acceleration: float, calibration: Integers = 24, power: float = 3.0, seed: Seed = 0) -> torch.Tensor:
     """A random mask (bool, `shape`) of exactly round(points / acceleration) samples, the calibration block among them.
 
     Outside the block (`calibration` points along every axis, or a tuple; centred on shape // 2) the points are drawn without replacement, with chances proportional to
@@ -63,8 +63,8 @@ def variable_density_mask(shape: int | Sequence[int], acceleration: float, calib
 
 
 @checked
-def line_mask(shape: int | Sequence[int], acceleration: float, calibration: int | Sequence[int] = 24, axis: int = -1, power: float = 0.0, equispaced: bool = False,
-              seed: int = 0) -> torch.Tensor:
+def line_mask(shape: Integers, acceleration: float, calibration: Integers = 24, axis: int = -1, power: float = 0.0, equispaced: bool = False,
+              seed: Seed = 0) -> torch.Tensor:
     """A mask of whole lines (bool; `shape` with length 1 on the axes that lie along the lines, so it broadcasts): exactly round(n / acceleration) of the n positions on `axis`.
 
     The `calibration` lines in the middle are among them. The others are drawn as in `variable_density_mask` (power = 0: uniformly), or equally spaced with `equispaced`.
@@ -87,7 +87,7 @@ def line_mask(shape: int | Sequence[int], acceleration: float, calibration: int 
 
 
 @checked
-def poisson_disc_mask(shape: int | Sequence[int], acceleration: float, calibration: int | Sequence[int] = 24, variation: float = 3.0, seed: int = 0) -> torch.Tensor:
+def poisson_disc_mask(shape: Integers, acceleration: float, calibration: Integers = 24, variation: float = 3.0, seed: Seed = 0) -> torch.Tensor:
     """A Poisson-disc mask (bool, `shape`, two axes or more): round(points / acceleration) samples (to 1 %), the calibration block among them.
 
     Two samples p, q outside the block are at least max(r(p), r(q)) points apart, r(k) = r_0 (1 + variation |k|), |k| = 1 at the middle of the edges; variation = 0
@@ -144,15 +144,14 @@ def _discs(shape, order, radius, limit):
 
 
 @checked
-def radial_trajectory(spokes: int, readout: int, angle: str = "golden", dimension: int = 2) -> torch.Tensor:
+def radial_trajectory(spokes: Count, readout: Count, angle: Literal["golden", "uniform"] = "golden", dimension: Count = 2) -> torch.Tensor:
     """Diameters through the centre, (spokes, readout, dimension) in rad/pixel, float64: radii 2 pi (j - readout // 2)/readout in [-pi, pi).
 
     angle: "golden" (every stretch of consecutive spokes covers all directions) or "uniform" (equally spaced; in 3-D a spiral from the equator to
     the pole). The direction of angle 0 is the image's last axis. Sources: Winkelmann et al., IEEE Trans. Med. Imaging 26, 2007; 3-D: Chan et al., Magn. Reson. Med. 61, 2009.
     """
-    if angle not in ("golden", "uniform") or dimension not in (2, 3):
-        raise ValueError(f"radial_trajectory got angle={angle!r}, dimension={dimension}; it needs 'golden' or 'uniform', and 2 or 3.")
-    _positive("radial_trajectory", spokes=spokes, readout=readout)
+    if dimension not in (2, 3):
+        raise ValueError(f"radial_trajectory got dimension={dimension}; it needs 2 or 3.")
     i = torch.arange(spokes, dtype=torch.float64)
     if dimension == 2:
         turn = math.pi * (i * (math.sqrt(5) - 1) / 2 % 1 if angle == "golden" else i / spokes)
@@ -166,13 +165,12 @@ def radial_trajectory(spokes: int, readout: int, angle: str = "golden", dimensio
 
 
 @checked
-def spiral_trajectory(interleaves: int, readout: int, turns: float, power: float = 1.0) -> torch.Tensor:
+def spiral_trajectory(interleaves: Count, readout: Count, turns: float, power: float = 1.0) -> torch.Tensor:
     """Spirals from the centre outwards, (interleaves, readout, 2) in rad/pixel, float64: k(s) = pi s^power (sin, cos)(2 pi (turns s + l/interleaves)), 0 <= s < 1, l the interleaf.
 
     The samples are equally spaced along the curve (constant gradient). power = 1 is Archimedean: the turns lie pi/(turns interleaves) apart, so n pixels need
     turns * interleaves >= n/2; power > 1 is denser in the centre.
     """
-    _positive("spiral_trajectory", interleaves=interleaves, readout=readout)
     if not (0 < turns < math.inf and 0 < power < math.inf):
         raise ValueError(f"spiral_trajectory got turns={turns}, power={power}; it needs positive numbers.")
     turns, power = float(turns), float(power)
@@ -184,9 +182,3 @@ def spiral_trajectory(interleaves: int, readout: int, turns: float, power: float
     even = torch.from_numpy(np.interp(length[-1] * np.arange(readout) / readout, length, s))
     turn = 2 * math.pi * (turns * even + torch.arange(interleaves, dtype=torch.float64)[:, None] / interleaves)
     return torch.stack([turn.sin(), turn.cos()], -1) * (math.pi * even**power)[:, None]
-
-
-def _positive(who, **numbers):
-    for name, n in numbers.items():
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"{who} got {name}={n}; it needs a whole number of at least 1.")

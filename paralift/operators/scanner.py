@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Positive, checked
 from .geometry import Geometry
 
 __all__ = ["CylindricalScanner"]
@@ -39,7 +39,7 @@ class CylindricalScanner(Geometry):
     radius: float
     bins: int | None = None
     rings: int = 1
-    ring_spacing: float | None = None
+    ring_spacing: Positive | None = None
     max_ring_difference: int | None = None
     span: int = 1
     block: int | None = None

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 
-from ..arguments import ARRAY, NUMBERS, SHAPE, TENSOR, check, shown
+from ..arguments import Array, Kind, Numbers, Shape, are_integers, check, is_array, is_integer, shown
 
 __all__ = ["Space"]
 
@@ -41,15 +41,18 @@ class Space:
             raise TypeError(f"Space got dtype={shown(self.dtype)}; it needs a torch.dtype, such as torch.float32.")
         object.__setattr__(self, "shape", shape)
         try:
-            object.__setattr__(self, "device", torch.device(self.device))
+            device = torch.device(self.device)
         except (RuntimeError, TypeError):
             raise ValueError(f"Space got device={shown(self.device)}; it needs a torch device, such as 'cpu' or 'cuda:0'.") from None
+        if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+            device = torch.device("cuda", torch.cuda.current_device())                  # as tensors call it
+        object.__setattr__(self, "device", device)
         object.__setattr__(self, "ndim", len(shape))
 
     @classmethod
     def of(cls, x: torch.Tensor) -> "Space":
         """The space of the tensor `x`: its shape, its device, and its dtype where that is no integer type."""
-        check("Space.of", "x", TENSOR, x)
+        check("Space.of", "x", torch.Tensor, x)
         return cls(tuple(x.shape), x.dtype if x.is_floating_point() or x.is_complex() else torch.float32, x.device)
 
     @property
@@ -64,25 +67,28 @@ class Space:
         return torch.is_tensor(x) and x.dtype == self.dtype and x.device.type == self.device.type and self.fits(x)
 
     def zero(self, *batch: int) -> torch.Tensor:
-        check("Space.zero", "batch", SHAPE, batch)
+        check("Space.zero", "batch", Shape, batch)
         return torch.zeros(*batch, *self.shape, dtype=self.dtype, device=self.device)
 
     def randn(self, *batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        check("Space.randn", "batch", SHAPE, batch)
+        """Normal numbers (*batch, *shape); a generator of the CPU gives the same ones on every device."""
+        check("Space.randn", "batch", Shape, batch)
         if not (self.dtype.is_floating_point or self.dtype.is_complex):
             raise TypeError(f"randn was asked of a Space of {self.dtype}; normal numbers need a floating-point or complex dtype.")
-        return torch.randn(*batch, *self.shape, dtype=self.dtype, device=self.device, generator=generator)
+        where = self.device if generator is None else generator.device              # the numbers of a generator on the CPU are those of every device
+        return torch.randn(*batch, *self.shape, dtype=self.dtype, device=where, generator=generator).to(self.device)
 
     def element(self, x: torch.Tensor) -> torch.Tensor:
         """`x` as a tensor of this space's dtype and device; raises ValueError where the shape differs."""
-        check("Space.element", "x", ARRAY, x)
+        check("Space.element", "x", Array, x)
         x = torch.as_tensor(x, dtype=self.dtype, device=self.device)
         if not self.fits(x):
             raise ValueError(f"An element of shape {tuple(x.shape)} was given; the space needs trailing axes {self.shape}.")
         return x
 
 
-SpaceLike = Space | Sequence[int] | int        # what `Space(...)` or a functional takes for one
+SpaceLike = Annotated[Space | Sequence[int] | int, Kind("a Space, an integer or a sequence of integers >= 0",        # what `Space(...)` or a functional takes for one
+                                                        lambda v: isinstance(v, Space) or is_integer(v) and v >= 0 or are_integers(v) and all(n >= 0 for n in v))]
 
 
 def all_finite(x: torch.Tensor) -> bool:
@@ -92,8 +98,8 @@ def all_finite(x: torch.Tensor) -> bool:
 
 def finite(values: Any, who: str, what: str) -> torch.Tensor:
     """`values` as a tensor of floating-point numbers; TypeError for another dtype, ValueError where it holds NaN or inf."""
-    if not ARRAY.holds(values):
-        raise TypeError(f"{who} got a {what} that is {shown(values)}; it needs {ARRAY.words}.")
+    if not is_array(values):
+        raise TypeError(f"{who} got a {what} that is {shown(values)}; it needs a tensor, or numbers that torch.as_tensor takes.")
     values = torch.as_tensor(values)
     if not values.is_floating_point() and not values.is_complex():
         raise TypeError(f"{who} got a {what} of dtype {values.dtype}; it needs floating-point numbers: pass it as .float() or .double().")
@@ -104,7 +110,7 @@ def finite(values: Any, who: str, what: str) -> torch.Tensor:
 
 def per_axis(value: Any, n: int, who: str, what: str) -> torch.Tensor:
     """`value`, a number or one for each of `n` axes, as float64 (n,) on the CPU; ValueError for another count, NaN or inf."""
-    check(who, what, NUMBERS, value)
+    check(who, what, Numbers, value)
     v = torch.as_tensor(value, dtype=torch.float64).cpu()
     if v.dim() > 1 or v.dim() == 1 and len(v) != n or not torch.isfinite(v).all():
         raise ValueError(f"{who} got {what}={value}; it needs a finite number, or one for each of the {n} axes.")

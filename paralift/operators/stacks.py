@@ -1,10 +1,9 @@
 """Stacks of linear operators: a column, a row, a diagonal; their joined elements are flat."""
 
-from collections.abc import Sequence
 
 import torch
 
-from ..arguments import checked, shown
+from ..arguments import Integers, checked, shown
 from .operator import LinearOperator
 from .space import Space
 
@@ -40,7 +39,7 @@ class ProductSpace(Space):
 class Selection(LinearOperator):
     """(x_1, ..., x_k) -> x_i for a number i, in its own shape, or (x_i, x_j, ...) for several, joined: some parts of the elements of a ProductSpace."""
 
-    def __init__(self, product: ProductSpace, index: int | Sequence[int]):
+    def __init__(self, product: ProductSpace, index: Integers):
         self.index = (index,) if isinstance(index, int) else tuple(index)
         if not isinstance(product, ProductSpace) or not self.index or any(not 0 <= i < len(product.spaces) for i in self.index) or len(set(self.index)) < len(self.index):
             raise ValueError(f"Selection got {product!r} and the parts {self.index}; it needs a ProductSpace and different numbers of its parts.")

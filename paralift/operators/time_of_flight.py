@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Extended, checked
 
 __all__ = ["TimeOfFlight"]
 
@@ -24,7 +24,7 @@ class TimeOfFlight:
     bins: int
     width: float
     fwhm: float
-    truncation: float = 3.0
+    truncation: Extended = 3.0
 
     def __post_init__(self):
         if not (isinstance(self.bins, int) and self.bins >= 1 and self.width > 0 and self.fwhm > 0 and self.truncation > 0):

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import Count, Integers, Numbers
 from .linear import IdentityOperator, grid
 from .linear_function import linear_function
 from .operator import LinearOperator
@@ -24,7 +25,7 @@ class SymmetrisedGradient(LinearOperator):
     0 where they would need an entry across an edge or one that no gradient fills (the last of w_i along axis i), so E vanishes on the gradients of affine images.
     """
 
-    def __init__(self, space: SpaceLike, axes: Sequence[int] | int | None = None, spacing: float | Sequence[float] = 1.0):
+    def __init__(self, space: SpaceLike, axes: Integers | None = None, spacing: Numbers = 1.0):
         space = space if isinstance(space, Space) else Space(space)
         self.axes, self.spacing = grid(space.ndim, axes, spacing, "SymmetrisedGradient")
         d, self.n = len(self.axes), space.ndim
@@ -77,8 +78,8 @@ class TotalGeneralisedVariation(_Variation):
 
     positive_homogeneous = True
 
-    def __init__(self, alpha: tuple[float, float] = (2.0, 1.0), space: SpaceLike | None = None, channel_axis: int | None = None, axes: Sequence[int] | int | None = None,
-                 spacing: float | Sequence[float] = 1.0, tolerance: float = 1e-5, max_iterations: int = 5000):
+    def __init__(self, alpha: tuple[float, float] = (2.0, 1.0), space: SpaceLike | None = None, channel_axis: int | None = None, axes: Integers | None = None,
+                 spacing: Numbers = 1.0, tolerance: float = 1e-5, max_iterations: Count = 5000):
         if not isinstance(alpha, (tuple, list)) or len(alpha) != 2 or not all(a > 0 for a in alpha):
             raise ValueError(f"TotalGeneralisedVariation got alpha={alpha}; it needs two positive numbers, (alpha_0, alpha_1).")
         self.alpha = tuple(float(a) for a in alpha)

@@ -1,9 +1,9 @@
 """What total variation and its relatives share: a sum over pixels of |D x|, D a gradient, split as f @ D, with a prox certified by its duality gap."""
 
-from collections.abc import Sequence
 
 import torch
 
+from ..arguments import Count, Integers, Numbers
 from .functional import Functional
 from .linear import Gradient, grid
 from .norms import GroupL1Norm
@@ -24,10 +24,10 @@ class _Variation(Functional):
 
     delta: float | None = None                   # Huber's
 
-    def __init__(self, space: SpaceLike | None = None, isotropic: bool = True, channel_axis: int | None = None, axes: Sequence[int] | int | None = None,
-                 spacing: float | Sequence[float] = 1.0, tolerance: float = 1e-6, max_iterations: int = 2000):
-        if not tolerance >= 0 or not isinstance(max_iterations, int) or max_iterations < 1:
-            raise ValueError(f"{type(self).__name__} got tolerance={tolerance}, max_iterations={max_iterations}; it needs a tolerance >= 0 and an integer >= 1.")
+    def __init__(self, space: SpaceLike | None = None, isotropic: bool = True, channel_axis: int | None = None, axes: Integers | None = None,
+                 spacing: Numbers = 1.0, tolerance: float = 1e-6, max_iterations: Count = 2000):
+        if not tolerance >= 0:
+            raise ValueError(f"{type(self).__name__} got tolerance={tolerance}; it needs a number >= 0.")
         self.isotropic, self.channel_axis, self.axes, self.spacing = isotropic, channel_axis, axes, spacing
         self.tolerance, self.max_iterations = tolerance, max_iterations
         if space is None:

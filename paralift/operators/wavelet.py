@@ -1,11 +1,11 @@
 """`Wavelet`: the orthogonal wavelet transform."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from ..arguments import Integers
 from .linear import grid
 from .linear_function import linear_function
 from .operator import LinearOperator
@@ -34,7 +34,7 @@ class Wavelet(LinearOperator):
 
     unitary = True
 
-    def __init__(self, space: SpaceLike, wavelet: Any = "db4", levels: int | None = None, axes: Sequence[int] | int | None = None):
+    def __init__(self, space: SpaceLike, wavelet: Any = "db4", levels: int | None = None, axes: Integers | None = None):
         space = space if isinstance(space, Space) else Space(space)
         super().__init__(space, space)
         self.axes = grid(space.ndim, axes, 1.0, "Wavelet")[0]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Quantity, checked, shown
 from ..operators.functional import Functional
 from ..operators.functional_algebra import _Composed, _Scaled, _Sum, _Translated
 from ..operators.indicators import IndicatorBox, IndicatorNonnegative
@@ -18,7 +18,8 @@ __all__ = ["Certificate", "certain_subgradient", "nearest_subgradient"]
 def nearest_subgradient(f: Functional, z: torch.Tensor, q: torch.Tensor, tolerance: float = 1e-12) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(p, gap) with f(y) >= f(z) + <p, y - z> - gap for all y: the element p of df(z) nearest to q, in closed form, for f differentiable, an l1, l2 or group norm, a box, a
     multiple, translate or sum with a known one; elsewhere `certain_subgradient`. Norms take entries of z below `tolerance` times the largest for 0; that shows in the gap, which
-    is 0 where p is in df(z), up to rounding."""
+    is 0 where p is in df(z), up to rounding. ValueError where z or q is no element of f, or their shapes differ."""
+    _check("nearest_subgradient", f, z, q)
     if f.smooth and f.differentiable:
         return f.gradient(z), _nothing(f, z)
     if isinstance(f, _Scaled) and not f.a:
@@ -46,6 +47,12 @@ def nearest_subgradient(f: Functional, z: torch.Tensor, q: torch.Tensor, toleran
     return certain_subgradient(f, z, q)
 
 
+def _check(who, f, z, q):
+    f._fit(z), f._fit(q)
+    if q.shape != z.shape or q.dtype != z.dtype:
+        raise ValueError(f"{who} got z={shown(z)} and q={shown(q)}; it needs two elements of one shape and dtype.")
+
+
 def _times(found, change):
     return None if found is None else change(*found)
 
@@ -63,7 +70,8 @@ def _nothing(f, z):
 @checked
 def certain_subgradient(f: Functional, z: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(p, gap), p = q where f*(q) is finite, for norms q cut to the dual unit ball, and gap = f(z) + f*(p) - <p, z>, Fenchel's, so that f(y) >= f(z) + <p, y - z> - gap for all y;
-    None where f* is not known."""
+    None where f* is not known. ValueError where z or q is no element of f, or their shapes differ."""
+    _check("certain_subgradient", f, z, q)
     if f.smooth and f.differentiable:
         return f.gradient(z), _nothing(f, z)
     try:
@@ -95,11 +103,13 @@ class Certificate:
     element: torch.Tensor
     subgradient: list
 
-    def rate(self, delta: float | torch.Tensor) -> torch.Tensor:
+    @checked
+    def rate(self, delta: Quantity) -> torch.Tensor:
         """|v| delta, which bounds the symmetric Bregman distance of u_alpha to u for noise of norm delta and alpha = `weight(delta)`, if distance and gap are 0."""
         return self.norm * delta
 
-    def weight(self, delta: float | torch.Tensor) -> torch.Tensor:
+    @checked
+    def weight(self, delta: Quantity) -> torch.Tensor:
         """alpha = delta / |v|, which makes alpha |v|^2 / 2 + delta^2 / (2 alpha) least."""
         return delta / self.norm
 

@@ -5,13 +5,23 @@ from math import inf
 
 import torch
 
+from ..arguments import ArgumentError, reason
 from ..operators.functional import Functional, _Composed, _Scaled, _Translated
 from ..operators.least_squares import LeastSquares
 from ..operators.norms import L2NormSquared
-from ..operators.space import inner
+from ..operators.space import Space, inner
 from .problem import Linearisation, Problem
 
 __all__ = ["Composite"]
+
+
+def check_complex(who, f, x):
+    """TypeError where x is complex and f is for real numbers, as those that order them: its value at x tells."""
+    if x.is_complex():
+        try:
+            f(x)
+        except ArgumentError as error:
+            raise TypeError(f"{who} got {f!r} for an unknown of {x.dtype}; it takes real numbers only: make the unknown real, or use IndicatorReal(nonnegative=True).") from error
 
 
 class Composite(Problem):
@@ -62,9 +72,11 @@ class Composite(Problem):
         self._start = start.clone()
         for f in (smooth, *terms):
             self._check_dtype(f, start)
-        shape = tuple(start.shape)
-        bound = lambda f: f if f is None or f.space is not None else f.on(shape)
+        space = Space.of(start)
+        bound = lambda f: f if f is None or f.space is not None else f.on(space)
         self.smooth_part, self.nonsmooth_part = _least_squares(bound(smooth)), bound(nonsmooth)
+        if self.nonsmooth_part is not None:
+            check_complex("Composite", self.nonsmooth_part, start)
         self.linear = tuple((t.f, t.op) for t in terms)
         self.convex = all(f is None or f.convex for _, f in parts)
 
@@ -75,7 +87,7 @@ class Composite(Problem):
             try:
                 f.op._call(start)
             except RuntimeError as error:
-                raise TypeError(f"Composite got {f.op!r} of dtype {f.op.domain.dtype} and a start of dtype {start.dtype}; convert one with .to(...) ({str(error).splitlines()[0]})."
+                raise TypeError(f"Composite got {f.op!r} of dtype {f.op.domain.dtype} and a start of dtype {start.dtype}; convert one with .to(...) ({reason(error)})."
                                 ) from None
 
     def start(self):
@@ -109,10 +121,12 @@ class Composite(Problem):
 
     def first_step(self, point):
         """|g|^2 / (L_f |A g|^2) >= 1/L for F = f(A .), g its gradient."""
-        F = self.smooth_part
+        F, x = self.smooth_part, point["x"]
         if not self.convex or not isinstance(F, _Composed) or not F.op.is_linear or not F.f.smooth:
             return None
-        return {"x": 1 / max(F.curvature(point["x"]), 1e-12)}
+        g, image = F.probe(x)
+        size = self.inner({"x": g}, {"x": g})
+        return {"x": 1 / max(F.f.grad_lipschitz * float(self.image_square(F.op, image) / size.clamp(min=torch.finfo(size.dtype).tiny)), 1e-12)}
 
     def extrapolate(self, old, new, weight, blocks):
         F = self.smooth_part
@@ -146,7 +160,7 @@ class Composite(Problem):
             conj = torch.where(w.abs().max() > 0, inf, 0.0) if G is None else _total(G._conj_value(w))
         elif G is None and F.strong_convexity != F.grad_lipschitz:
             conj = _total(F._conj_value(w))
-        elif 0 < F.strong_convexity == F.grad_lipschitz:
+        elif F.curvature:
             u = x - (F._gradient(x) - w) / F.grad_lipschitz
             u = u if G is None else G._prox(u, 1 / F.grad_lipschitz)
             conj = inner(u, w) - _total(F(u)) - (0.0 if G is None else _total(G(u)))

@@ -2,11 +2,11 @@
 
 import copy
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from ..arguments import Count, Names, is_finite, shown
 from ..notices import warn
 from ..operators.functional import Functional
 from ..operators.penalties import MAC, Fenchel, Penalty
@@ -37,7 +37,7 @@ class ContrastiveProblem(Problem):
     The blocks are the parameters. Both minimisations start at the forward pass and take the same `inner_sweeps` sweeps with the same steps.
     """
 
-    def __init__(self, lifted: LiftedProblem, regularisers: dict[str, Functional], inner_sweeps: int):
+    def __init__(self, lifted: LiftedProblem, regularisers: dict[str, Functional], inner_sweeps: Count):
         self.clamped, self.free = copy.copy(lifted), copy.copy(lifted)
         self.free.loss, self.free.anchor = _NoLoss(), None
         for phase in (self.clamped, self.free):
@@ -75,10 +75,14 @@ class ContrastiveProblem(Problem):
         return point
 
     # ---- the contract
+    def start_theta(self) -> Point:
+        return self.clamped.start_theta()
+
     def start(self):
-        """The anchor; normalisation buffers move here, once."""
-        self.settle(self.clamped.anchor, update_buffers=True)
-        return dict(self.clamped.anchor)
+        """The anchor, or the initial parameters; normalisation buffers move here, once."""
+        theta = self.start_theta()
+        self.settle(theta, update_buffers=True)
+        return theta
 
     def smooth_value(self, point, blocks=None):
         clamped, free = self.settle(point)
@@ -109,7 +113,7 @@ class ContrastiveProblem(Problem):
     # ---- minibatches
     def loss_at(self, theta: Point) -> torch.Tensor:
         """F at theta without the proximal term."""
-        return self.smooth_value(theta) - (0 if self.clamped.anchor is None else self.clamped._proximity(theta))
+        return self.smooth_value(theta) - (0 if self.clamped.anchor is None else self.clamped.proximity(theta))
 
     def explicit_gradient(self, theta: Point) -> tuple[torch.Tensor, Point]:
         """(F, {name: dF/dname}); normalisation buffers move here, once."""
@@ -164,13 +168,11 @@ class ContrastiveTraining(ContrastiveProblem):
 
     def __init__(self, network: nn.Module, inputs: Data, targets: Data | None = None, loss: str | Functional | Penalty | Loss = "cross_entropy",
                  weight_regulariser: Functional | dict[str, Functional] | None = None, activation_regulariser: dict[int, Functional] | None = None,
-                 rho: float | dict[int, float] = 2.0, discount: float = 0.1, inner_sweeps: int = 5, frozen: str | Sequence[str] = (), validation: Data | None = None):
-        if not isinstance(inner_sweeps, int) or inner_sweeps < 1:
-            raise ValueError(f"ContrastiveTraining got inner_sweeps={inner_sweeps!r}; it needs an integer >= 1.")
+                 rho: float | dict[int, float] = 2.0, discount: float = 0.1, inner_sweeps: Count = 5, frozen: Names = (), validation: Data | None = None):
         if not 0 < discount <= 1:
             raise ValueError(f"ContrastiveTraining got discount={discount!r}; it needs a number in (0, 1], by which the weights fall from layer to layer.")
-        if not isinstance(rho, dict) and not 0 < rho < math.inf:
-            raise ValueError(f"rho = {rho} was given; a penalty weight needs a positive finite number.")
+        if not isinstance(rho, dict) and not (is_finite(rho) and rho > 0):
+            raise ValueError(f"rho = {shown(rho)} was given; a penalty weight needs a positive finite number.")
         for name, module in network.named_modules() if isinstance(network, nn.Module) else ():
             if isinstance(module, NO_PROX) and potential_of(module) is None:
                 raise TypeError(f"layer {name} ({type(module).__name__}) was given, which is no proximal map that we know, so it has no energy; "

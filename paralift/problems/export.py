@@ -6,6 +6,7 @@ import warnings
 import torch
 from torch import fx
 
+from ..arguments import reason
 from .stages import lifting
 
 __all__ = ["exported", "kind_of", "place_of", "is_value", "finite_mask", "VIEWS"]
@@ -51,15 +52,13 @@ def exported(module, example):
 
 def _sentence(error):
     """The first informative line of an export error, with the user's own line of code where the trace shows it."""
-    text = str(error).strip()
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     place, trace = "", error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
         if "/torch/" not in name and "/paralift/" not in name and not name.startswith("<"):
             place = f" (line {trace.tb_lineno} of {name.rsplit('/', 1)[-1]}, in {trace.tb_frame.f_code.co_name})"
         trace = trace.tb_next
-    return f"{first.rstrip('.')}{place}."
+    return f"{reason(error)}{place}."
 
 
 def _functional(graph):

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import nn
 
-from .problem import Point
+from ..arguments import checked
+from .problem import Point, check_point
 from .sweeps import _joined
 
 __all__ = ["InputSweep"]
@@ -43,8 +44,10 @@ class InputSweep:
             self._spectra[l] = found
         return self._spectra[l]
 
+    @checked
     def input_gradient(self, point: Point, tie: float = 1.0, weight: float = 1.0) -> torch.Tensor:
         """The gradient in x_0 of the samples' sum, the hidden rho times `tie` and R times `weight`; the hidden x of `point` are not used."""
+        check_point("LiftedInversion.input_gradient", point, {"x0": self.inputs})
         values, kept, pulls, slope = {**self.initial, "x0": point["x0"]}, [], {}, self.loss.lipschitz
         for stage in self.stages:
             z, pull = self._evaluate(stage, values, (True,) * len(stage.parents), False)
@@ -75,6 +78,7 @@ class InputSweep:
 
     def input_value(self, point: Point) -> torch.Tensor:
         """E at the forward pass of x_0, where the hidden penalties vanish: the mean of D(z_L, y) + alpha R(x_0) + C(x_0)."""
+        check_point("LiftedInversion.input_value", point, {"x0": self.inputs})
         values = self.forward({**self.initial, "x0": point["x0"]})
         last = self.stages[-1]
         value = self.loss.value(self._z(last, values), self.targets).sum() + self.prior(point["x0"]).sum()

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..arguments import Array, Count, Seed
 from ..operators.filter_bank import FilterBank
 from ..operators.functional import Functional
 from ..operators.norms import GroupL1Norm
@@ -33,7 +34,7 @@ class LearnedRegulariser(Problem):
     Source: the learning of regularisers in arXiv 2303.00696.
     """
 
-    def __init__(self, images: torch.Tensor, filters: int = 8, size: int = 5, rho: float = 1.0, smoothing: float = 0.02, seed: int = 0):
+    def __init__(self, images: Array, filters: Count = 8, size: Count = 5, rho: float = 1.0, smoothing: float = 0.02, seed: Seed = 0):
         images = finite(images, "LearnedRegulariser", "tensor of images")
         if images.dim() != 3 or images.is_complex() or min(images.shape[1:]) < size:
             raise ValueError(f"LearnedRegulariser got images of shape {tuple(images.shape)}, {images.dtype}; it needs real ones (n, h, w) of at least {size} x {size} pixels.")

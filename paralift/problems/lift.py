@@ -1,13 +1,13 @@
 """`lift`: any torch module as a directed acyclic graph of stages, found by torch.export."""
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from ..arguments import checked
+from ..arguments import Names, checked
 from ..operators.functional import Functional
 from ..operators.penalties import Penalty
 from ..operators.potentials import Identity
@@ -36,7 +36,7 @@ class StageGraph(list):
 
 
 @checked
-def lift(module: nn.Module, example_inputs: torch.Tensor, granularity: str | Sequence[str] = "activation",
+def lift(module: nn.Module, example_inputs: torch.Tensor, granularity: Names = "activation",
          penalty: str | Callable[[Functional], Penalty] | dict[str, Any] = "bregman") -> StageGraph:
     """Cut `module` into stages x_l = sigma_l(A_l(x_p; theta_l)), p the parents of l.
 

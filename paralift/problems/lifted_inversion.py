@@ -4,14 +4,16 @@ import copy
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..arguments import Integers
 from ..operators.dual_prox import DualProx, variations
 from ..operators.functional import Functional
+from ..operators.module import copied
 from ..operators.norms import ZeroFunctional
 from ..operators.penalties import MAC, LiftedBregman, Penalty
 from ..operators.penalty_term import PenaltyTerm
@@ -21,9 +23,10 @@ from .composite import Composite
 from .conv_adjoint import conv_adjoint
 from .convexity import AffinePart, Convexity, convexity, is_affine
 from .cut import leaves_of
+from .finite_sum import take
 from .input_sweep import InputSweep
 from .lift import lift
-from .lifted import LiftedProblem
+from .lifted import LiftedProblem, check_names
 from .lifted_training import LiftedTraining
 from .losses import Loss, PenaltyLoss, SquaredError, loss_from
 from .problem import Point
@@ -65,37 +68,38 @@ class LiftedInversion(InputSweep, LiftedProblem):
 
     def __init__(self, network: nn.Module, output: torch.Tensor, regulariser: Functional | None = None, penalty: str | Callable[[Functional], Penalty] | dict[str, Any] = "bregman",
                  weight: float = 1.0, fidelity: str | Functional | Penalty | Loss = "bregman", rho: float | dict[int, float] | Callable[[int], dict[int, float]] = 1.0,
-                 constraint: Functional | None = None, shape: Sequence[int] | None = None, start: str | torch.Tensor = "backprojection"):
+                 constraint: Functional | None = None, shape: Integers | None = None, start: str | torch.Tensor = "backprojection"):
         if not isinstance(network, nn.Module):
             raise TypeError(f"LiftedInversion got {type(network).__name__} as its network; it needs a torch.nn.Module, for instance torch.nn.Sequential(...).")
         if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
             raise ValueError(f"LiftedInversion got weight={weight!r}; it needs a number >= 0.")
         if penalty not in ("mac", MAC):
-            _refuse(f"layer {name} ({type(m).__name__})" for name, m in network.named_modules() if isinstance(m, NO_PROX) and potential_of(m) is None)
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+            _need_prox(f"layer {name} ({type(m).__name__})" for name, m in network.named_modules() if isinstance(m, NO_PROX) and potential_of(m) is None)
+        self.network = copied(network).eval().requires_grad_(False)
         initial = {name: p.detach() for name, p in self.network.named_parameters()}
+        check_names(initial)
         bad = [name for name, p in initial.items() if not all_finite(p)]
         if bad:
             raise ValueError(f"the network's parameters {bad} hold NaN or inf; load other weights.")
         like = next(iter(initial.values()), output)
         output = _checked(output, like, "output")
-        shape = self._input_shape(self.network, shape, start, regulariser)
+        given = self._input_shape(self.network, shape, start, regulariser)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*no proximal map that we know")
-            stages = lift(self.network, torch.zeros(2, *shape, dtype=like.dtype, device=like.device), penalty=penalty)
+            stages = lift(self.network, torch.zeros(2, *given, dtype=like.dtype, device=like.device), penalty=penalty)
         if penalty not in ("mac", MAC):
-            _refuse(f"layer {s.label}" for s in stages if isinstance(s.penalty, MAC) and s.penalty._map is not None)
+            _need_prox(f"layer {s.label}" for s in stages if isinstance(s.penalty, MAC) and s.penalty.map is not None)
         last, loss = stages[-1].penalty, None
         if fidelity == "bregman":
             stages[-1].penalty = None
         elif last is not None:
             stages.append(Stage(len(stages) + 1, nn.Identity(), {}, None))
-        z = bind_spaces(stages, torch.zeros(2, *shape, dtype=like.dtype, device=like.device), initial)
+        z = bind_spaces(stages, torch.zeros(2, *given, dtype=like.dtype, device=like.device), initial)
         if output.shape[1:] != z.shape[1:]:
-            raise ValueError(f"LiftedInversion got an output of shape {tuple(output.shape)}; inputs of shape {tuple(shape)} give (n, {', '.join(map(str, z.shape[1:]))}), "
+            raise ValueError(f"LiftedInversion got an output of shape {tuple(output.shape)}; inputs of shape {tuple(given)} give (n, {', '.join(map(str, z.shape[1:]))}), "
                              "n samples on the first axis.")
         if fidelity == "bregman" and last is not None:
-            loss = PenaltyLoss(last.on(stages[-1].space))
+            loss = PenaltyLoss(last.on(stages[-1].elements))
             values = loss.value(torch.zeros_like(output), output)
             if not torch.isfinite(values).all():
                 raise ValueError(f"the output, with values from {float(output.min()):.4g} to {float(output.max()):.4g}, lies outside the range of the last activation, "
@@ -103,7 +107,7 @@ class LiftedInversion(InputSweep, LiftedProblem):
         else:
             loss = SquaredError() if fidelity == "bregman" else loss_from(fidelity, last)
             loss.check(z[:1].expand(len(output), *z.shape[1:]), output)
-        inputs = self._start_inputs(start, output, shape, like)
+        inputs = self._start_inputs(start, output, given, like)
         super().__init__(stages, loss, inputs, output, LiftedTraining._rho(rho, len(stages), 1.0), {}, {}, initial, initial=initial)
         self.weight, self._maps, self._norms, self._spectra, self._still = float(weight), {}, {}, {}, set()
         self._first = next(stage for stage in stages if 0 in stage.parents)
@@ -181,9 +185,6 @@ class LiftedInversion(InputSweep, LiftedProblem):
         return R, C
 
     # ---- points
-    def start_theta(self) -> Point:
-        return dict(self.initial)
-
     def start(self):
         return self.forward(self.initial)
 
@@ -193,9 +194,8 @@ class LiftedInversion(InputSweep, LiftedProblem):
 
     def restrict(self, samples, anchor=None, tau=math.inf, seed=0):
         """The same problem on some samples (an index tensor or slice); nothing is trained, so an anchor and tau change nothing."""
-        take = (lambda a: a.index_select(0, samples)) if torch.is_tensor(samples) else (lambda a: a[samples])
         new = copy.copy(self)
-        new.inputs, new.targets, new.seed, new._kept, new._maps = take(self.inputs), take(self.targets), seed, {}, {}
+        new.inputs, new.targets, new.seed, new._kept, new._maps = take(self.inputs, samples), take(self.targets, samples), seed, {}, {}
         new.samples = len(new.inputs)
         return new
 
@@ -209,18 +209,22 @@ class LiftedInversion(InputSweep, LiftedProblem):
     def _potential(self, l):
         return (1.0, self.prior) if l == 0 else super()._potential(l)
 
-    def _stage_value(self, stage, point, z):
-        value = super()._stage_value(stage, point, z)
+    def input_prox(self, x: torch.Tensor, step: float | torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+        """At inputs x, the prox of what G holds of a sample's, with R times `weight`; a constraint beside R keeps its own. `step` : a number, or one for each coordinate."""
+        return self.prior._prox(x, step if self.constraint is not None else weight * step)
+
+    def stage_value(self, stage, point, z):
+        value = super().stage_value(stage, point, z)
         return value if self.explicit is None or stage is not self._first else value + self.explicit(point["x0"]).sum()
 
-    def _terms(self, stage, point, theta, wanted, need_out, n, value=True):
-        term, parts = super()._terms(stage, point, theta, wanted, need_out, n, value)
+    def stage_terms(self, stage, point, theta, wanted, need_out, n, value=True):
+        term, parts = super().stage_terms(stage, point, theta, wanted, need_out, n, value)
         if self.explicit is not None and stage is self._first and wanted[stage.parents.index(0)]:
             parts.append(("x0", self.explicit._gradient(point["x0"]) / n))
         return term, parts
 
-    def _stage_bounds(self, stage, point, theta, wanted, need_out, n):
-        bounds = super()._stage_bounds(stage, point, theta, wanted, need_out, n)
+    def stage_bounds(self, stage, point, theta, wanted, need_out, n):
+        bounds = super().stage_bounds(stage, point, theta, wanted, need_out, n)
         if self.explicit is not None and stage is self._first and "x0" in bounds:
             bounds["x0"] += self.explicit.grad_lipschitz / n
         return bounds
@@ -326,7 +330,7 @@ class LiftedInversion(InputSweep, LiftedProblem):
         return "\n".join([*lines, f"  x0: {' + '.join(repr(f) for f in (self.explicit, self.prior) if f is not None)}"])
 
 
-def _refuse(layers):
+def _need_prox(layers):
     layers = list(layers)
     if layers:
         raise TypeError(f"{', '.join(layers)}: no proximal map that we know, so its Bregman penalty does not exist; take a network with ReLU, Softplus, ELU, Tanh or another "
@@ -337,6 +341,8 @@ def _checked(a, like, name):
     """`a` as a tensor of the network's dtype, finite, samples first."""
     if not torch.is_tensor(a) or a.dim() < 1 or not len(a):
         raise TypeError(f"LiftedInversion got {type(a).__name__ if not torch.is_tensor(a) else tuple(a.shape)} as its {name}; it needs a tensor with samples on the first axis.")
+    if not a.is_floating_point() and not a.is_complex():
+        raise TypeError(f"LiftedInversion got an {name} of dtype {a.dtype}; it needs floating-point numbers: pass it as .float() or .double().")
     if a.dtype != like.dtype:
         raise TypeError(f"LiftedInversion got an {name} of dtype {a.dtype}; the network's parameters are {like.dtype}: convert one with .to(...).")
     if not all_finite(a):

@@ -6,6 +6,7 @@ from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.penalties import MAC, LiftedBregman, Penalty
 from ..operators.space import all_finite, inner, sum_trailing
+from .stages import space_of
 
 __all__ = ["Loss", "CrossEntropy", "SquaredError", "Logistic", "FunctionalLoss", "PenaltyLoss", "loss_from"]
 
@@ -48,7 +49,7 @@ class CrossEntropy(Loss):
         self.label_smoothing, self.ignore_index = float(label_smoothing), ignore_index
 
     @checked
-    def check(self, z, y):
+    def check(self, z: torch.Tensor, y: torch.Tensor) -> None:
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             raise TypeError(f"labels of dtype {y.dtype} were given; cross entropy needs integer class numbers: pass labels.long().")
         if tuple(y.shape) != tuple(z.shape[:-1]):
@@ -106,7 +107,7 @@ class Logistic(Loss):
     lipschitz = 0.25
 
     @checked
-    def check(self, z, y):
+    def check(self, z: torch.Tensor, y: torch.Tensor) -> None:
         super().check(z, y)
         if not ((y == 0) | (y == 1)).all():
             raise ValueError(f"labels from {y.min()} to {y.max()} were given; the logistic loss needs 0 and 1: pass (labels > 0), or use cross_entropy for several classes.")
@@ -125,10 +126,10 @@ class FunctionalLoss(Loss):
         self.functional, self.lipschitz, self.convex = functional, functional.grad_lipschitz, functional.convex
 
     def value(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.functional.on(tuple(z.shape[1:]))(z - y)
+        return self.functional.on(space_of(z))(z - y)
 
     def gradient(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.functional.on(tuple(z.shape[1:]))._gradient(z - y)
+        return self.functional.on(space_of(z))._gradient(z - y)
 
 
 class KullbackLeiblerLoss(Loss):
@@ -137,7 +138,7 @@ class KullbackLeiblerLoss(Loss):
     lipschitz = float("inf")
 
     @checked
-    def check(self, z, y):
+    def check(self, z: torch.Tensor, y: torch.Tensor) -> None:
         super().check(z, y)
         if (y < 0).any():
             raise ValueError(f"targets down to {y.min()} were given; the Kullback-Leibler loss needs counts >= 0.")
@@ -159,7 +160,7 @@ class PenaltyLoss(Loss):
         self.penalty, self.lipschitz, self.convex = penalty, penalty.lipschitz_z, not isinstance(penalty, MAC)
 
     @checked
-    def check(self, z, y):
+    def check(self, z: torch.Tensor, y: torch.Tensor) -> None:
         super().check(z, y)
         if not torch.isfinite(self.value(z, y)).all():
             raise ValueError(f"the targets lie outside the domain of {self.penalty.potential!r}; "

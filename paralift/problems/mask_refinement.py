@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..arguments import checked, shown
+from ..arguments import Array, Count, Seed, checked, shown
 from ..operators.operator import LinearOperator
 from ..operators.space import finite
 from .sample_groups import SampleGroups
@@ -13,9 +13,9 @@ __all__ = ["refine_mask"]
 
 
 @checked
-def refine_mask(mask: torch.Tensor, transform: LinearOperator, images: torch.Tensor, reconstruct: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-                groups: torch.Tensor | None = None, forced: torch.Tensor | None = None, rounds: int = 60, share: tuple[float, float] = (0.4, 0.02), batch_size: int = 12,
-                seed: int = 0) -> tuple[torch.Tensor, list[float]]:
+def refine_mask(mask: torch.Tensor, transform: LinearOperator, images: Array, reconstruct: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+                groups: torch.Tensor | None = None, forced: torch.Tensor | None = None, rounds: Count = 60, share: tuple[float, float] = (0.4, 0.02), batch_size: Count = 12,
+                seed: Seed = 0) -> tuple[torch.Tensor, list[float]]:
     """A mask of as many samples whose reconstructions of the images have less error: (mask, errors), errors[k] the relative error |u - u'|^2/|u'|^2 of round k, a mean.
 
     A round leaves out a random part D of the mask M, reconstructs u from M \\ D, and refills the mask with the choices g of largest
@@ -47,7 +47,7 @@ def refine_mask(mask: torch.Tensor, transform: LinearOperator, images: torch.Ten
     units = SampleGroups(transform, groups, forced, "refine_mask")
     if not torch.is_tensor(mask) or mask.dtype != torch.bool or tuple(mask.shape) != units.shape:
         raise ValueError(f"refine_mask got mask={type(mask).__name__}; it needs a bool tensor of k-space's shape {units.shape}.")
-    if bool((units.forced & ~mask).any()):
+    if bool((units.forced & ~mask.cpu()).any()):
         raise ValueError("refine_mask got a mask without some of the forced samples; pass mask | forced.")
     if rounds < 1 or batch_size < 1 or not 0 < share[1] <= share[0] <= 1:
         raise ValueError(f"refine_mask got rounds={rounds}, batch_size={batch_size}, share={share}; it needs whole numbers of at least 1 and 1 >= first share >= last share > 0.")

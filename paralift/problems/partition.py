@@ -7,22 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..arguments import TRAINING, check, checked
+from ..arguments import Count, checked
 from .lifted_training import LiftedTraining
 
 __all__ = ["partition", "stage_costs"]
 
 
 @checked
-def stage_costs(problem: LiftedTraining, batch_size: int = 32, repeats: int = 3) -> list[float]:
+def stage_costs(problem: LiftedTraining, batch_size: Count = 32, repeats: Count = 3) -> list[float]:
     """Seconds that each stage takes for its forward and its local backward on `batch_size` samples: the least of `repeats` tries.
 
     problem : LiftedTraining. Raises ValueError where batch_size or repeats is no integer >= 1.
     """
-    for name, value in (("batch_size", batch_size), ("repeats", repeats)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"stage_costs got {name}={value!r}; it needs an integer >= 1.")
-    check("stage_costs", "problem", TRAINING, problem)
     return [forward + backward for forward, backward in time_stages(problem, batch_size, repeats)]
 
 
@@ -41,7 +37,7 @@ def time_stages(problem, rows, repeats, gradients=True):
 def _time_stage(part, stage, x, point, gradients):
     device, last = part.inputs.device, stage.index == part.depth
     began = _now(device)
-    wanted = not part._trained.isdisjoint(stage.theta) and (gradients or not stage.is_linear_layer)
+    wanted = part.trains(stage) and (gradients or not stage.is_linear_layer)
     z, pull = stage.evaluate(x, point, seed=0, wrt_input=tuple(p > 0 for p in stage.parents), wrt_theta=wanted)
     p = None if last else stage.penalty.activation(z)
     between = _now(device)
@@ -59,7 +55,7 @@ def _now(device):
 
 
 @checked
-def partition(costs: Sequence[float], parts: int) -> list[range]:
+def partition(costs: Sequence[float], parts: Count) -> list[range]:
     """[range, ...]: `parts` contiguous groups, none empty, whose largest sum of costs is the least possible.
 
     costs : numbers >= 0. Raises ValueError where there are more parts than costs, or a cost is negative.
@@ -67,7 +63,7 @@ def partition(costs: Sequence[float], parts: int) -> list[range]:
     costs = [float(c) for c in costs]
     if any(not c >= 0 for c in costs):
         raise ValueError(f"partition got the cost {next(c for c in costs if not c >= 0)}; costs are numbers >= 0.")
-    if not isinstance(parts, int) or not 1 <= parts <= len(costs):
+    if parts > len(costs):
         raise ValueError(f"partition got parts={parts!r} for {len(costs)} stages; it needs an integer from 1 to {len(costs)}.")
     before = np.cumsum([0.0, *costs])
     return best_groups(before[None, :] - before[:, None], parts)[0]

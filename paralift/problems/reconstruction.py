@@ -5,7 +5,7 @@ from math import inf
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Quantity, checked
 from ..operators.dual_prox import DualProx
 from ..operators.entropies import KullbackLeibler
 from ..operators.functional import Functional
@@ -18,7 +18,7 @@ from ..operators.operator import LinearOperator, Operator, _Composition
 from ..operators.space import Space, all_finite, finite
 from ..operators.stacks import ProductSpace, Selection
 from ..operators.subsets import subsets as in_subsets
-from .composite import Composite, _total
+from .composite import Composite, _total, check_complex
 
 __all__ = ["Reconstruction"]
 
@@ -43,11 +43,11 @@ class Reconstruction(Composite):
     """
 
     def __init__(self, operator: LinearOperator, data: torch.Tensor, fidelity: str | Functional = "gaussian", regulariser: Functional | None = None,
-                 constraint: str | Functional | None = None, standard_deviation: float | torch.Tensor | None = None, start: torch.Tensor | None = None):
+                 constraint: str | Functional | None = None, standard_deviation: Quantity | None = None, start: torch.Tensor | None = None):
         if not isinstance(operator, Operator) or not operator.is_linear:
             raise TypeError(f"Reconstruction got {operator!r} as its operator; it needs a LinearOperator (MatrixOperator(m) makes one of a matrix).")
         self._given = {"operator": operator, "data": data, "fidelity": fidelity, "constraint": constraint, "standard_deviation": standard_deviation}
-        self.operator, self.data, self.fidelity = operator, _data(operator, data), fidelity
+        self.operator, self.data, self.fidelity, self.standard_deviation = operator, _data(operator, data), fidelity, standard_deviation
         dtype = self.data.dtype.to_complex() if operator.domain.dtype.is_complex else self.data.dtype.to_real()
         self.space = Space(operator.domain.shape, dtype, self.data.device)
         batch = self.data.shape[:self.data.dim() - operator.range.ndim]
@@ -128,7 +128,9 @@ class Reconstruction(Composite):
             raise TypeError(f"Reconstruction got {f!r} as its {name}; it needs a Functional, such as 2e-3 * TotalVariation().")
         if f.space is not None and f.space.shape != self.space.shape:
             raise ValueError(f"Reconstruction got {f!r} as its {name}; the image has the shape {self.space.shape}.")
-        return f.on(self.space)
+        f = f.on(self.space)
+        check_complex("Reconstruction", f, self.space.zero())
+        return f
 
     def _constraint(self, given):
         complex_image = self.space.dtype.is_complex
@@ -222,6 +224,10 @@ class Reconstruction(Composite):
     # ---- what follows
     def finish(self, point):
         return point["x"] if self._product is None else self._product.split(point["x"])[0]
+
+    def misfit(self, image: torch.Tensor) -> torch.Tensor:
+        """f(A x), summed over all images: |A x - b|^2 / (2 s^2), or the divergence of the counts from those that are expected."""
+        return _total(self._f(self._A(image)))
 
     def predicted(self, image: torch.Tensor) -> torch.Tensor:
         """What the data would be without noise: A x, plus the background."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..arguments import checked, shown
+from ..arguments import ArgumentError, Count, Seed, checked, is_tensor, shown
 from ..operators.operator import LinearOperator
 from ..operators.transforms import FourierTransform, mirrored
 
@@ -22,7 +22,7 @@ def line_groups(shape: Sequence[int], axis: int = -1) -> torch.Tensor:
 
 
 @checked
-def spoke_groups(shape: Sequence[int], spokes: int) -> torch.Tensor:
+def spoke_groups(shape: Sequence[int], spokes: Count) -> torch.Tensor:
     """Labels of k-space samples (h, w), zero frequency at (h // 2, w // 2): each belongs to the nearest of `spokes` lines through the centre, at angles k pi / spokes (rad)."""
     if len(shape) != 2 or spokes < 1:
         raise ValueError(f"spoke_groups got shape={tuple(shape)}, spokes={spokes}; it needs two axes and at least one spoke.")
@@ -30,6 +30,7 @@ def spoke_groups(shape: Sequence[int], spokes: int) -> torch.Tensor:
     return (torch.atan2(y, x).remainder(math.pi) * spokes / math.pi).round().long() % spokes
 
 
+@checked
 class SampleGroups:
     """The groups of k-space samples among which a mask chooses.
 
@@ -42,6 +43,7 @@ class SampleGroups:
     A real image has F u(-k) = conj F u(k). So for a FourierTransform of a real space a group and its mirror image, where that is a group too, are one choice, named by the
     smaller label, and a mask takes the cheaper of the two (the first where they cost the same). Elsewhere every group is a choice of its own.
     `choice` (k-space's shape): the label of the choice that each sample belongs to; `costs`: the samples that a choice adds to the forced ones, 0 for labels that are none.
+    Both, and all scores, lie on the CPU; masks lie where the transform's images do.
     Raises ValueError for labels or forced samples of another kind or shape.
     """
 
@@ -55,6 +57,7 @@ class SampleGroups:
             raise ValueError(f"{who} got groups={given}; it needs int64 labels >= 0 of k-space's shape {shape}.")
         if not torch.is_tensor(self.forced) or self.forced.dtype != torch.bool or tuple(self.forced.shape) != shape:
             raise ValueError(f"{who} got forced={type(self.forced).__name__}; it needs a bool tensor of k-space's shape {shape}.")
+        self.labels, self.forced, self.device = self.labels.cpu(), self.forced.cpu(), transform.domain.device
         self.paired = isinstance(transform, FourierTransform) and transform.real
         labels, count = self.labels.flatten(), int(self.labels.max()) + 1
         self.sizes = torch.bincount(labels[~self.forced.flatten()], minlength=count)                     # samples of a group that are not forced
@@ -73,26 +76,40 @@ class SampleGroups:
         partner = torch.where(least == most, least, own)
         return torch.where(partner[partner] == own, partner, own)
 
+    @staticmethod
+    def _check(method, name, value, shape, words, dtype=None, batch=False):
+        fits = is_tensor(value) and tuple(value.shape[value.dim() - len(shape):] if batch else value.shape) == tuple(shape)
+        if not fits or value.is_complex() or dtype not in (None, value.dtype):
+            raise ArgumentError(f"SampleGroups.{method} got {name}={shown(value)}; it needs {words}, {tuple(shape)}.")
+
     @property
     def total(self) -> int:
         """How many samples the largest mask has."""
         return int(self.forced.sum() + self.costs.sum())
 
+    @checked
     def mask(self, chosen: torch.Tensor) -> torch.Tensor:
         """The mask of the choices `chosen` (bool, one for each label)."""
-        return self.forced | (self._taken & chosen[self.choice])
+        self._check("mask", "chosen", chosen, self.costs.shape, "one bool for each label", torch.bool)
+        return (self.forced | (self._taken & chosen[self.choice])).to(self.device)
 
+    @checked
     def held(self, mask: torch.Tensor) -> torch.Tensor:
         """The choices of which a mask has a sample that is not forced."""
-        return torch.bincount(self.choice[mask & ~self.forced], minlength=len(self.costs)).bool() & (self.costs > 0)
+        self._check("held", "mask", mask, self.shape, "a bool for each sample of k-space", torch.bool)
+        return torch.bincount(self.choice[mask.cpu() & ~self.forced], minlength=len(self.costs)).bool() & (self.costs > 0)
 
+    @checked
     def sums(self, energy: torch.Tensor) -> torch.Tensor:
         """sum of `energy` (..., *k-space), per choice, over its samples and their mirror images and over leading axes, on the CPU."""
+        self._check("sums", "energy", energy, self.shape, "a real tensor with k-space's axes last", batch=True)
         energy = energy.reshape(-1, *self.shape).sum(0).cpu().flatten()
         return energy.new_zeros(len(self.costs)).index_add_(0, self.choice.flatten(), energy)
 
-    def fill(self, scores: torch.Tensor, budget: int, chosen: torch.Tensor | None = None) -> torch.Tensor:
+    @checked
+    def fill(self, scores: torch.Tensor, budget: float, chosen: torch.Tensor | None = None) -> torch.Tensor:
         """`chosen` (none by default) and the choices of largest score after them for which there is room in a mask of `budget` samples."""
+        self._check("fill", "scores", scores, self.costs.shape, "one number for each label")
         chosen = torch.zeros(len(self.costs), dtype=torch.bool) if chosen is None else chosen.clone()
         order = torch.where(chosen | (self.costs == 0), -math.inf, scores).argsort(descending=True, stable=True)
         order = order[~chosen[order] & (self.costs[order] > 0)]
@@ -105,9 +122,9 @@ class SampleGroups:
                 chosen[group], room = True, room - cost
         return chosen
 
-    def draw(self, density: torch.Tensor, budget: int, seed: int = 0) -> torch.Tensor:
+    @checked
+    def draw(self, density: torch.Tensor, budget: float, seed: Seed = 0) -> torch.Tensor:
         """A random mask of at most `budget` samples: choices without replacement, with chances proportional to `density` (one for each label); infinite: always."""
-        if not torch.is_tensor(density) or density.shape != self.costs.shape:
-            raise ValueError(f"draw got density={shown(density)}; it needs a tensor with one number for each label, ({len(self.costs)},).")
+        self._check("draw", "density", density, self.costs.shape, "one number for each label")
         clock = torch.empty(len(self.costs), dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(seed))
-        return self.mask(self.fill(density.double() / clock, budget))
+        return self.mask(self.fill(density.cpu().double() / clock, budget))

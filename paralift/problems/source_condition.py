@@ -1,15 +1,15 @@
 """`SourceCondition`: which elements v make an image u a minimiser, K* v in dJ(u)."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Kind, checked
 from ..operators.functional import Functional
 from ..operators.linear import IdentityOperator
 from ..operators.norms import GroupL1Norm, ZeroFunctional
 from ..operators.operator import LinearOperator
-from ..operators.space import finite, inner
+from ..operators.space import Space, finite, inner
 from ..operators.stacks import ProductSpace, Selection
 from ..operators.transforms import FourierTransform
 from .certificate import Certificate, certain_subgradient, nearest_subgradient
@@ -44,7 +44,7 @@ def check_image(who, operator, functional, image):
 
 def projects(K, image, seed=0):
     """Whether K*K is (the identity, an orthogonal projector), tried on one random image: for a linear map, almost surely right."""
-    x = torch.randn(image.shape, dtype=image.dtype, device=image.device, generator=torch.Generator(image.device).manual_seed(seed))
+    x = Space.of(image).randn(generator=torch.Generator().manual_seed(seed))
     y, level = K._normal(x), 1e3 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(x)
     return tuple(bool(torch.linalg.vector_norm(d) <= level) for d in (y - x, K._normal(y) - y))
 
@@ -187,12 +187,12 @@ class SourceCondition(Problem):
     # ---- what is proved
     def element(self, point: Point) -> torch.Tensor:
         """v of a point."""
-        check_point("SourceCondition.element", point, self.names if self.reduced else ["v"])
+        check_point("SourceCondition.element", point, {k: v for k, v in self.start().items() if self.reduced or k == "v"})
         return self._operator._call(self._synthesis(point)) if self.reduced else self._expand(point["v"])
 
     def certificate(self, point: Point, tolerance: float = 1e-12) -> Certificate:
         """The `Certificate` of a point {block: tensor}; for norms, entries of A u + b below `tolerance` times the largest count as 0, which shows in the gap."""
-        check_point("SourceCondition.certificate", point, self.names if self.reduced else ["v", *self.names])
+        check_point("SourceCondition.certificate", point, self.start())
         return self._certificate(self.element(point), [point[name] for name in self.names], tolerance)
 
     def _certificate(self, v, q, tolerance=1e-12):
@@ -216,7 +216,7 @@ class SourceCondition(Problem):
         return Composite(linear=[*terms, constraint], start=torch.zeros_like(self._joined))
 
     @checked
-    def from_dual(self, result: Any) -> Certificate:
+    def from_dual(self, result: Annotated[Any, Kind("a Result", lambda v: hasattr(v, "state"))]) -> Certificate:
         """The `Certificate` of PDHG's result on `primal_dual()`: v = -y, y the dual variable of K x = K u."""
         if "dual" not in result.state:
             raise ValueError("SourceCondition.from_dual got a result without dual variables; it needs PDHG's on primal_dual().")

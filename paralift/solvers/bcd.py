@@ -1,9 +1,11 @@
 """Block coordinate descent: PALM and iPALM sweeps over the blocks."""
 
 from math import inf, isfinite
+from typing import Literal
 
 import torch
 
+from ..arguments import Count, Extended, Positive, Seed
 from ..notices import warn
 from ..problems.problem import Linearisation
 from .solver import NO_GRADIENT, NO_PROX, Solver
@@ -43,23 +45,17 @@ class BCD(Solver):
 
     needs = (NO_GRADIENT, NO_PROX)
 
-    def __init__(self, max_iterations: int = 100, step: float | str = "auto", order: str = "cyclic", inertia: float = 0.0, inner_steps: int = 1, batch_size: int | None = None,
-                 tau: float = 10.0, storage: Storage | None = None, seed: int = 0, tolerance: float | Tolerance = 0.0, max_seconds: float = float("inf")):
+    def __init__(self, max_iterations: Count = 100, step: float | str = "auto", order: Literal["cyclic", "random", "red_black"] = "cyclic",
+                 inertia: float | Literal["nesterov"] = 0.0, inner_steps: Count = 1, batch_size: Count | None = None, tau: Positive = 10.0, storage: Storage | None = None,
+                 seed: Seed = 0, tolerance: float | Tolerance = 0.0, max_seconds: Extended = float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
         self.step_size = check_step(step, "BCD", ("auto", "palm", "lipschitz"))
-        if order not in ("cyclic", "random", "red_black"):
-            raise ValueError(f"BCD got order={order!r}; choose 'cyclic', 'random' or 'red_black'.")
         if inertia != "nesterov" and (not isinstance(inertia, (int, float)) or not 0 <= inertia < 0.5**0.5):
             raise ValueError(f"BCD got inertia={inertia!r}; it needs a number in [0, 0.707), below 1/sqrt(2), up to which descent is proved, or 'nesterov'.")
-        for name, value in (("inner_steps", inner_steps), ("batch_size", 1 if batch_size is None else batch_size)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"BCD got {name}={value!r}; it needs an integer >= 1.")
-        if not isinstance(tau, (int, float)) or not 0 < tau < inf:
-            raise ValueError(f"BCD got tau={tau!r}; it needs a positive number.")
         if batch_size is not None and inertia:
             raise ValueError(f"BCD got batch_size={batch_size} and inertia={inertia}; inertia goes with sweeps over all samples: leave one of them out.")
-        if storage is not None and (batch_size is None or not isinstance(storage, Storage)):
-            raise ValueError(f"BCD got storage={storage!r} and batch_size={batch_size}; storage needs a Storage(...), and groups of samples: give batch_size too.")
+        if storage is not None and batch_size is None:
+            raise ValueError(f"BCD got storage={storage!r} and no batch_size; storage needs groups of samples: give batch_size too.")
         self.shared = "blocks" if batch_size is None else None             # groups are visited one after the other
         self.storage = Storage() if storage is None else storage
         self.inner_steps, self.batch_size, self.tau = inner_steps, batch_size, float(tau)
@@ -192,8 +188,8 @@ class BCD(Solver):
     # ---- one pass over groups of samples
     def _restrict(self, problem, point, rows, g, S, tau=inf):
         """The problem and the point of group g, the samples S; a group keeps its masks of dropout."""
-        dtype = next(v.dtype for k, v in point.items() if k not in rows)
-        own = {k: v.index_select(0, S).to(dtype) if k in rows else v for k, v in point.items()}
+        like = next(v for k, v in point.items() if k not in rows)
+        own = {k: v.index_select(0, S.to(v.device)).to(like) if k in rows else v for k, v in point.items()}
         return problem.restrict(S, {k: v for k, v in point.items() if k not in rows}, tau, seed=self.seed * 7919 + g), own
 
     def _value(self, problem, point, rows, groups):
@@ -213,7 +209,7 @@ class BCD(Solver):
                 new = self._sweep(sub, own, sweep * len(groups) + turn)[0]
             for k, v in new.items():
                 if k in rows:
-                    point[k].index_copy_(0, groups[g], v.to(point[k].dtype))
+                    point[k].index_copy_(0, groups[g].to(point[k].device), v.to(point[k]))
                 else:
                     point[k] = v
         after = self._value(problem, point, rows, groups)

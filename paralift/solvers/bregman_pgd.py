@@ -4,6 +4,7 @@ from math import inf
 
 import torch
 
+from ..arguments import Count, Extended
 from ..notices import warn
 from ..operators.kernels import BurgKernel, EntropyKernel, Kernel
 from .solver import NO_GRADIENT, Solver
@@ -31,8 +32,8 @@ class BregmanPGD(Solver):
 
     needs = (NO_GRADIENT,)
 
-    def __init__(self, max_iterations: int = 1000, kernel: str | Kernel = "entropy", step: float | str = "auto", bound: float | None = None, grow: float = 1.3,
-                 tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 1000, kernel: str | Kernel = "entropy", step: float | str = "auto", bound: float | None = None, grow: float = 1.3,
+                 tolerance: float | Tolerance = 0.0, max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         named = {"entropy": EntropyKernel, "burg": BurgKernel}
         if not isinstance(kernel, Kernel) and kernel not in named:
@@ -69,7 +70,7 @@ class BregmanPGD(Solver):
             for _ in range(60):
                 new = h.bregman_step(x, g, tau, G)
                 slack = 10 * torch.finfo(x.dtype).eps * abs(lin.value)
-                if problem.smooth_value({"x": new}) <= lin.value + torch.sum(g * (new - x)) + h.distance(new, x) / tau + slack:
+                if problem.smooth_value({"x": new}) <= lin.value + problem.inner({"x": g}, {"x": new - x}) + h.distance(new, x) / tau + slack:
                     break
                 tau *= 0.5
         state = {**state, "point": {"x": new}, "tau": tau}

@@ -4,6 +4,7 @@ from math import inf
 
 import torch
 
+from ..arguments import Count, Extended
 from ..operators.functional_algebra import _Composed, _Sum
 from ..operators.norms import QuadraticForm
 from ..operators.operator import Operator
@@ -31,7 +32,7 @@ class ConjugateGradient(Solver):
 
     splits = True
 
-    def __init__(self, max_iterations: int = 100, preconditioner: Operator | None = None, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 100, preconditioner: Operator | None = None, tolerance: float | Tolerance = 0.0, max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         if preconditioner is not None and not (isinstance(preconditioner, Operator) and preconditioner.is_linear and preconditioner.domain.shape == preconditioner.range.shape):
             raise TypeError(f"ConjugateGradient got preconditioner={preconditioner!r}; it needs a LinearOperator from images to images, near the inverse of A*A.")
@@ -71,9 +72,9 @@ class ConjugateGradient(Solver):
         total = 0.0
         for f, K in parts:
             if K is None:
-                total = total + (f.grad_lipschitz * v if f.strong_convexity == f.grad_lipschitz else f._gradient(v) - f._gradient(torch.zeros_like(v)))
-            elif f.strong_convexity == f.grad_lipschitz:
-                total = total + f.grad_lipschitz * K._normal(v)
+                total = total + (f.curvature * v if f.curvature else f._gradient(v) - f._gradient(torch.zeros_like(v)))
+            elif f.curvature:
+                total = total + f.curvature * K._normal(v)
             else:
                 z = K._call(v)
                 total = total + K._adjoint(f._gradient(z) - f._gradient(torch.zeros_like(z)))
@@ -116,4 +117,4 @@ class ConjugateGradient(Solver):
 
 
 def _quadratic(f):
-    return isinstance(f, QuadraticForm) or 0 < f.strong_convexity == f.grad_lipschitz
+    return isinstance(f, QuadraticForm) or f.curvature > 0

@@ -4,6 +4,7 @@ from math import inf
 
 import torch
 
+from ..arguments import Count, Extended
 from ..operators.linear import IdentityOperator
 from .solver import NO_PROX, NOT_CONVEX, Solver
 from .steps import check_step
@@ -32,7 +33,7 @@ class DouglasRachford(Solver):
     needs = (NOT_CONVEX, NO_PROX)
     splits = True
 
-    def __init__(self, max_iterations: int = 1000, step: float | str = "auto", relaxation: float = 1.5, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 1000, step: float | str = "auto", relaxation: float = 1.5, tolerance: float | Tolerance = 0.0, max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         if not 0 < relaxation < 2:
             raise ValueError(f"DouglasRachford got relaxation={relaxation}; the theorem needs 0 < relaxation < 2.")

@@ -1,7 +1,10 @@
 """FISTA: proximal gradient steps from extrapolated points."""
 
+from typing import Literal
+
 import torch
 
+from ..arguments import Count, Extended
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import StepRule, attempt, forward_backward, residual, start_steps, step_rule, weighted_inner
 from .stopping import Tolerance
@@ -30,13 +33,11 @@ class FISTA(Solver):
     needs = (NO_GRADIENT, NO_PROX)
     shared = "blocks"
 
-    def __init__(self, max_iterations: int = 1000, step: float | str | StepRule = "auto", a: float = 3.0, restart: str | None = "gradient", tolerance: float | Tolerance = 0.0,
-                 max_seconds: float = float("inf")):
+    def __init__(self, max_iterations: Count = 1000, step: float | str | StepRule = "auto", a: float = 3.0, restart: Literal["gradient", "function", "greedy"] | None = "gradient",
+                 tolerance: float | Tolerance = 0.0, max_seconds: Extended = float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
         if not a > 2:
             raise ValueError(f"FISTA got a={a}; the theorem needs a > 2.")
-        if restart not in ("gradient", "function", "greedy", None):
-            raise ValueError(f"FISTA got restart={restart!r}; choose 'gradient', 'function', 'greedy' or None.")
         self.step_size, self.a, self.restart = step_rule(step, type(self).__name__, 1.4 if restart == "greedy" else 1.0), a, restart
 
     def start(self, problem):

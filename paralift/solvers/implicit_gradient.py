@@ -2,6 +2,7 @@
 
 import torch
 
+from ..arguments import Count, Extended
 from .solver import Solver
 from .steps import check_step
 from .stopping import Tolerance
@@ -28,8 +29,8 @@ class ImplicitGradient(Solver):
 
     shared = "blocks"
 
-    def __init__(self, max_iterations: int = 300, step: float | str = "auto", continuation: tuple[float, float] = (0.1, 100.0), tolerance: float | Tolerance = 0.0,
-                 max_seconds: float = float("inf")):
+    def __init__(self, max_iterations: Count = 300, step: float | str = "auto", continuation: tuple[float, float] = (0.1, 100.0), tolerance: float | Tolerance = 0.0,
+                 max_seconds: Extended = float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
         self.step_size = 0.2 if check_step(step, "ImplicitGradient") == "auto" else float(step)
         if not isinstance(continuation, (tuple, list)) or len(continuation) != 2 or any(not isinstance(a, (int, float)) or not 0 < a < float("inf") for a in continuation):
@@ -57,7 +58,7 @@ class ImplicitGradient(Solver):
         first, second = torch.lerp(state["first"]["x0"], g, 0.1), torch.addcmul(0.99 * state["second"]["x0"], g, g, value=0.01)
         H = (second / (1 - 0.99**k)).sqrt_().add_(1e-12)
         moved = torch.addcdiv(x, first, H, value=-self.step_size / (1 - 0.9**k))
-        new = problem.prox({"x0": moved}, {"x0": problem.samples * alpha * self.step_size / H})["x0"]
+        new = problem.input_prox(moved, self.step_size / H, alpha)
         point = {**state["point"], "x0": new}
         return {"point": point, "first": {"x0": first}, "second": {"x0": second}, "k": k}, lambda: {
             "objective": problem.input_value(point), "residual": problem.norm({"x0": new - x}) / self.step_size, **problem.metrics(point)}

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from .minibatch_metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
+from ..arguments import Count, Extended, Seed
+from .minibatch_metrics import DEFAULT_STEPS, Metric, metric_prox, metric_start, metric_step
 from .result import Status
 from .solver import Solver
 from .steps import check_step
@@ -43,12 +44,10 @@ class ISGM(Solver):
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD or BCD."),)
 
-    def __init__(self, epochs: int = 10, batch_size: int = 128, step: float | str = "auto", sweeps: int = 1, metric: str = "adam", inner: Solver | None = None,
-                 schedule: str | Callable[[float], float] = "constant", weight_decay: float = 0.0, average: float = 0.0, accumulate: int = 1, seed: int = 0,
-                 max_seconds: float = float("inf")):
+    def __init__(self, epochs: Count = 10, batch_size: Count = 128, step: float | str = "auto", sweeps: Count = 1, metric: Metric = "adam", inner: Solver | None = None,
+                 schedule: str | Callable[[float], float] = "constant", weight_decay: float = 0.0, average: float = 0.0, accumulate: Count = 1, seed: Seed = 0,
+                 max_seconds: Extended = float("inf")):
         super().__init__(epochs, 0.0, max_seconds)
-        if metric not in METRICS:
-            raise ValueError(f"ISGM got metric={metric!r}; choose one of {METRICS}.")
         if not callable(schedule) and schedule not in SCHEDULES:
             raise ValueError(f"ISGM got schedule={schedule!r}; choose one of {tuple(SCHEDULES)}, or a function of the fraction done, from 0 to 1.")
         first = schedule(0.0) if callable(schedule) else 1.0
@@ -57,10 +56,7 @@ class ISGM(Solver):
         for name, value, most in (("weight_decay", weight_decay, math.inf), ("average", average, 1.0)):
             if not isinstance(value, (int, float)) or not 0 <= value < most:
                 raise ValueError(f"ISGM got {name}={value!r}; it needs a number >= 0{'' if most == math.inf else ' and below 1, for instance 0.999'}.")
-        for name, value, least in (("batch_size", batch_size, 1), ("sweeps", sweeps, 1), ("accumulate", accumulate, 1), ("seed", seed, 0)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"ISGM got {name}={value!r}; it needs an integer >= {least}.")
-        if inner is not None and (sweeps != 1 or not isinstance(inner, Solver) or any(name == "samples" for name, _ in inner.needs)):
+        if inner is not None and (sweeps != 1 or any(name == "samples" for name, _ in inner.needs)):
             raise ValueError(f"ISGM got inner={inner!r} and sweeps={sweeps}; inner needs a solver such as PGD(10) or BCD(3), and takes the place of the sweeps.")
         explicit = sweeps == 1 and inner is None
         if accumulate > 1 and not explicit:

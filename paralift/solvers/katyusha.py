@@ -2,6 +2,7 @@
 
 import torch
 
+from ..arguments import Count, Extended, Seed
 from .stochastic import Stochastic
 from .stopping import Tolerance
 
@@ -26,8 +27,8 @@ class Katyusha(Stochastic):
     Sources: Kovalev, Horvath & Richtarik, ALT 2020 (Algorithm 2); with the prox: Qian, Qu & Richtarik, J. Mach. Learn. Res. 22, 2021.
     """
 
-    def __init__(self, epochs: int = 50, batch_size: int = 16, step: float | str = "auto", seed: int = 0, tolerance: float | Tolerance = 0.0, max_seconds: float = float("inf"), *,
-                 strong_convexity: float | None = None):
+    def __init__(self, epochs: Count = 50, batch_size: Count = 16, step: float | str = "auto", seed: Seed = 0, tolerance: float | Tolerance = 0.0,
+                 max_seconds: Extended = float("inf"), *, strong_convexity: float | None = None):
         super().__init__(epochs, batch_size, step, seed, tolerance, max_seconds)
         if not isinstance(strong_convexity, (int, float)) or not 0 < strong_convexity < float("inf"):
             raise ValueError(f"Katyusha got strong_convexity={strong_convexity!r}; it needs a positive number, the strong convexity mu of the smooth part: "
@@ -66,6 +67,6 @@ class Katyusha(Stochastic):
                     z[k] = new
         if due:
             gradient, renewals, due = self._full_gradient(problem, w, factored), renewals + 1, False
-        self._passes = 2.0 + renewals
+        self.passes_per_step = 2.0 + renewals
         state = {**state, "point": y, "z": z, "snapshot": w, "gradient": gradient, "epoch": state["epoch"] + 1}
         return state, self._record(problem, y, w, gradient, {k: step for k in names})

@@ -5,6 +5,7 @@ from math import inf
 import numpy as np
 import torch
 
+from ..arguments import Count, Extended
 from ..operators.indicators import IndicatorBox, IndicatorNonnegative
 from .solver import NO_GRADIENT, Solver
 from .stopping import Tolerance
@@ -27,11 +28,8 @@ class LBFGS(Solver):
 
     needs = (NO_GRADIENT,)
 
-    def __init__(self, max_iterations: int = 20, inner: int = 200, memory: int = 20, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 20, inner: Count = 200, memory: Count = 20, tolerance: float | Tolerance = 0.0, max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
-        for name, value in (("inner", inner), ("memory", memory)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"LBFGS got {name}={value!r}; it needs an integer >= 1.")
         self.inner, self.memory = inner, memory
 
     def check(self, problem):

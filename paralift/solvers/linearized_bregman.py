@@ -4,6 +4,7 @@ from math import inf, isfinite
 
 import torch
 
+from ..arguments import Count, Extended
 from ..notices import warn
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import check_step
@@ -32,7 +33,7 @@ class LinearizedBregman(Solver):
 
     needs = (NO_GRADIENT, NO_PROX)
 
-    def __init__(self, max_iterations: int = 1000, step: float | str = "auto", mu: float = 1.0, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 1000, step: float | str = "auto", mu: float = 1.0, tolerance: float | Tolerance = 0.0, max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         if not 0 < mu < inf:
             raise ValueError(f"LinearizedBregman got mu={mu}; it needs a positive number.")

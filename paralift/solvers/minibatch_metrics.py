@@ -1,11 +1,13 @@
 """Metrics of minibatch steps: plain, momentum, and the diagonals of AdaGrad and Adam, with the prox in the same metric."""
 
+from typing import Literal
+
 import torch
 from torch.optim.adam import adam
 
-__all__ = ["METRICS", "DEFAULT_STEPS", "metric_start", "metric_step", "metric_prox"]
+__all__ = ["Metric", "DEFAULT_STEPS", "metric_start", "metric_step", "metric_prox"]
 
-METRICS = ("adam", "adagrad", "momentum", "plain")
+Metric = Literal["adam", "adagrad", "momentum", "plain"]
 DEFAULT_STEPS = {"adam": 1e-3, "adagrad": 1e-2}
 
 

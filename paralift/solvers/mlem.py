@@ -4,6 +4,7 @@ from math import inf
 
 import torch
 
+from ..arguments import Count, Extended
 from ..operators.entropies import KullbackLeibler
 from ..operators.functional_algebra import _Composed, _Scaled
 from ..operators.indicators import IndicatorNonnegative
@@ -27,7 +28,7 @@ class MLEM(Solver):
     needs = (("smooth", "its data term has no gradient; use PDHG."),)
     subsets = 1
 
-    def __init__(self, max_iterations: int = 50, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 50, tolerance: float | Tolerance = 0.0, max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
 
     def form(self, problem):
@@ -70,7 +71,7 @@ class MLEM(Solver):
         x, size = state["point"]["x"], 0.0
         for term, seen in zip(self._terms(problem), state["sensitivity"]):
             counts, A, background = _poisson(term)
-            z = term._image(x)
+            z = term.image(x)
             expected = z if background is None else z + background
             back = A._adjoint(torch.where(counts > 0, counts / expected, 0)).clamp(min=0)
             new = torch.where(seen > 0, x / seen * back, x)
@@ -87,10 +88,8 @@ class OSEM(MLEM):
     Source: Hudson & Larkin, IEEE Trans. Med. Imaging 13(4), 1994.
     """
 
-    def __init__(self, max_iterations: int = 10, subsets: int = 8, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 10, subsets: Count = 8, tolerance: float | Tolerance = 0.0, max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
-        if not isinstance(subsets, int) or isinstance(subsets, bool) or subsets < 1:
-            raise ValueError(f"OSEM got subsets={subsets!r}; it needs an integer >= 1.")
         self.subsets = subsets
 
 

@@ -1,7 +1,10 @@
 """Proximal gradient descent, plain and accelerated."""
 
+from typing import Literal
+
 import torch
 
+from ..arguments import Count, Extended
 from .fista import FISTA
 from .solver import NO_GRADIENT, NO_PROX, Solver
 from .steps import BarzilaiBorwein, StepRule, forward_backward, residual, start_steps, step_rule
@@ -31,11 +34,9 @@ class PGD(Solver):
     needs = (NO_GRADIENT, NO_PROX)
     shared = "blocks"
 
-    def __init__(self, max_iterations: int = 1000, step: float | str | StepRule = "auto", acceleration: str | None = None, restart: bool = True, tolerance: float | Tolerance = 0.0,
-                 max_seconds: float = float("inf")):
+    def __init__(self, max_iterations: Count = 1000, step: float | str | StepRule = "auto", acceleration: Literal["nesterov", "heavy_ball"] | None = None, restart: bool = True,
+                 tolerance: float | Tolerance = 0.0, max_seconds: Extended = float("inf")):
         super().__init__(max_iterations, tolerance, max_seconds)
-        if acceleration not in (None, "nesterov", "heavy_ball"):
-            raise ValueError(f"PGD got acceleration={acceleration!r}; choose None, 'nesterov' or 'heavy_ball'.")
         bound = {None: 2.0, "nesterov": 1.0, "heavy_ball": 3.8}[acceleration]
         self.step_size, self.acceleration, self.restart = step_rule(step, "PGD", bound, acceleration is None), acceleration, restart
         self._fista = FISTA(step=self.step_size, restart="gradient" if restart else None) if acceleration == "nesterov" else None

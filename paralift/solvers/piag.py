@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import Count, Extended, Seed
 from ..notices import warn
 from ..problems.finite_sum import FiniteSum, slices
 from ..problems.problem import Point
@@ -50,8 +51,8 @@ class PIAG(Solver):
 
     needs = (NO_GRADIENT, NO_PROX)
 
-    def __init__(self, max_iterations: int = 100, shards: int | None = None, delays: int | str | Sequence[int] = 0, max_delay: int | None = None, step: float | str = "auto",
-                 momentum: float = 0.0, seed: int = 0, tolerance: float | Tolerance = 0.0, max_seconds: float = float("inf"), asynchronous: bool = False):
+    def __init__(self, max_iterations: Count = 100, shards: Count | None = None, delays: int | str | Sequence[int] = 0, max_delay: int | None = None, step: float | str = "auto",
+                 momentum: float = 0.0, seed: Seed = 0, tolerance: float | Tolerance = 0.0, max_seconds: Extended = float("inf"), asynchronous: bool = False):
         super().__init__(max_iterations, tolerance, max_seconds)
         whole = lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0
         if shards is not None and (not whole(shards) or shards < 1):
@@ -176,7 +177,7 @@ class PIAG(Solver):
             self._update(problem, now, lambda: sum(now["values"]))
             for n in names:
                 ring[n][(k + 1) % (self.max_delay + 1)] = now["point"][n]
-        self._passes = 1.0 if state["values"] else 2.0
+        self.passes_per_step = 1.0 if state["values"] else 2.0
         now.update(ring=ring, table=table)
         lag = lambda: float(sum((ring[n] - now["point"][n]).abs().square().flatten(1).sum(1, dtype=torch.float64) for n in names).max().sqrt())
         return now, lambda: self._record(problem, now, lag())
@@ -206,7 +207,7 @@ class PIAG(Solver):
             ages.append(now["k"] - min(born))
             means.append(now["k"] - sum(born) / m)
             self._update(problem, now, model)
-        now["taken"], self._passes = taken, rows / problem.samples
+        now["taken"], self.passes_per_step = taken, rows / problem.samples
 
         def record():
             lags = [_distance(now["point"], at) for at in taken]
@@ -240,12 +241,6 @@ class PIAG(Solver):
         if judged:
             point = self._judge(point, previous, gamma, before, 4 * (oldest + 1), k + 1, bold)
         now.update(point=point, previous=previous, k=k + 1)
-
-    _passes = 1.0
-
-    @property
-    def passes_per_step(self) -> float:  # type: ignore[override]
-        return self._passes
 
     def _judge(self, point, previous, gamma, value, window, k, bold):
         """The safeguard of the bold step, in `bold`: the point to go on from. `value` is the aggregated objective before the step."""

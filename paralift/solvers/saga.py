@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from ..arguments import Count, Extended, Seed
 from .stochastic import Stochastic, subtract
 from .stopping import Tolerance
 
@@ -34,7 +35,8 @@ class SAGA(Stochastic):
     For deeper networks, which are not convex, the step is a heuristic.
     """
 
-    def __init__(self, epochs: int = 50, batch_size: int = 16, step: float | str = "auto", seed: int = 0, tolerance: float | Tolerance = 0.0, max_seconds: float = float("inf")):
+    def __init__(self, epochs: Count = 50, batch_size: Count = 16, step: float | str = "auto", seed: Seed = 0, tolerance: float | Tolerance = 0.0,
+                 max_seconds: Extended = float("inf")):
         super().__init__(epochs, batch_size, step, seed, tolerance, max_seconds, ("auto", "search", "lipschitz"))
 
     def check(self, problem):
@@ -92,9 +94,9 @@ class SAGA(Stochastic):
 
     def step(self, problem, state):
         theta, names = {k: v.clone() for k, v in state["point"].items()}, problem.theta_names
-        steps, n, metric, ell, self._passes = state["steps"], problem.samples, state["metric"], state["ell"], 1.0
+        steps, n, metric, ell, self.passes_per_step = state["steps"], problem.samples, state["metric"], state["ell"], 1.0
         if state["table"] is None:
-            (old, mean), self._passes = self._fill(problem, theta), 2.0
+            (old, mean), self.passes_per_step = self._fill(problem, theta), 2.0
         else:
             old, mean = state["table"], {k: v.clone() for k, v in state["mean"].items()}
         table, count = {k: torch.empty_like(v) for k, v in old.items()}, 0

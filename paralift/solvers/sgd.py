@@ -1,11 +1,15 @@
 """Proximal stochastic gradient descent on minibatches."""
 
+from typing import Literal
+
 import torch
 
-from .minibatch_metrics import DEFAULT_STEPS, METRICS, metric_prox, metric_start, metric_step
+from ..arguments import Count, Extended, Seed
+from .minibatch_metrics import DEFAULT_STEPS, Metric, metric_prox, metric_start, metric_step
 from .stochastic import Stochastic
 from .stopping import Tolerance
 
+Schedule = Literal["constant", "sqrt", "inverse", "linear"]
 __all__ = ["SGD"]
 
 
@@ -33,13 +37,9 @@ class SGD(Stochastic):
 
     bounded = False
 
-    def __init__(self, epochs: int = 10, batch_size: int = 32, step: float | str = "auto", metric: str = "plain", schedule: str = "constant", seed: int = 0,
-                 tolerance: float | Tolerance = 0.0, max_seconds: float = float("inf")):
+    def __init__(self, epochs: Count = 10, batch_size: Count = 32, step: float | str = "auto", metric: Metric = "plain", schedule: Schedule = "constant", seed: Seed = 0,
+                 tolerance: float | Tolerance = 0.0, max_seconds: Extended = float("inf")):
         super().__init__(epochs, batch_size, step, seed, tolerance, max_seconds)
-        if metric not in METRICS:
-            raise ValueError(f"SGD got metric={metric!r}; choose one of {METRICS}.")
-        if schedule not in ("constant", "sqrt", "inverse", "linear"):
-            raise ValueError(f"SGD got schedule={schedule!r}; choose 'constant', 'sqrt', 'inverse' or 'linear'.")
         self.metric, self.schedule = metric, schedule
 
     def start(self, problem):

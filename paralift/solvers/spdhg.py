@@ -5,8 +5,9 @@ from math import inf
 
 import torch
 
+from ..arguments import Count, Extended, Seed
 from ..notices import warn
-from .pdhg import PDHG
+from .pdhg import Variant, curvatures, modulus
 from .solver import NO_PROX, NOT_CONVEX, Solver
 from .stopping import Tolerance
 
@@ -41,21 +42,17 @@ class SPDHG(Solver):
     needs = (NOT_CONVEX, NO_PROX, ("linear", "it has no term H(K x); use PGD or FISTA."))
     splits = True
 
-    def __init__(self, max_iterations: int = 500, step: str | tuple = "auto", variant: str = "adaptive", probabilities: Sequence[float] | None = None, ratio: float = 1.0,
-                 seed: int = 0, subsets: int = 1, tolerance: float | Tolerance = 0.0, max_seconds: float = inf):
+    def __init__(self, max_iterations: Count = 500, step: str | tuple = "auto", variant: Variant = "adaptive", probabilities: Sequence[float] | None = None, ratio: float = 1.0,
+                 seed: Seed = 0, subsets: Count = 1, tolerance: float | Tolerance = 0.0, max_seconds: Extended = inf):
         super().__init__(max_iterations, tolerance, max_seconds)
         positive = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < inf
         listed = lambda v: isinstance(v, (list, tuple)) and len(v) > 0 and all(map(positive, v))
         if step != "auto" and not (isinstance(step, (list, tuple)) and len(step) == 2 and positive(step[0]) and (positive(step[1]) or listed(step[1]))):
             raise ValueError(f"SPDHG got step={step!r}; it needs 'auto' or a pair (tau, sigma) of positive numbers, sigma one for all blocks or a list.")
-        if variant not in ("adaptive", "accelerated", "constant"):
-            raise ValueError(f"SPDHG got variant={variant!r}; choose 'adaptive', 'accelerated' or 'constant'.")
         if probabilities is not None and not (listed(probabilities) and abs(sum(probabilities) - 1) < 1e-6):
             raise ValueError(f"SPDHG got probabilities={probabilities!r}; it needs positive numbers that sum to 1.")
         if not positive(ratio):
             raise ValueError(f"SPDHG got ratio={ratio!r}; it needs a positive number.")
-        if not isinstance(subsets, int) or isinstance(subsets, bool) or subsets < 1:
-            raise ValueError(f"SPDHG got subsets={subsets!r}; it needs an integer >= 1.")
         self.step_size, self.variant, self.probabilities, self.ratio, self.seed, self.subsets = step, variant, probabilities, ratio, seed, subsets
 
     def form(self, problem):
@@ -65,10 +62,10 @@ class SPDHG(Solver):
         super().check(problem)
         if list(problem.start()) != ["x"] or not hasattr(problem, "smooth_part"):
             raise TypeError(f"SPDHG cannot solve {type(problem).__name__}: it needs a Composite; use PGD or BCD for problems of several blocks.")
-        L, c = PDHG._curvature(problem)
+        L, c = curvatures(problem)
         if L or problem.smooth_part is not None and not c and problem.smooth_part._gradient(problem.start()["x"]).any():
             raise TypeError(f"SPDHG takes no gradient steps on {problem.smooth_part!r}; pass it as a linear term f @ K, in blocks (linear=subsets(f @ K, 8)), or use PDHG.")
-        if self.variant == "accelerated" and not max(c, PDHG._modulus(problem)) > 0:
+        if self.variant == "accelerated" and not modulus(problem) > 0:
             raise ValueError("SPDHG got variant='accelerated' for a problem without known strong convexity; use variant='adaptive'.")
         for name, value in (("probabilities", self.probabilities), ("sigmas", self.step_size[1] if self.step_size != "auto" else None)):
             if isinstance(value, (list, tuple)) and len(value) != len(problem.linear):
@@ -86,7 +83,7 @@ class SPDHG(Solver):
             products = [tau * s for s in (sigma if isinstance(sigma, (list, tuple)) else [sigma] * J)]
             if any(s > 1.03 * b for s, b in zip(products, bounds)):
                 warn(f"SPDHG's steps {self.step_size} break sigma_j tau |K_j|^2 <= p_j (p_j / |K_j|^2 >= {min(bounds):.3g} here); use step='auto'.")
-        c = PDHG._curvature(problem)[1]
+        c = curvatures(problem)[1]
         dual, zero = [torch.zeros_like(K._call(x)) for _, K in problem.linear], torch.zeros_like(x)
         offset = problem.smooth_part._gradient(zero) if c else None
         return {"point": {"x": x}, "dual": dual, "z": zero, "ahead": zero, "first": x, "tau": tau, "products": products, "p": p, "c": c, "offset": offset, "k": 0, "next": 1}
@@ -105,7 +102,7 @@ class SPDHG(Solver):
         (H, K), tau, y = problem.linear[j], state["tau"], state["dual"][j]
         sigma, theta = state["products"][j] / tau, 1.0
         if self.variant == "accelerated":
-            theta = (1 + 2 * max(state["c"], PDHG._modulus(problem)) * tau) ** -0.5
+            theta = (1 + 2 * modulus(problem) * tau) ** -0.5
         x = self._primal(problem, state, state["point"]["x"], state["ahead"])
         new = torch.add(y, K._call(x), alpha=sigma)
         new = H._conj_prox(new, sigma, out=new)

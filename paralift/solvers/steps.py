@@ -4,7 +4,7 @@ from math import inf, isfinite
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Count, checked
 from ..notices import warn
 from ..problems.problem import Point, Problem
 
@@ -72,7 +72,7 @@ class Backtracking(StepRule):
 
     search = True
 
-    def __init__(self, shrink: float = 0.5, grow: float = 1.3, limit: int = 60):
+    def __init__(self, shrink: float = 0.5, grow: float = 1.3, limit: Count = 60):
         if not (0 < shrink < 1 and grow >= 1 and limit >= 1):
             raise ValueError(f"Backtracking got shrink={shrink}, grow={grow}, limit={limit}; it needs 0 < shrink < 1, grow >= 1, limit >= 1.")
         self.shrink, self.grow, self.limit = shrink, grow, limit
@@ -89,7 +89,7 @@ class BarzilaiBorwein(Backtracking):
     """tau = <s, s> / <s, y>, s and y the last changes of point and gradient; cut, at most `limit` times, until E is below its largest value of the
     last `memory` steps by 1e-4 |change|^2 / (2 tau). Source: Wright, Nowak & Figueiredo, IEEE Trans. Signal Process. 57(7), 2009."""
 
-    def __init__(self, memory: int = 10, shrink: float = 0.5, limit: int = 60):
+    def __init__(self, memory: int = 10, shrink: float = 0.5, limit: Count = 60):
         super().__init__(shrink, 1.0, limit)
         if memory < 1:
             raise ValueError(f"BarzilaiBorwein got memory={memory}; it needs an integer >= 1.")

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from math import inf
 
-from ..arguments import checked
+from ..arguments import Count, checked
 from .result import Result
 
 __all__ = ["EarlyStopping", "Tolerance"]
@@ -68,9 +68,7 @@ class EarlyStopping:
     Raises ValueError, at the first step, where the history has no such column.
     """
 
-    def __init__(self, column: str = "accuracy", patience: int = 5, largest: bool | None = None):
-        if not isinstance(patience, int) or patience < 1:
-            raise ValueError(f"EarlyStopping got patience={patience!r}; it needs an integer >= 1.")
+    def __init__(self, column: str = "accuracy", patience: Count = 5, largest: bool | None = None):
         self.column, self.patience, self.waited = column, patience, 0
         self.best: Result | None = None
         self.sign = 1.0 if (column == "accuracy" if largest is None else largest) else -1.0

@@ -2,12 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ..arguments import checked
+from ..arguments import FilePath, Shape, checked
 
 __all__ = ["Storage"]
 
@@ -17,11 +16,11 @@ class Storage:
     """Auxiliary variables in another precision, in a memory-mapped file, or both: `BCD(batch_size=500, storage=Storage(torch.bfloat16, "/scratch"))`.
 
     dtype : torch.bfloat16 halves the memory of float32; x is then rounded by 2^-9, relative, which ends the descent of E where its changes are as small. None: as computed.
-    folder : of files that the system pages in and out as it needs, so that x may be larger than memory; they vanish with the tensors. None: in memory.
+    folder : of files that the system pages in and out as it needs, so that x may be larger than the memory of the CPU or of a GPU; they vanish with the tensors. None: in memory.
     Raises ValueError where the folder does not exist, TypeError where dtype is no floating-point type.
     """
 
-    def __init__(self, dtype: torch.dtype | None = None, folder: str | os.PathLike | None = None):
+    def __init__(self, dtype: torch.dtype | None = None, folder: FilePath | None = None):
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"Storage got dtype={dtype!r}; it needs a floating-point type, for instance torch.bfloat16.")
         if folder is not None and not Path(folder).is_dir():
@@ -29,7 +28,7 @@ class Storage:
         self.dtype, self.folder = dtype, folder
 
     @checked
-    def empty(self, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    def empty(self, shape: Shape, like: torch.Tensor) -> torch.Tensor:
         """Room for a tensor of this shape; its dtype is the storage's, or that of `like`."""
         dtype = self.dtype or like.dtype
         if self.folder is None:

@@ -1,7 +1,10 @@
 """SVRG: variance reduction around a snapshot, without a table."""
 
+from typing import Literal
+
 import torch
 
+from ..arguments import Count, Extended, Seed
 from .stochastic import Stochastic
 from .stopping import Tolerance
 
@@ -25,11 +28,9 @@ class SVRG(Stochastic):
     Sources: Xiao & Zhang, SIAM J. Optim. 24(4), 2014; Kovalev, Horvath & Richtarik, ALT 2020; with the prox: Gorbunov, Hanzely & Richtarik, AISTATS 2020.
     """
 
-    def __init__(self, epochs: int = 50, batch_size: int = 16, step: float | str = "auto", refresh: str = "random", seed: int = 0, tolerance: float | Tolerance = 0.0,
-                 max_seconds: float = float("inf")):
+    def __init__(self, epochs: Count = 50, batch_size: Count = 16, step: float | str = "auto", refresh: Literal["random", "epoch"] = "random", seed: Seed = 0,
+                 tolerance: float | Tolerance = 0.0, max_seconds: Extended = float("inf")):
         super().__init__(epochs, batch_size, step, seed, tolerance, max_seconds)
-        if refresh not in ("random", "epoch"):
-            raise ValueError(f"SVRG got refresh={refresh!r}; choose 'random' or 'epoch'.")
         self.refresh = refresh
 
     def start(self, problem):
@@ -53,6 +54,6 @@ class SVRG(Stochastic):
                     if k in problem.regularisers:
                         theta[k].copy_(problem.regularisers[k]._prox(theta[k], steps[k]))
                 due = soon and self.refresh == "random"
-        self._passes = 2.0 + renewals
+        self.passes_per_step = 2.0 + renewals
         state = {**state, "point": theta, "epoch": state["epoch"] + 1, "snapshot": anchor, "gradient": None if due else gradient}
         return state, self._record(problem, theta, anchor, gradient, steps)

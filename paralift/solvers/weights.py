@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..arguments import checked
+from ..arguments import Count, checked
 from ..problems.reconstruction import Reconstruction
 from .fista import FISTA
 from .pdhg import PDHG
@@ -31,8 +31,8 @@ class ChosenWeight:
 
 
 @checked
-def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None, solver: Solver | None = None, safety: float = 1.0, samples: int | None = None, start: float = 1.0,
-                       tolerance: float = 0.02, max_solves: int = 30) -> ChosenWeight:
+def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None, solver: Solver | None = None, safety: float = 1.0, samples: Count | None = None,
+                       start: float = 1.0, tolerance: float = 0.02, max_solves: Count = 30) -> ChosenWeight:
     """The weight a of a * R with |A x_a - b|^2 = safety^2 m s^2 (Gaussian noise) or 2 KL(b, A x_a + r) = safety m (Poisson): Morozov's principle.
 
     Parameters
@@ -53,7 +53,7 @@ def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None
     poisson = problem.fidelity == "poisson"
     if problem.fidelity not in ("gaussian", "poisson"):
         raise ValueError(f"discrepancy_weight got a problem with fidelity={problem.fidelity!r}; the principle is stated for 'gaussian' and 'poisson'.")
-    whitened = problem._given["standard_deviation"] is not None
+    whitened = problem.standard_deviation is not None
     if (noise_level is None) != (poisson or whitened):
         raise ValueError(f"discrepancy_weight got noise_level={noise_level!r}; it needs the standard deviation of a datum for 'gaussian', unless the problem has one, and "
                          "none for 'poisson'.")
@@ -67,7 +67,7 @@ def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None
     def misfit(a):
         image = results[min(results, key=lambda b: abs(log(b / a)))].solution if results else None
         results[a] = _solve(solver, problem.reweighted(a, image))
-        value = 2 * float(problem._f(problem._A._call(results[a].solution)).sum())
+        value = 2 * float(problem.misfit(results[a].solution))
         for name, v in zip(table, (a, value, target)):
             table[name].append(v)
         return log(value / target) if value > 0 else -inf

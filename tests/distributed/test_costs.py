@@ -117,10 +117,10 @@ def test_table():
 
 
 @pytest.mark.parametrize("call,words", [
-    (lambda c: layouts(c, 4, 8, "fast"), "kind='fast'; it needs one of jacobi, stream, flush"), (lambda c: layouts(c, 0, 8), "workers=0"),
+    (lambda c: layouts(c, 4, 8, "fast"), "kind='fast'; it needs 'jacobi', 'stream' or 'flush'"), (lambda c: layouts(c, 0, 8), "workers=0"),
     (lambda c: layouts(c, 5, 4), "no data . layers = 5"), (lambda c: layouts(c, 2, 8, "flush", microbatches=0), "microbatches=0"),
-    (lambda c: Link(bandwidth=0), "bandwidth > 0"), (lambda c: measured_costs(None, 0), "rows=0"),
-    (lambda c: measured_costs(None, 4, 0), "repeats=0"), (lambda c: StageCosts(((0, 1),), (), (0,), (0,)), "one entry a stage"),
+    (lambda c: Link(bandwidth=0), "bandwidth > 0"), (lambda c: measured_costs(rows=0, problem=None), "rows=0"),
+    (lambda c: measured_costs(repeats=0, problem=None, rows=4), "repeats=0"), (lambda c: StageCosts(((0, 1),), (), (0,), (0,)), "one entry a stage"),
     (lambda c: StageCosts(((0, -1),), ((0, 1),), (0,), (0,)), "costs are numbers >= 0"),
     (lambda c: StageCosts(((0, 1),), ((0, 1),), (0,), (0,), ((1,),)), "parents earlier stages or 0")])
 def test_what_is_needed_is_said(call, words):

@@ -3,7 +3,9 @@
 `found()` lists what is public, by introspection; what is neither here nor in UNTRIED fails the test. Tensors are small and seeded.
 """
 
+import atexit
 import inspect
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -23,6 +25,7 @@ UNTRIED = {
     "workers: tests/distributed": "share rank calibrate",
 }
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
 def found():

@@ -7,8 +7,10 @@ Anything else is a defect: an error from elsewhere, a hang, a NaN.
 import argparse
 import ast
 import collections
+import contextlib
 import functools
 import inspect
+import os
 import random
 import re
 import signal
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from calls import FOLDER, calls, found, randn, untried
+from calls import FOLDER, UNTRIED, calls, found, randn, untried
 from oracles import SHAPES, Wrong, has_nan, prove, solvable, tame, tensors, use
 
 import paralift as pl
@@ -33,14 +35,12 @@ CONTRACTS = {pl.Problem: set(vars(pl.Problem)), pl.Solver: set(dir(pl.Solver)) -
              pl.solvers.StepRule: {"start"},
              torch.nn.Module: set(dir(torch.nn.Module)) | {"__getitem__", "__add__", "__mul__", "stages", "example", "analysis", "synthesis", "step_size", "channels", "image",
                                                            "norm_squared"},
-             pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"},
-             pl.SampleGroups: {"mask", "held", "sums", "fill", "draw"}, pl.distributed.StageCosts: {"completed", "update_seconds", "serial_seconds"},
-             pl.LiftedInversion: {"input_gradient", "input_value"}}
+             pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"},}
 # what solvers ask of a problem beyond the contract, what lifted problems tell each other, and memory without content
-INSIDE = set("start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss sample_lipschitz "
+INSIDE = set("resolvent start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss sample_lipschitz "
              "mean_lipschitz buffers empty set_buffers majorised_stage majoriser_from least_samples regularisation loss_at own_rows restrict forward settle "
              "transform pull_linear extrapolate curvature excess can_step distance bregman_step ends rows_of half multiplied normal compact covering implicit_energy "
-             "implicit_point arrive bound lowest minimisers feasible_duals weight pair finish check_data mean_values metrics draw step predict".split())
+             "implicit_point arrive bound lowest minimisers feasible_duals weight pair finish check_data mean_values metrics step predict".split())
 
 
 class Hang(BaseException):
@@ -158,7 +158,17 @@ def argument(name, thing, rng):
     positive = isinstance(thing, (pl.KullbackLeibler, pl.NegativeEntropy, pl.EntropyKernel, pl.BurgKernel))
     here, step = lambda: element(space, rng, positive), lambda: rng.choice([0.3, 1.0, 0.3, 2, torch.tensor(0.5, dtype=torch.float64)])
     like = lambda: rng.choice([thing, 2 * thing]) if functional or operator else thing
-    values = {**dict.fromkeys("x z v u g p q point dx subgrad new old data image r".split(), here), **dict.fromkeys("sigma tau t".split(), step),
+    if isinstance(thing, pl.SampleGroups) and name in (own := {
+            "chosen": lambda: torch.rand(thing.costs.shape) < 0.5, "mask": lambda: torch.rand(thing.shape) < 0.5, "energy": lambda: torch.rand(2, *thing.shape),
+            "scores": lambda: torch.rand(thing.costs.shape), "density": lambda: torch.rand(thing.costs.shape), "budget": lambda: rng.choice([5, 12, 99])}):
+        return own[name]()
+    if isinstance(thing, pl.Problem) and name == "point":
+        if isinstance(thing, pl.SamplingDesign) and thing.weight is None:
+            thing.weight = 1.0                                   # as `design` would, which has a start only then
+        return {k: spoiled(v, rng) if rng.random() < 0.2 else v + 0.1 for k, v in thing.start().items()}
+    if isinstance(thing, pl.distributed.StageCosts) and name == "iterations":
+        return rng.choice([{8: 0.1}, {4: 0.1, 8: 0.15}, {}, {0: 1.0}, {4: nan}])
+    values = {**dict.fromkeys("x z v u g p q point dx subgrad new old data image r".split(), here), **dict.fromkeys("sigma tau t s".split(), step),
               "y": lambda: element(thing.range, rng) if operator else here(), "shift": lambda: rng.choice([0.5, 0, here()]),
               "a": lambda: rng.choice([2.0, 0.5, 0, 1, -1.0, 1j, inf, nan]),
               "other": like, "op": lambda: rng.choice([pl.IdentityOperator(space), pl.MatrixOperator(randn(space.shape[-1], 3)) if space.ndim == 1 else pl.Gradient(space)]),
@@ -299,11 +309,34 @@ class Fuzzer:
             return judged(error)
 
 
+@contextlib.contextmanager
+def elsewhere():
+    """The temporary folder is the working one: what a call writes under a spoiled name goes with it."""
+    before = os.getcwd()
+    os.chdir(FOLDER)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def uncalled():
+    """{class: names of its public methods that no random call reaches}."""
+    shut = {}
+    for name, kind in found().items():
+        if inspect.isclass(kind) and name in calls():
+            own = {n for c in kind.__mro__ if c.__module__.startswith("paralift") for n, v in vars(c).items() if n[0] != "_" and inspect.isroutine(inspect.unwrap(v))}
+            never = own & (INSIDE | {n for k, names in CONTRACTS.items() if issubclass(kind, k) for n in names})
+            shut.update({name: sorted(never)} if never else {})
+    return shut
+
+
 def fuzz(number, seed, only=None, first=0, show=False):
     """(counts of verdicts, counts of refusals by type, {defect: [calls]})."""
     fuzzer, verdicts, refusals, defects = Fuzzer(seed, only), collections.Counter(), collections.Counter(), collections.defaultdict(list)
     for k in range(first, first + number):
-        who, verdict, details, text = fuzzer.run(k)
+        with elsewhere():
+            who, verdict, details, text = fuzzer.run(k)
         verdicts[verdict] += 1
         if verdict == "defect":
             defects[who, details[0], details[1]].append((k, text, details[2]))
@@ -322,13 +355,18 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="one class or function")
     parser.add_argument("--first", type=int, default=0, help="the number of the first call, to share the work")
+    parser.add_argument("--uncalled", action="store_true", help="list what no call reaches, and why")
     parser.add_argument("--at", type=int, help="the call of this number alone, with its traceback")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.uncalled:
+        print("\n".join([*(f"{why}: {names}" for why, names in UNTRIED.items()), *(f"{name}: {', '.join(never)}" for name, never in uncalled().items())]))
+        sys.exit()
     if options.at is not None:
         who, call, thing, method, given, named = Fuzzer(options.seed, options.only).plan(options.at)
         print(who, [shown(v) for v in given], {n: shown(v) for n, v in named.items()})
-        value = call(*given, **named)
+        with elsewhere():
+            value = call(*given, **named)
         print(value)
         prove(thing, method, given, named, value) if thing is not None else use(value, random.Random(0))
         sys.exit()

@@ -380,7 +380,7 @@ def test_bad_input():
     refused("NaN or inf", output=y + math.nan)
     refused("dtype", output=y.float())
     refused("n samples on the first axis", output=y[:, :5])
-    refused("samples on the first axis", output=[1.0])
+    refused("holds data", output=[1.0])
     refused("needs a number >= 0", weight=-1.0)
     refused("it needs a Functional", regulariser=3.0)
     refused("refused an input of shape", shape=7)

@@ -275,7 +275,7 @@ def test_sentences():
                         (lambda: pl.SVRG(refresh="never"), "'random' or 'epoch'"), (lambda: pl.Katyusha(), "SAGA, SVRG"),
                         (lambda: pl.Katyusha(3), "strong_convexity=mu"), (lambda: pl.Katyusha(strong_convexity=0.0), "positive"),
                         (lambda: pl.PIAG(delays=-1), "a sequence"), (lambda: pl.PIAG(delays=[1, 2.5]), "a sequence"), (lambda: pl.PIAG(shards=0), "integer >= 1"),
-                        (lambda: pl.PIAG(step="large"), "'bold'"), (lambda: pl.PIAG(momentum=1.0), r"\[0, 1\)"), (lambda: pl.SGD(metric="newton"), "choose one of"),
+                        (lambda: pl.PIAG(step="large"), "'bold'"), (lambda: pl.PIAG(momentum=1.0), r"\[0, 1\)"), (lambda: pl.SGD(metric="newton"), "'momentum' or 'plain'"),
                         (lambda: pl.SGD(schedule="cosine"), "'linear'")):
         with pytest.raises(ValueError, match=words):
             call()
