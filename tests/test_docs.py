@@ -125,6 +125,7 @@ def test_docstrings_keep_their_formulas(extensions):
         "\\ E = \\|A x\\|^2 with A\\* and \\ :py:obj:`PDHG <paralift.PDHG>`\\ , x\\_1 and \\ ``axis``\\ .", "", ".. rubric:: Parameters", "",
         "**step, k**", "    \\ a number: or \\|K\\|.", "", "**l**", "    \\ less.", "", "\\ Raises ValueError.", "", "\\ Source: me.", "", "::", "", "    x+ = K* y", ""]
     assert plain_text.sentence("One thing: and\nmore.\n\nText.") == "One thing" and plain_text.sentence("Both 1.5 and 2.") == "Both 1.5 and 2"
+    assert plain_text.sentence("f_1 + ... + f_n on {x : A x = b}. More.") == "f_1 + ... + f_n on {x : A x = b}"
 
 
 def test_signatures_of_methods_are_those_of_their_constructors():
