@@ -37,7 +37,7 @@ lint: install
 # wheel and source archive, what is in them, and whether a package index takes them; PARALIFT_SOURCE: setup.py
 dist: $(VENV)/.release
 	rm -rf dist
-	$(RUN) -m build --no-isolation
+	$(RUN) -m build --no-isolation --quiet
 	$(RUN) -m zipfile --list dist/*.whl
 	$(RUN) -m tarfile --list dist/*.tar.gz
 	$(RUN) -m twine check --strict dist/*
