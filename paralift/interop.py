@@ -143,7 +143,7 @@ def to_odl(obj: Functional | LinearOperator) -> Any:
     def tensor(x):
         return torch.as_tensor(np.asarray(x.data), device=device)
 
-    class Map(odl.Operator):
+    class Map(odl.Operator):  # type: ignore[name-defined]
         def __init__(self, f, domain, range_, linear=False, adjoint=None):
             super().__init__(domain, range_, linear=linear)
             self.f, self.back = f, adjoint
@@ -158,7 +158,7 @@ def to_odl(obj: Functional | LinearOperator) -> Any:
     if linear:
         return Map(anything._call, space(anything.domain), space(anything.range), True, anything._adjoint)
 
-    class Wrapped(odl.functionals.Functional):
+    class Wrapped(odl.functionals.Functional):  # type: ignore[name-defined]
         def __init__(self, f):
             super().__init__(space(f.space), grad_lipschitz=f.grad_lipschitz)
             self.f = f
