@@ -67,7 +67,7 @@ def test_certificates_need_the_problems_own_shapes():
     with pytest.raises(TypeError, match="Certificate.weight got delta='a'"):
         found.weight("a")
     for q in (torch.ones(2), torch.ones(3, dtype=torch.float64)):
-        with pytest.raises(ValueError, match="two elements of one shape and dtype"):
+        with pytest.raises(ValueError, match="elements of one dtype whose batch axes broadcast"):
             pl.problems.certificate.nearest_subgradient(pl.L1Norm(), torch.ones(3), q)
 
 

@@ -202,7 +202,7 @@ class Two(nn.Module):
     (lambda: pl.lift(Two(), IMAGES.float()), ValueError, "returns 2 values"),
     (lambda: pl.lift(Residual(), IMAGES.float(), ["layer7"]), ValueError, r"\['layer7'\].* match no submodule"),
     (lambda: pl.lift(Nested(), IMAGES.float(), "block"), ValueError, "no ModuleList or Sequential of blocks"),
-    (lambda: pl.lift(Residual(), [1, 2]), TypeError, "one tensor with samples"),
+    (lambda: pl.lift(Residual(), [1, 2]), TypeError, "holds data"),
     (lambda: pl.lift(Residual(), IMAGES[:1].float()), ValueError, "at least 2"),
     (lambda: pl.lift("residual", IMAGES), TypeError, "torch.nn.Module"),
 ])
