@@ -237,7 +237,7 @@ class GroupHuber(_Groups):
 
     def _prox(self, x, sigma):
         size = self._size(x)
-        return x * (1 - sigma / torch.maximum(size, size * 0 + sigma + self.delta))
+        return x * ((size - sigma).clamp(min=self.delta) / size.clamp(min=sigma + self.delta))
 
     def _conj_prox(self, x, sigma, out=None):
         y = torch.div(x, 1 + sigma * self.delta, out=out)
@@ -332,7 +332,8 @@ class Huber(Functional):
         return x / x.abs().clamp(min=self.delta)
 
     def _prox(self, x, sigma):
-        return x * (1 - sigma / torch.maximum(x.abs(), x.abs() * 0 + sigma + self.delta))
+        size = x.abs()
+        return x * ((size - sigma).clamp(min=self.delta) / size.clamp(min=sigma + self.delta))
 
     def _conj_value(self, x):
         inside = self.delta / 2 * (x * x.conj()).real if x.is_complex() else self.delta / 2 * x * x

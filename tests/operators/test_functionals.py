@@ -306,6 +306,14 @@ def test_values_in_single_precision(f, x):
     assert ((f._value(x).double() - wide._value(x.double())).abs() <= 4e-7 * (first + wide._value(x.double()).abs())).all()
 
 
+@pytest.mark.parametrize("f", [pl.Huber(0.5), pl.GroupHuber(0.5), pl.MoreauEnvelope(pl.L1Norm(), 0.5)], ids=lambda f: type(f).__name__)
+def test_proxes_with_large_steps_in_single_precision(f):
+    """What a large step leaves of x is exact, relatively, and steps may differ from sample to sample."""
+    x, steps = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 3.0, 1e3, 1e5]).reshape(4, 1, 1)
+    p, exact = f.prox(x, steps), f.prox(x.double(), steps.double())
+    assert p.dtype == x.dtype and ((p.double() - exact).abs() <= 1e-6 * exact.abs()).all()
+
+
 def test_prox_of_kullback_leibler_in_single_precision():
     """The root stays exact, relatively, where the step is far larger than x."""
     x, g = torch.tensor([1.0, 5.0, 0.0, 300.0]), torch.tensor([0.25, 3.0, 0.0, 2.0])
