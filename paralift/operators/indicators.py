@@ -45,6 +45,10 @@ class _Set(Functional):
     def _inside(self, x):
         raise NotImplementedError(f"{type(self).__name__} defines no _inside(x).")
 
+    def _all(self, good):
+        """Over the element."""
+        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+
     def _value(self, x):
         return torch.where(self._inside(x), 0.0, torch.inf).to(x.real.dtype if x.is_complex() else x.dtype)
 
@@ -65,8 +69,7 @@ class IndicatorBox(_Set):
 
     def _inside(self, x):
         t = _slack(x)
-        good = (x >= self.lower - t) & (x <= self.upper + t)
-        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+        return self._all((x >= self.lower - t) & (x <= self.upper + t))
 
     def _prox(self, x, sigma):
         return x.clamp(self.lower, self.upper)
@@ -81,8 +84,7 @@ class IndicatorNonnegative(_Set):
     separable = True
 
     def _inside(self, x):
-        good = x >= -_slack(x)
-        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+        return self._all(x >= -_slack(x))
 
     def _prox(self, x, sigma):
         return x.clamp(min=0)
@@ -130,7 +132,7 @@ class IndicatorL1Ball(_Ball):
         return project_l1_ball(x, self.radius, self.ndim)
 
     def _conj_value(self, x):
-        return self.radius * x.abs().flatten(-self.ndim).amax(-1)
+        return self.radius * self._max(x.abs())
 
 
 class IndicatorL2Ball(_Ball):
@@ -153,8 +155,7 @@ class IndicatorLinfBall(_Ball):
     separable = True
 
     def _inside(self, x):
-        good = x.abs() <= self.radius * (1 + _slack(x)) + _slack(x)
-        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+        return self._all(x.abs() <= self.radius * (1 + _slack(x)) + _slack(x))
 
     def _prox(self, x, sigma):
         if x.is_complex():

@@ -68,7 +68,7 @@ class L1Norm(Functional):
         return _unit_ball(self._polar(x))
 
     def _polar(self, x):
-        return x.abs().flatten(-self.ndim).amax(-1)
+        return self._max(x.abs())
 
 
 class WeightedL1Norm(Functional):
@@ -104,11 +104,11 @@ class WeightedL1Norm(Functional):
 
     def _conj_value(self, x):
         beyond = x.abs() - (1 + 1e-6) * self.weights > 1e-6 * self.weights.amax()
-        return torch.where(beyond.flatten(-self.ndim).any(-1), torch.inf, 0.0)
+        return torch.where(self._max(beyond), torch.inf, 0.0)
 
     def _polar(self, x):
         size = x.abs()
-        return torch.where(size > 0, size / self.weights, 0.0).flatten(-self.ndim).amax(-1)
+        return self._max(torch.where(size > 0, size / self.weights, 0.0))
 
 
 class L2Norm(Functional):
@@ -209,7 +209,7 @@ class GroupL1Norm(_Groups):
         return _unit_ball(self._polar(x))
 
     def _polar(self, x):
-        return self._size(x).flatten(-self.ndim).amax(-1)
+        return self._max(self._size(x))
 
 
 class GroupHuber(_Groups):
@@ -254,7 +254,7 @@ class SupNorm(Functional):
     positive_homogeneous = True
 
     def _value(self, x):
-        return x.abs().flatten(-self.ndim).amax(-1)
+        return self._max(x.abs())
 
     def _prox(self, x, sigma):
         from .indicators import project_l1_ball

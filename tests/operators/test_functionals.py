@@ -271,6 +271,17 @@ def test_algebra():
         -1.0 * pl.L1Norm()
 
 
+@pytest.mark.parametrize("f", [pl.L1Norm(()), pl.L2Norm(()), pl.SupNorm(()), pl.IndicatorLinfBall(1.0, ()), pl.IndicatorL1Ball(1.0, ()), pl.IndicatorL2Ball(1.0, ()),
+                               pl.IndicatorBox(-1.0, 1.0, ())], ids=lambda f: type(f).__name__)
+def test_elements_may_be_numbers(f):
+    """On numbers norms are the modulus, balls the interval: of a batch each has its value, its conjugate's value and its prox."""
+    x = v(-2, 0.5, 1)
+    ball, norm = v(math.inf, 0, 0), v(2, 0.5, 1)
+    is_norm = type(f).__name__.endswith("Norm")
+    assert torch.equal(f(x), norm if is_norm else ball) and torch.equal(f.convex_conj(x), ball if is_norm else norm)
+    assert torch.allclose(f.prox(x, 0.25), v(-1.75, 0.25, 0.75) if is_norm else v(-1, 0.5, 1))
+
+
 def test_complex_proxes():
     x = torch.randn(5, 7, dtype=torch.complex128)
     for f in (pl.L1Norm(), pl.Huber(0.5), pl.IndicatorL2Ball(1.0), pl.IndicatorLinfBall(0.5), pl.IndicatorL1Ball(1.0)):
