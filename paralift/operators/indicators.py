@@ -7,6 +7,7 @@ import torch
 
 from ..arguments import Array, Quantity
 from .functional import Functional
+from .norms import onto_discs
 from .space import Space, SpaceLike, finite, inner
 
 __all__ = ["IndicatorBox", "IndicatorNonnegative", "IndicatorSimplex", "IndicatorL1Ball", "IndicatorL2Ball", "IndicatorLinfBall", "IndicatorAffine"]
@@ -158,9 +159,7 @@ class IndicatorLinfBall(_Ball):
         return self._all(x.abs() <= self.radius * (1 + _slack(x)) + _slack(x))
 
     def _prox(self, x, sigma):
-        if x.is_complex():
-            return x * (self.radius / x.abs().clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1)
-        return x.clamp(-self.radius, self.radius)
+        return onto_discs(x, self.radius) if x.is_complex() else x.clamp(-self.radius, self.radius)
 
     def _conj_value(self, x):
         return self.radius * self._sum(x.abs())
