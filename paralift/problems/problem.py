@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..arguments import checked, shown
+from ..operators.space import inner, norm, parts
 
 __all__ = ["Problem", "Linearisation"]
 
@@ -141,7 +142,7 @@ class Problem:
 
     def image_square(self, K: Any, y: torch.Tensor) -> torch.Tensor:
         """|y|^2, y in the range of K, an operator of the problem; over all workers, where they share its rows."""
-        return torch.linalg.vector_norm(y) ** 2
+        return norm(y) ** 2
 
     def gap(self, point: Point, dual: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """Primal-dual gap, an upper bound on E(point) - min E; `dual` as the method keeps it."""
@@ -221,8 +222,10 @@ def numbers(tensors: Sequence[torch.Tensor]) -> list[float]:
 
 def _dot(a, b):
     """Re <a, b>; one pass where memory is contiguous."""
+    if a.is_complex() and b.is_complex():
+        a, b = parts(a), parts(b)
     if a.is_complex() or b.is_complex():
-        return torch.sum((a * b.conj()).real)
+        return inner(a, b)
     if a.is_contiguous() and b.is_contiguous() and a.dtype == b.dtype and a.element_size() > 2:
         return torch.dot(a.view(-1), b.view(-1))
     return torch.sum(a * b)
