@@ -122,12 +122,12 @@ class Problem:
         """Global sum over blocks of Re <a, b>."""
         if len(a) == 1:
             (k, v), = a.items()
-            return _dot(v, b[k])
-        return sum(_dot(a[k], b[k]) for k in a)
+            return dot(v, b[k])
+        return sum(dot(a[k], b[k]) for k in a)
 
     def inners(self, a: Point, b: Point) -> dict[str, float]:
         """{block: Re <a, b>} as numbers."""
-        return dict(zip(a, numbers([_dot(v, b[k]) for k, v in a.items()])))
+        return dict(zip(a, numbers([dot(v, b[k]) for k, v in a.items()])))
 
     def group_values(self, point: Point, groups: Iterable[Collection[str]]) -> list[float]:
         """[number, ..]: `smooth_value(point, group)` for each group of blocks."""
@@ -220,7 +220,7 @@ def numbers(tensors: Sequence[torch.Tensor]) -> list[float]:
     return [float(v) for v in tensors]
 
 
-def _dot(a, b):
+def dot(a, b):
     """Re <a, b>; one pass where memory is contiguous."""
     if a.is_complex() and b.is_complex():
         a, b = parts(a), parts(b)
