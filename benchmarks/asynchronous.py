@@ -35,10 +35,10 @@ def take_time(seconds):
             return found
         return call
 
-    FiniteSum.factors, LiftedProblem._terms = slowed(FACTORS, 1), slowed(TERMS, 0)
+    FiniteSum.factors, LiftedProblem.stage_terms = slowed(FACTORS, 1), slowed(TERMS, 0)
 
 
-FACTORS, TERMS = FiniteSum.factors, LiftedProblem._terms
+FACTORS, TERMS = FiniteSum.factors, LiftedProblem.stage_terms
 
 
 def main():

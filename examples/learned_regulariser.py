@@ -7,7 +7,6 @@ Training and test images: chest slices of mri_images in PARALIFT_DATA (with h5py
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -25,17 +24,13 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 
 side, count, sweeps = (32, 4, 40) if arguments.quick else (64, 20, arguments.sweeps)
-folder = Path(os.environ.get("PARALIFT_DATA", "")) / "mri_images" / "DeepADMM_chest"
-if not arguments.quick and folder.is_dir():
-    import h5py
-
-    def load(file):
-        with h5py.File(file) as data:
-            return torch.tensor(data["im_ori"][:].T)
-
-    slices, source = torch.stack([load(file) for file in sorted(folder.glob("*.mat"))[:count + 8]]), "chest slices"
+try:
+    slices, source = None if arguments.quick else pl.data.mri_slices("chest"), "chest slices"
+except FileNotFoundError:
+    slices = None
+if slices is not None:
     centre = slice(128 - side // 2, 128 + side // 2)
-    images = slices[:, centre, centre]
+    images = torch.stack([slices[i][centre, centre] for i in range(count + 8)]).double()
 else:
     from skimage import data
 

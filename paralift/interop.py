@@ -18,6 +18,11 @@ def _numpy(x):
     return x.detach().cpu().numpy().copy()
 
 
+def _tensor(values, like, dtype=None):
+    """Numbers of another library where `like` lies, in its dtype unless told."""
+    return torch.as_tensor(np.asarray(values), dtype=dtype or like.dtype, device=like.device)
+
+
 class _Batched:
     """Applies a one-element map over the batch axes by a Python loop."""
 
@@ -40,10 +45,19 @@ class _Batched:
 
 
 def _odl_space(space):
+    """(Space, weight) of a tensor space; of n equal ones, as the range of a gradient is, with a first axis of n."""
     weight = getattr(space.weighting, "const", None)
-    if weight is None or not hasattr(space, "shape"):
-        raise ValueError(f"from_odl got the space {space!r}; it needs a tensor space with a constant weighting.")
+    if weight is not None and getattr(space, "is_power_space", False) and len(space):
+        part, w = _odl_space(space[0])
+        return Space((len(space), *part.shape), part.dtype), float(weight) * w
+    if weight is None or not hasattr(space, "dtype_identifier"):
+        raise ValueError(f"from_odl got the space {space!r}; it needs a tensor space with a constant weighting, or a product of equal ones.")
     return Space(tuple(space.shape), getattr(torch, str(np.dtype(space.dtype_identifier)))), float(weight)
+
+
+def _array(element):
+    """The numbers of an ODL element."""
+    return np.stack([_array(part) for part in element.parts]) if hasattr(element, "parts") else np.asarray(element.data)
 
 
 class _FromODLFunctional(_Batched, Functional):
@@ -59,20 +73,17 @@ class _FromODLFunctional(_Batched, Functional):
     def on(self, space):
         return self
 
-    def _tensor(self, element, like):
-        return torch.as_tensor(np.asarray(element.data), dtype=like.dtype, device=like.device)
-
     def _value(self, x):
-        return self._each(x, self.ndim, lambda t: torch.tensor(float(self.odl(self.odl.domain.element(_numpy(t)))), dtype=x.dtype))
+        return self._each(x, self.ndim, lambda t: _tensor(float(self.odl(self.odl.domain.element(_numpy(t)))), x))
 
     def _gradient(self, x):
-        return self.weight * self._each(x, self.ndim, lambda t: self._tensor(self.odl.gradient(self.odl.domain.element(_numpy(t))), x))
+        return self.weight * self._each(x, self.ndim, lambda t: _tensor(_array(self.odl.gradient(self.odl.domain.element(_numpy(t)))), x))
 
     def _prox(self, x, sigma):
         def one(t, step):
             if self._cache[0] != step:
                 self._cache = (step, self.odl.proximal(step * self.weight))
-            return self._tensor(self._cache[1](self.odl.domain.element(_numpy(t))), x)
+            return _tensor(_array(self._cache[1](self.odl.domain.element(_numpy(t)))), x)
 
         return self._each_prox(x, sigma, one)
 
@@ -89,10 +100,10 @@ class _FromODLOperator(_Batched, LinearOperator):
             raise ValueError(f"{type(op).__name__}: the adjoint fails the dot test, <Ax, y> = {left:.6g} but <x, A*y> = {right:.6g}; give the operator a right adjoint.")
 
     def _call(self, x):
-        return self._each(x, self.domain.ndim, lambda t: torch.as_tensor(np.asarray(self.odl(self.odl.domain.element(_numpy(t))).data), dtype=self.range.dtype))
+        return self._each(x, self.domain.ndim, lambda t: _tensor(_array(self.odl(self.odl.domain.element(_numpy(t)))), x, self.range.dtype))
 
     def _adjoint(self, y):
-        return self._each(y, self.range.ndim, lambda t: torch.as_tensor(np.asarray(self.odl.adjoint(self.odl.range.element(_numpy(t))).data), dtype=self.domain.dtype) * self.scale)
+        return self._each(y, self.range.ndim, lambda t: _tensor(_array(self.odl.adjoint(self.odl.range.element(_numpy(t)))), y, self.domain.dtype) * self.scale)
 
 
 def from_odl(obj: Any) -> Functional | LinearOperator:
@@ -107,14 +118,23 @@ def from_odl(obj: Any) -> Functional | LinearOperator:
 
 
 def to_odl(obj: Functional | LinearOperator) -> Any:
-    """Our functional (bound to a space) or linear operator as an ODL object on an unweighted numpy space."""
+    """Our functional (bound to a space) or linear operator as an ODL object on an unweighted numpy space.
+
+    Of ODL 1.0's own solvers accelerated_proximal_gradient fails under NumPy 2, whose scalars it multiplies elements by; proximal_gradient and pdhg work.
+    """
     import odl
+
+    linear = isinstance(obj, Operator) and obj.is_linear
+    if not linear and (not isinstance(obj, Functional) or obj.space is None):
+        raise TypeError(f"to_odl got {obj!r}; it needs a linear operator, or a functional bound to a space: f.on(shape).")
+    anything: Any = obj
+    device = (anything.domain if linear else anything.space).device
 
     def space(s):
         return odl.rn(s.shape, dtype=str(s.dtype).split(".")[-1])
 
     def tensor(x):
-        return torch.as_tensor(np.asarray(x.data))
+        return torch.as_tensor(np.asarray(x.data), device=device)
 
     class Map(odl.Operator):
         def __init__(self, f, domain, range_, linear=False, adjoint=None):
@@ -128,10 +148,8 @@ def to_odl(obj: Functional | LinearOperator) -> Any:
         def adjoint(self):
             return Map(self.back, self.range, self.domain, True, self.f)
 
-    if isinstance(obj, Operator) and obj.is_linear:
-        return Map(obj._call, space(obj.domain), space(obj.range), True, obj._adjoint)
-    if not isinstance(obj, Functional) or obj.space is None:
-        raise TypeError(f"to_odl got {obj!r}; it needs a linear operator, or a functional bound to a space: f.on(shape).")
+    if linear:
+        return Map(anything._call, space(anything.domain), space(anything.range), True, anything._adjoint)
 
     class Wrapped(odl.functionals.Functional):
         def __init__(self, f):
@@ -167,12 +185,12 @@ class _FromPyproximal(_Batched, Functional):
     def _value(self, x):
         def one(t):
             v = self.operator(_numpy(t).ravel())
-            return torch.tensor((0.0 if v else float("inf")) if isinstance(v, (bool, np.bool_)) else float(v), dtype=x.dtype)
+            return _tensor((0.0 if v else float("inf")) if isinstance(v, (bool, np.bool_)) else float(v), x)
 
         return self._each(x, self.ndim, one)
 
     def _prox(self, x, sigma):
-        return self._each_prox(x, sigma, lambda t, step: torch.as_tensor(self.operator.prox(_numpy(t).ravel(), step), dtype=x.dtype).reshape(t.shape))
+        return self._each_prox(x, sigma, lambda t, step: _tensor(self.operator.prox(_numpy(t).ravel(), step), x).reshape(t.shape))
 
 
 @checked
@@ -191,10 +209,10 @@ def to_pylops(op: LinearOperator) -> Any:
             super().__init__(dtype=np.dtype(str(op.domain.dtype).split(".")[-1]), shape=(op.range.size, op.domain.size))
 
         def _matvec(self, x):
-            return _numpy(op._call(torch.as_tensor(np.ascontiguousarray(x)).reshape(op.domain.shape)).reshape(-1))
+            return _numpy(op._call(torch.as_tensor(np.ascontiguousarray(x), device=op.domain.device).reshape(op.domain.shape)).reshape(-1))
 
         def _rmatvec(self, y):
-            return _numpy(op._adjoint(torch.as_tensor(np.ascontiguousarray(y)).reshape(op.range.shape)).reshape(-1))
+            return _numpy(op._adjoint(torch.as_tensor(np.ascontiguousarray(y), device=op.range.device).reshape(op.range.shape)).reshape(-1))
 
     return Wrapped()
 

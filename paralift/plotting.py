@@ -67,7 +67,7 @@ def plot_images(rows: Pictures, path: FilePath | None = None, titles: Sequence[s
         for i, ax in enumerate(line):
             ax.set_xticks([]), ax.set_yticks([])
             if i < len(images):
-                ax.imshow(images[i], cmap="gray_r", vmin=limits[0], vmax=limits[1])
+                ax.imshow(_drawable(images[i]), cmap="gray_r", vmin=limits[0], vmax=limits[1])
             else:
                 ax.axis("off")
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
@@ -94,7 +94,7 @@ def plot_predictions(images: Items, predicted: Items, labels: Items, path: FileP
         if i >= n:
             ax.axis("off")
             continue
-        ax.imshow(images[i], cmap="gray_r")
+        ax.imshow(_drawable(images[i]), cmap="gray_r")
         ax.set_title(f"{int(predicted[i])}" + (f" (is {int(labels[i])})" if wrong[i] else ""), fontsize=9, fontweight="bold" if wrong[i] else "normal")
         for spine in ax.spines.values():
             spine.set(linewidth=2.5 if wrong[i] else 0.5, color="black" if wrong[i] else "0.7")
@@ -159,6 +159,11 @@ def _slices(image, truth):
     if image.dim() == 2:
         return [("", image, truth)]
     return [(f"middle slice of axis {axis}", *take(lambda v, axis=axis: v.select(axis, v.shape[axis] // 2))) for axis in range(3)]
+
+
+def _drawable(v):
+    """An image as matplotlib takes it: off the GPU, without a graph."""
+    return v.detach().cpu().numpy() if hasattr(v, "detach") else v
 
 
 def _saved(fig, path):

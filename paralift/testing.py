@@ -37,14 +37,20 @@ def _points(f, points, seed):
     g = torch.Generator().manual_seed(seed)
     if points is not None:
         return points.to(torch.float64) if not points.is_complex() else points
-    shape = f.space.shape if getattr(f, "space", None) is not None else (7,) + (5,) * (f.ndim - 1)
-    return 2 * torch.randn(6, *shape, dtype=torch.float64, generator=g)
+    space = getattr(f, "space", None)
+    shape, device = ((7,) + (5,) * (f.ndim - 1), "cpu") if space is None else (space.shape, space.device)
+    return 2 * torch.randn(6, *shape, dtype=torch.float64, generator=g).to(device)
+
+
+def _noise(like, generator):
+    """Normal numbers like a tensor, drawn on the CPU: the same ones on every device."""
+    return torch.randn(like.shape, dtype=like.dtype, generator=generator).to(like.device)
 
 
 def check_operator(op: Operator, tolerance: float = 1e-8, seed: int = 0) -> None:
     """<Ax, y> = <x, A*y> for linear operators; the derivative against finite differences, and its adjoint, for all."""
     table = _Table(repr(op))
-    g = torch.Generator(op.domain.device).manual_seed(seed)
+    g = torch.Generator().manual_seed(seed)
     x, dx, y = op.domain.randn(generator=g), op.domain.randn(generator=g), op.range.randn(generator=g)
     tolerance = max(tolerance, 1e3 * torch.finfo(op.domain.dtype).eps)
     D = op.derivative(x)
@@ -65,13 +71,13 @@ def check_functional(f: Functional, points: torch.Tensor | None = None, toleranc
     """
     x = _points(f, points, seed)
     table, g = _Table(repr(f)), torch.Generator().manual_seed(seed + 1)
-    noise = lambda like: torch.randn(like.shape, dtype=like.dtype, generator=g)
+    noise = lambda like: _noise(like, g)
     if f.has_prox:
         for s in (0.3, 1.0) if not f.convex else (0.3, 1.0, 2.5):
             p = f.prox(x, s)
             best = f(p) + inner(p - x, p - x, f.ndim) / (2 * s)
             table.add(f"prox({s}) is feasible", 0 if torch.isfinite(f(p)).all() else 1, 0)
-            worst = torch.zeros(())
+            worst = best.new_zeros(())
             for scale in (1e-4, 1e-2, 1.0):
                 for other in [f.prox(x + scale * noise(x), s) for _ in range(10)] + [p + scale * noise(p)]:
                     value = f(other) + inner(other - x, other - x, f.ndim) / (2 * s)
@@ -91,7 +97,7 @@ def check_functional(f: Functional, points: torch.Tensor | None = None, toleranc
                     pass
         loop = torch.stack([f.prox(xi, 0.7) for xi in x])
         table.add("batch = loop", (f.prox(x, 0.7) - loop).abs().max(), tolerance)
-        per_sample = torch.linspace(0.3, 1.0, len(x), dtype=torch.float64).reshape(-1, *[1] * (x.dim() - 1))
+        per_sample = torch.linspace(0.3, 1.0, len(x), dtype=torch.float64, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
         each = torch.stack([f.prox(xi, float(si)) for xi, si in zip(x, per_sample.flatten())])
         table.add("sigma per sample", (f.prox(x, per_sample) - each).abs().max(), tolerance)
     try:
@@ -119,7 +125,7 @@ def check_penalty(penalty: Penalty, points: torch.Tensor | None = None, toleranc
 
     z = _points(penalty.potential, points, seed)
     g = torch.Generator().manual_seed(seed + 1)
-    noise = lambda like: torch.randn(like.shape, dtype=like.dtype, generator=g)
+    noise = lambda like: _noise(like, g)
     table, n = _Table(repr(penalty)), penalty.ndim
     sigma = penalty.activation
     feasible = lambda u: u if torch.isfinite(penalty(u, z)).all() else penalty.nonsmooth.prox(u, 1.0)
@@ -155,7 +161,7 @@ def check_penalty(penalty: Penalty, points: torch.Tensor | None = None, toleranc
         v = z + noise(z)
         p = penalty.prox_x(v, z, tau)
         best = inner(p - v, p - v, n) / 2 + tau * penalty(p, z)
-        worst = torch.zeros(())
+        worst = best.new_zeros(())
         for scale in (1e-3, 1e-1, 1.0):
             for other in [penalty.prox_x(v + scale * noise(v), z, tau) for _ in range(10)] + [p + scale * noise(p)]:
                 worst = torch.maximum(worst, (best - inner(other - v, other - v, n) / 2 - tau * penalty(other, z)).max())
@@ -170,11 +176,11 @@ def check_problem(problem: Problem, point: dict[str, torch.Tensor] | None = None
     point = copy.copy(problem.start() if point is None else point)
     if any(v.dtype != torch.float64 for v in point.values()):
         raise TypeError(f"check_problem got blocks of dtype {next(iter(point.values())).dtype}; it needs float64: convert the network and the data with .double().")
-    point = {k: v + perturb * torch.rand(v.shape, dtype=v.dtype, generator=g) * v.abs().mean() for k, v in point.items()}
+    point = {k: v + perturb * torch.rand(v.shape, dtype=v.dtype, generator=g).to(v.device) * v.abs().mean() for k, v in point.items()}
     point = {**point, **problem.prox(point, {k: 1e-12 for k in point})}
     lin = problem.linearise(point)
     for name, gradient in lin.gradient.items():
-        d, h = torch.randn(gradient.shape, dtype=torch.float64, generator=g), 1e-6
+        d, h = _noise(gradient, g), 1e-6
         move = lambda t: {**point, name: point[name] + t * d}
         F = problem.smooth_value
         fd = (F(move(h)) - F(move(-h))) / (2 * h)

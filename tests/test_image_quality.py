@@ -47,3 +47,10 @@ def test_bad_input():
     for measure in (metrics.psnr, metrics.ssim, metrics.nrmse):
         with pytest.raises(ValueError, match="one shape"):
             measure(X, Y[0])
+
+
+def test_images_with_a_graph_are_drawn():
+    from paralift.plotting import plot_images, plot_predictions
+
+    images = X[:, 0].clone().requires_grad_()
+    assert len(plot_images({"a": images}).axes) == 3 and len(plot_predictions(images, torch.arange(3), torch.arange(3)).axes) == 30

@@ -47,3 +47,30 @@ def test_pyproximal_and_pylops():
     D = pl.to_pylops(pl.Gradient(pl.Space((4, 5), torch.float64)))
     u, w = np.random.default_rng(0).normal(size=20), np.random.default_rng(1).normal(size=40)
     assert abs(w @ D.matvec(u) - u @ D.rmatvec(w)) < 1e-12
+
+
+def test_odl_operators_between_products_of_equal_spaces():
+    """The range of a gradient, and a norm on it: against our own."""
+    odl = pytest.importorskip("odl")
+    space = odl.uniform_discr([0, 0], [6, 5], [6, 5])
+    A, B = pl.from_odl(odl.Gradient(space, method="forward", pad_mode="symmetric")), pl.Gradient(pl.Space((6, 5), torch.float64))
+    x = torch.randn(3, 6, 5, dtype=torch.float64)
+    assert A.range.shape == (2, 6, 5) and torch.allclose(A(x), B(x))
+    pl.testing.check_operator(A)
+    f, g, y = pl.from_odl(odl.functionals.GroupL1Norm(space**2)), pl.GroupL1Norm(space=(2, 6, 5)), A(x)
+    assert torch.allclose(f(y), g(y)) and torch.allclose(f.prox(y, 0.4), g.prox(y, 0.4))
+    with pytest.raises(ValueError, match="product of equal ones"):
+        pl.from_odl(odl.ComponentProjection(odl.ProductSpace(odl.rn(2), odl.rn(3)), 0))
+
+
+def test_results_lie_where_the_input_does():
+    """New tensors would go to torch's default device where a door forgot to say which."""
+    import odl
+    import pyproximal
+
+    f, A, g = pl.from_odl(odl.functionals.L2NormSquared(odl.rn(7))), pl.from_odl(odl.MatrixOperator(np.eye(7))), pl.from_pyproximal(pyproximal.L1(), (7,))
+    back, flat = pl.to_odl(pl.L1Norm(pl.Space((7,), torch.float64))), pl.to_pylops(pl.MatrixOperator(torch.eye(7, dtype=torch.float64)))
+    with torch.device("meta"):
+        found = [f(x), f.gradient(x), f.prox(x, 0.3), A(x), A.adjoint(x), g(x), g.prox(x, 0.3)]
+        assert all(v.device.type == "cpu" for v in found)
+        assert back(back.domain.element(x[0].numpy())) > 0 and np.allclose(flat.matvec(x[0].numpy()), x[0].numpy())

@@ -36,6 +36,13 @@ def test_lifted_gradients(cls):
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
+def test_steps_within_their_bounds_descend(cls):
+    """PGD with the steps of its own bounds, complex networks too."""
+    objective = pl.PGD(4).solve(build(cls)[1], progress=False).history["objective"]
+    assert all(b < a for a, b in zip(objective, objective[1:]))
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
 def test_one_sweep_tends_to_back_propagation(cls):
     network, problem = build(cls, rho=1e7)
     loss, gradient = problem.explicit_gradient(problem.start_theta())
@@ -166,3 +173,20 @@ def test_a_parameter_of_two_stages_moves_once(metric):
     for name, p in trained.named_parameters():
         change, g = (problem.initial[name] - p.detach()) / 1e-3, gradient[name]
         assert torch.allclose(change, g / (g.abs() + 1e-8) if metric == "adam" else g, atol=2e-3, rtol=1e-3), name
+
+
+@pytest.mark.parametrize("attention", ["softmax", "fused"])
+def test_dropout_of_attention_weights(attention):
+    """Both forms drop weights while they train, and none in evaluation; the layer's other dropouts are left out."""
+    torch.manual_seed(0)
+    block = pl.networks.VisionTransformer(1, 4, 3, 2, 8, 1, 2, attention=attention, dropout=0.5).blocks[0].double()
+    h, seen = torch.randn(2, 4, 8, dtype=torch.float64), []
+    block.out.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    for mode in (False, False, True, True):
+        block.train(mode)(h, None)
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[2], seen[3]) and not torch.equal(seen[0], seen[2])
+
+
+def test_an_even_kernel_has_no_adjoint_of_the_same_size():
+    with pytest.raises(ValueError, match="kernel=4"):
+        pl.networks.ProximalNetwork(kernel=4)

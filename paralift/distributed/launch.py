@@ -3,10 +3,10 @@
 import gc
 import hashlib
 import multiprocessing
-import multiprocessing.connection
 import os
 import platform
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -32,12 +32,11 @@ from .layout import place
 from .mesh import Simulated, Workers
 from .room import Room
 from .terms import place_terms, shares_terms
+from .watch import LOST, Pulse, Watch, explained, is_lost
 
 __all__ = ["share", "rank", "interrupted"]
 
 LIFTED = (LiftedTraining, LiftedInversion)
-BEAT = 1.0                       # seconds between two signs of life
-LOST = 3                         # exit code of a worker that another one has left
 
 _active = False
 _rank = None
@@ -166,14 +165,24 @@ def _torchrun(work, problem, solver, wish, options):
         store, rank, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=wish.timeout)))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")                    # a restart must not read the last attempt's keys
         _join(dist.PrefixStore(f"paralift{attempt}", store), rank, wish, _device(problem))
-    pulse = _Pulse(dist.distributed_c10d._get_default_store(), dist.get_rank(), wish.total)
+    _check_backends(_device(problem))
+    pulse = Pulse(dist.distributed_c10d._get_default_store(), dist.get_rank(), wish.total)
     try:
         _check_alike(problem, solver, options)
         return work()
     except RuntimeError as error:
-        raise _explained(error, pulse, wish) from error
+        raise explained(error, pulse, wish) from error
     finally:
         pulse.stop()
+
+
+def _check_backends(device):
+    """Refuse a process group of the user's that cannot carry what workers exchange: tensors on `device`, and small ones on the CPU."""
+    config = dist.get_backend_config()
+    lacking = {"cpu", device.type} - {part.partition(":")[0] for part in config.split(",")}
+    if lacking:
+        raise RuntimeError(f"the process group that is already there ({config}) has no backend for tensors on the {' and '.join(sorted(lacking))}; workers need one for them: "
+                           "make it with torch.distributed.init_process_group('cpu:gloo,cuda:nccl'), or leave that call out.")
 
 
 # ---- by fork
@@ -189,19 +198,19 @@ def _fork(work, problem, solver, wish, options):
     context, folder, threads = multiprocessing.get_context("fork"), tempfile.TemporaryDirectory(prefix="paralift"), torch.get_num_threads()
     sys.stdout.flush()
     children = [context.Process(target=_child, args=(work, problem, solver, wish, options, number, folder.name), daemon=True) for number in range(1, wish.total)]
-    watch, Room.current = None, Room()
+    watch, Room.current = None, Room(wish.total)
     gc.collect()                                                  # an earlier group's garbage ends here, where its threads are: in a child it would wait for them for ever
     gc.freeze()                                                   # and what is here now is never collected there
     try:
         for child in children:
             child.start()
-        watch = _Watch(children)
+        watch = Watch(children, Room.current.mail)
         torch.set_num_threads(1)                                  # as its children, whose copies of a pool of threads would never answer
         return _worker(work, problem, solver, wish, options, 0, folder.name)
     except RuntimeError as error:
         if watch.stopped:
             raise KeyboardInterrupt from None
-        if not _is_lost(error):
+        if not is_lost(error):
             raise
         for _ in range(20):                                       # until the cause is known
             time.sleep(0.1)
@@ -226,61 +235,10 @@ def _fork(work, problem, solver, wish, options):
                     child.kill()
                     child.join()
         torch.set_num_threads(threads)
+        Room.current.mail.close()
         Room.current = None
         gc.unfreeze()
         folder.cleanup()
-
-
-def _exit_code(child):
-    """Of a process that has just ended: it may be a moment until it is known."""
-    for _ in range(50):
-        if child.exitcode is not None:
-            return child.exitcode
-        time.sleep(0.02)
-    return -1
-
-
-class _Watch:
-    """A thread beside worker 0, which may wait where no Python runs: once a child dies the others are killed too, and at the second Ctrl-C all are, so that every wait ends."""
-
-    def __init__(self, children):
-        self.children, self.dead, self.stopped, self.pipe, self.before = children, None, False, os.pipe(), None
-        if threading.current_thread() is threading.main_thread():
-            os.set_blocking(self.pipe[1], False)
-            self.before = signal.set_wakeup_fd(self.pipe[1])
-        self.thread = threading.Thread(target=self._look, daemon=True)
-        self.thread.start()
-
-    def _look(self):
-        presses, open_sentinels = 0, {child.sentinel: (number, child) for number, child in enumerate(self.children, 1)}
-        while True:
-            ready = multiprocessing.connection.wait([self.pipe[0], *open_sentinels])
-            if self.pipe[0] in ready:
-                signals = os.read(self.pipe[0], 64)
-                if b"\0" in signals:
-                    return
-                presses += signals.count(bytes([signal.SIGINT]))
-                if presses > 1:
-                    self.stopped = True
-                    return self._end()
-            ended = [open_sentinels.pop(r) for r in ready if r in open_sentinels]
-            codes = sorted((code, number) for number, code in ((number, _exit_code(child)) for number, child in ended) if code not in (0, LOST))
-            if codes:
-                self.dead = (codes[0][1], codes[0][0])
-                time.sleep(1.0)                                    # the others may end by themselves, with their own words
-                return self._end()
-
-    def _end(self):
-        for child in self.children:
-            child.kill()
-
-    def close(self):
-        if self.before is not None:
-            signal.set_wakeup_fd(self.before)
-        os.write(self.pipe[1], b"\0")
-        self.thread.join(3)
-        for end in self.pipe:
-            os.close(end)
 
 
 def _child(work, problem, solver, wish, options, number, folder):
@@ -292,19 +250,29 @@ def _child(work, problem, solver, wish, options, number, folder):
         torch.set_num_threads(1)
         _worker(work, problem, solver, wish, options, number, folder)
     except BaseException as error:
-        code = LOST if _is_lost(error) else 1
+        code = LOST if is_lost(error) else 1
         if code == 1 and not isinstance(error, SystemExit):
             (Path(folder) / f".{number}").write_text(traceback.format_exc())
             os.replace(Path(folder) / f".{number}", Path(folder) / f"error{number}")
+        elif code == LOST:
+            _clear_away(folder)
     finally:
         os._exit(code)
+
+
+def _clear_away(folder):
+    """Remove what worker 0 can no longer remove itself, having been killed; its sockets are closed a moment before it is known to be gone."""
+    for _ in range(20):
+        if os.getppid() != multiprocessing.parent_process().pid:
+            return shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.02)
 
 
 def _worker(work, problem, solver, wish, options, number, folder):
     store = dist.FileStore(str(Path(folder) / "store"), wish.total)
     store.set_timeout(timedelta(seconds=wish.timeout))
     _join(store, number, wish, _device(problem))
-    pulse = _Pulse(store, number, wish.total)
+    pulse = Pulse(store, number, wish.total)
     try:
         _check_alike(problem, solver, options)
         result = work()
@@ -312,60 +280,6 @@ def _worker(work, problem, solver, wish, options, number, folder):
             dist.barrier()                                        # nobody leaves while another still reads
         return result
     except RuntimeError as error:
-        raise _explained(error, pulse, wish) from error
+        raise explained(error, pulse, wish) from error
     finally:
         pulse.stop()
-
-
-# ---- who is to blame
-def _is_lost(error):
-    """Whether the error says that another worker has gone, or does not answer."""
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(s in text for s in ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "timed out",
-                                                                        "Connection refused", "does not answer"))
-
-
-def _explained(error, pulse, wish):
-    if not _is_lost(error) or "imed out" not in str(error):
-        return error
-    silent = pulse.silent()
-    who = f"worker {', '.join(map(str, silent))} does not answer" if silent else "a worker is in a step that the others have left"
-    return RuntimeError(f"{who}, after {wish.timeout:g} s; look at that process, or raise Workers(timeout=...) where a step takes longer. All workers stop; "
-                        "solve on with resume=<checkpoint>.")
-
-
-class _Pulse:
-    """Signs of life of this worker in the store, and who gave none."""
-
-    def __init__(self, store, rank, size):
-        self.store, self.rank, self.size, self.done = store, rank, size, threading.Event()
-        self.thread = threading.Thread(target=self._beat, daemon=True)
-        self.thread.start()
-
-    def _beat(self):
-        while not self.done.wait(BEAT):
-            try:
-                self.store.set(f"pulse{self.rank}", str(time.time()))
-            except RuntimeError:
-                return
-
-    def silent(self):
-        """Ranks whose last sign is older than five beats; worker 0, which keeps the store, where the store does not answer."""
-        found = []
-
-        def look():
-            now = time.time()
-            for rank in range(self.size):
-                last = float(self.store.get(f"pulse{rank}")) if self.store.check([f"pulse{rank}"]) else 0.0
-                if now - last > 5 * BEAT:
-                    found.append(rank)
-            found.append(None)
-
-        thread = threading.Thread(target=look, daemon=True)
-        thread.start()
-        thread.join(5 * BEAT)
-        return found[:-1] if None in found else [0]
-
-    def stop(self):
-        self.done.set()
-        self.thread.join(2 * BEAT)

@@ -46,7 +46,7 @@ def place(problem, solver, wish, interrupted):
     cuts = [range(g.start + 1, g.stop + 1) for g in found[0].groups] if found else [range(1, problem.depth + 1)]
     deterministic = problem.inputs.dtype == torch.float64 if wish.deterministic is None else wish.deterministic
     schedule = wish.schedule or (Streamed() if layers > 1 else Flushed())
-    mesh = Mesh() if simulated else Mesh(data, layers, wish.timeout)
+    mesh = Mesh() if simulated else Mesh(data, layers, wish.timeout, lanes=problem.inputs.is_cuda)
     placed = (SimulatedRow if simulated else Placed)(problem, mesh, cuts, deterministic, schedule, interrupted, wish.shard_parameters)
     placed.layout = layout_table(found) if found else f"{data} x {layers}"
     return placed

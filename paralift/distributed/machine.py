@@ -64,7 +64,7 @@ def calibrate(repeats: int = 9) -> Machine:
     with tempfile.TemporaryDirectory(prefix="paralift") as folder:
         gc.collect()
         gc.freeze()                                              # an earlier group's garbage is not for the child
-        Room.current = Room()
+        Room.current = room = Room(2)
         child = os.fork()
         try:
             facts = _facts(folder, int(child == 0), repeats)
@@ -72,6 +72,7 @@ def calibrate(repeats: int = 9) -> Machine:
             if child == 0:
                 os._exit(0)
             os.waitpid(child, 0)
+            room.mail.close()
             Room.current = None
             gc.unfreeze()
             torch.set_num_threads(threads)

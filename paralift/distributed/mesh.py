@@ -12,6 +12,8 @@ from .room import Room
 
 __all__ = ["Workers", "Simulated", "Mesh"]
 
+LANES = ("x", "pull", "copy", "gradient of a copy")
+
 
 @checked
 @dataclass(frozen=True, repr=False)
@@ -89,9 +91,13 @@ class Simulated(Workers):
 
 
 class Mesh:
-    """data x layers workers; worker (d, l) has rank d * layers + l. A mesh of one needs no process group."""
+    """data x layers workers; worker (d, l) has rank d * layers + l. A mesh of one needs no process group.
 
-    def __init__(self, data=1, layers=1, timeout=600.0):
+    lanes : whether each kind of message along the layers has a process group of its own. NCCL takes the messages of a pair of workers one after the other, both directions
+    together, and a stream's two ends ask for those of different kinds in different orders; gloo tells them apart by tags.
+    """
+
+    def __init__(self, data=1, layers=1, timeout=600.0, lanes=False):
         self.data, self.layers, self.size = data, layers, data * layers
         self.rank = dist.get_rank() if self.size > 1 else 0
         self.data_rank, self.layer_rank = divmod(self.rank, layers)
@@ -100,7 +106,8 @@ class Mesh:
             wait = timedelta(seconds=timeout)
             columns = [dist.new_group([d * layers + l for d in range(data)], timeout=wait) for l in range(layers)]       # every worker makes every group
             self.column = columns[self.layer_rank]
-        self.room = Room.current.enter(self) if Room.current is not None and data > 1 else None
+        self.lanes = {kind: dist.new_group(timeout=wait) for kind in LANES} if lanes and layers > 1 else {}
+        self.room = Room.current.enter(self, timeout) if Room.current is not None and self.size > 1 else None
 
     # ---- sums
     def total(self, t):
@@ -156,13 +163,18 @@ class Mesh:
         return rows
 
     # ---- messages along the layers
-    def send(self, t, layer, tag):
+    def send(self, t, layer, tag, lane=None):
         """Post t to the worker of these layers in this row; t must not change until `settle`."""
-        t = t.contiguous()
-        self._pending.append((dist.isend(t, self.data_rank * self.layers + layer, tag=tag), t))         # both must live until the message has gone
+        t, to = t.contiguous(), self.data_rank * self.layers + layer
+        if not (self.room and t.device.type == "cpu" and self.room.mail.send(t, to, tag)):
+            self._pending.append((dist.isend(t, to, group=self.lanes.get(lane), tag=tag), t))         # both must live until the message has gone
 
-    def receive(self, buffer, layer, tag):
-        return dist.irecv(buffer, self.data_rank * self.layers + layer, tag=tag)
+    def receive(self, buffer, layer, tag, lane=None):
+        """Begin to receive into the buffer; `wait` of what is returned ends it."""
+        sender = self.data_rank * self.layers + layer
+        if self.room and buffer.device.type == "cpu":
+            return _Letter(self.room.mail, buffer, sender, tag)
+        return dist.irecv(buffer, sender, group=self.lanes.get(lane), tag=tag)
 
     def settle(self, most=0):
         """Wait until at most so many posted messages have not gone."""
@@ -206,3 +218,15 @@ class _Sum:
     def wait(self):
         rows = self.work.wait()
         return rows.sum(0) if self.flat is None else self.flat
+
+
+class _Letter:
+    """A message under way between forked workers."""
+
+    def __init__(self, mail, *what):
+        self.mail, self.what = mail, what
+
+    def wait(self):
+        buffer, sender, tag = self.what
+        if not self.mail.receive(*self.what):
+            dist.recv(buffer, sender, tag=tag)

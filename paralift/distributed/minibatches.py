@@ -29,13 +29,9 @@ class Placed(PlacedBlocks):
         first, end = mesh.data_rank * total // mesh.data, (mesh.data_rank + 1) * total // mesh.data
         counts = [(d + 1) * total // mesh.data - d * total // mesh.data for d in range(mesh.data)]
         cut = lambda samples: list(enumerate(samples.tensor_split(total)))[first:end]
-        losses = torch.zeros(len(batches), total, dtype=torch.float64)
         with SharedStatistics(mesh) if self.normalised and mesh.data > 1 else nullcontext():
             streams = self._streams(theta, batches, cut, factor, lambda names: lambda k, parts: self._update(theta, k, self._summed(names, parts, counts), update))
-        for stream in streams:
-            for k, i, loss in stream.losses:
-                losses[k, i] += float(loss)
-        return mesh.total(losses).sum()
+        return self.table((len(batches), total), [((k, i), loss) for stream in streams for k, i, loss in stream.losses]).sum()
 
     def kept(self, theta):
         """What a method keeps beside the parameters is kept for these: all, or this worker's share."""
@@ -62,7 +58,7 @@ class Placed(PlacedBlocks):
         flats = [torch.cat([theta[name].reshape(-1) for name in group]) if group else self.empty for group in groups]
         self.mesh.share_out(flats)
         for group, flat in zip(groups, flats):
-            for name, v in self._split(group, flat).items():
+            for name, v in self.split(group, flat).items():
                 theta[name].copy_(v)
 
     @property
@@ -84,15 +80,11 @@ class Placed(PlacedBlocks):
         if not names or len(parts) == 1 and self.mesh.data == 1:
             return parts[0]
         if self.mesh.data == 1:
-            total = [parts[0][name] for name in names]
-            for own in parts[1:]:
-                total = torch._foreach_add(total, [own[name] for name in names])
-            return dict(zip(names, total))
+            return dict(zip(names, _added(names, parts)))
         if self.deterministic:
             flat = torch.stack([torch.cat([own[name].reshape(-1) for name in names]) for own in parts])
-            return self._split(names, self.mesh.ordered(flat, counts))
-        own = parts[0] if len(parts) == 1 else dict(zip(names, map(sum, zip(*([part[name] for name in names] for part in parts)))))
-        return self._split(names, self.mesh.sum_data([own[name].reshape(-1) for name in names]).wait())
+            return self.split(names, self.mesh.ordered(flat, counts))
+        return self.split(names, self.mesh.sum_data([v.reshape(-1) for v in _added(names, parts)]).wait())
 
     def restrict(self, samples, seed=0):
         return Rows(self, samples, seed)
@@ -101,17 +93,15 @@ class Placed(PlacedBlocks):
         """(places of this worker's samples among its own, how many of each minibatch)."""
         part = Rows(self, rows, 0)
         own = [torch.cat(part.own(s)) for s in batches]
-        return torch.cat(own) - self.rows.start, [len(r) for r in own]
+        return (torch.cat(own) - self.rows.start).to(self.inputs.device), [len(r) for r in own]
 
     @property
     def own_samples(self):
         return self.rows.stop - self.rows.start
 
     def mean_loss(self, theta):
-        values = torch.zeros(self.shards, dtype=torch.float64)
-        for i, part in enumerate(self.parts):
-            values[self.first + i] = float(part.mean_loss(theta)) * part.samples
-        return self.mesh.total(values).sum() / self.samples
+        values = [((self.first + i,), part.mean_loss(theta) * part.samples) for i, part in enumerate(self.parts)]
+        return self.table((self.shards,), values).sum() / self.samples
 
     def mean_lipschitz(self, theta):
         return self.problem.mean_lipschitz(theta)
@@ -124,6 +114,14 @@ class Placed(PlacedBlocks):
 
     def regularisation(self, theta):
         return self.nonsmooth_value({name: theta[name] for name in self.regularisers})
+
+
+def _added(names, parts):
+    """The sums of the parts' gradients, in their order."""
+    total = [parts[0][name] for name in names]
+    for own in parts[1:]:
+        total = torch._foreach_add(total, [own[name] for name in names])
+    return total
 
 
 class SimulatedRow(Placed):

@@ -1,11 +1,11 @@
 """A lifted problem that lies on a mesh: each worker holds its stages' parameters and x, for its samples, and solvers see the contract of every problem."""
 
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 
-from ..problems.lifted import gram, gram_norm
 from ..problems.problem import Linearisation, Problem
+from ..problems.stagewise import gram, gram_norm
 from .blocks import Blocks
 
 __all__ = ["PlacedBlocks"]
@@ -47,7 +47,7 @@ class PlacedBlocks(Blocks):
         gradients that go back."""
         key = None if blocks is None else frozenset(blocks)
         if key not in self._traffic:
-            touched, me = list(self.problem._touched(blocks)), self.mesh.layer_rank
+            touched, me = list(self.problem.touched_stages(blocks)), self.mesh.layer_rank
             sends, receives, returns, awaits, own = [], [], [], [], []
             for stage, theta, wanted, need_out in touched:
                 w, l = self.worker[stage.index], stage.index
@@ -103,8 +103,7 @@ class PlacedBlocks(Blocks):
     def linearise(self, point, blocks=None, value=True):
         order, far, sends, receives, returns, awaits = self._plan(blocks)
         views, arrivals = self._post(point, sends, receives)
-        values = torch.zeros(self.problem.depth, self.shards, dtype=torch.float64)
-        found, buckets, bucket = {}, [], []                      # found: {block: [(stage, part, tensor)]}
+        values, found, buckets, bucket = [], {}, [], []          # found: {block: [(stage, part, tensor)]}
         coming = [(l, name, self._landing(l, name), w) for l, name, w in awaits]
         coming = [(l, name, b, self.mesh.receive(b, w, self._tag(l, name))) for l, name, b, w in coming]
         for stage, theta, wanted, need_out in order:
@@ -112,11 +111,11 @@ class PlacedBlocks(Blocks):
             if l in far:
                 self._land(views, arrivals)
                 for part in self.parts:
-                    part._kept.pop(l, None)                      # what arrives is written where the last one was
+                    part.forget(stage)                   # what arrives is written where the last one was
             for i, (part, view) in enumerate(zip(self.parts, views)):
-                term, grads = part._terms(stage, view, theta, wanted, need_out, self.samples, value)
+                term, grads = part.stage_terms(stage, view, theta, wanted, need_out, self.samples, value)
                 if value:
-                    values[l - 1, self.first + i] = float(term)
+                    values.append(((l - 1, self.first + i), term))
                 for name, g in grads:
                     found.setdefault(name, []).append((l, i, g))
             for _, name, w in (r for r in returns if r[0] == l):
@@ -132,10 +131,18 @@ class PlacedBlocks(Blocks):
             work.wait()
             pieces = [buffer] if len(self.parts) == 1 else [buffer[rows] for rows in self.local] if self.is_x(name) else list(buffer)
             found.setdefault(name, []).extend((l, i, g) for i, g in enumerate(pieces))
-        gradient = self._assemble(found, buckets, [n for n in self.names if self.is_x(n) or n in self.problem._trained] if blocks is None else blocks)
+        gradient = self._assemble(found, buckets, [n for n in self.names if self.is_x(n) or n in self.problem.trained] if blocks is None else blocks)
         if not value:
             return Linearisation(None, gradient)
-        return Linearisation(self.mesh.total(values).sum() / self.samples, gradient)
+        return Linearisation(self.table((self.problem.depth, self.shards), values).sum() / self.samples, gradient)
+
+    def table(self, shape, values):
+        """The table of `values` [(place, 0-d tensor)], each from the worker that has it, on all workers; they leave the device together."""
+        table = torch.zeros(shape, dtype=torch.float64)
+        if values:
+            places, numbers = zip(*values)
+            table.index_put_(torch.tensor(places).unbind(1), torch.stack([v.to(torch.float64) for v in numbers]).cpu(), accumulate=True)
+        return self.mesh.total(table)
 
     def _last_user(self, name):
         return max(s.index for s in self.problem.stages if name in s.theta)
@@ -158,7 +165,7 @@ class PlacedBlocks(Blocks):
 
     def _sum_bucket(self, names, found):
         """Begin the sum over the data axis of some parameters' gradients, in one message."""
-        return names, self.mesh.sum_data([sum(self._sum_parts(found.pop(name))).reshape(-1) for name in names])
+        return names, self.mesh.sum_data([reduce(torch.add, self._sum_parts(found.pop(name))).reshape(-1) for name in names])
 
     def _assemble(self, found, buckets, names):
         gradient = {name: self.empty for name in self.names if name in names}
@@ -172,14 +179,14 @@ class PlacedBlocks(Blocks):
                 gradient.update({name: self.mesh.ordered(v, self.counts) if len(v) > 1 else v[0] for name, v in per.items()})
             else:
                 flat = torch.stack([torch.cat([per[name][i].reshape(-1) for name in theta]) for i in range(len(self.parts))])
-                gradient.update(self._split(theta, self.mesh.ordered(flat, self.counts)))
+                gradient.update(self.split(theta, self.mesh.ordered(flat, self.counts)))
         elif theta:
             buckets.append(self._sum_bucket(theta, found))
         for group, work in buckets:
-            gradient.update(self._split(group, work.wait()))
+            gradient.update(self.split(group, work.wait()))
         return gradient
 
-    def _split(self, names, flat):
+    def split(self, names, flat):
         shapes = [self.problem.initial[name].shape for name in names]
         return {name: v.view(s) for name, v, s in zip(names, flat.split([s.numel() for s in shapes]), shapes)}
 
@@ -190,32 +197,30 @@ class PlacedBlocks(Blocks):
         """(stages, shards): the terms of F that depend on the blocks, of all workers."""
         order, far, sends, receives, *_ = self._plan(blocks)
         views, arrivals = self._post(point, sends, receives)
-        values = torch.zeros(self.problem.depth, self.shards, dtype=torch.float64)
+        values = []
         for stage, *_ in order:
             if stage.index in far:
                 self._land(views, arrivals)
                 for part in self.parts:
-                    part._kept.pop(stage.index, None)
+                    part.forget(stage)
             for i, (part, view) in enumerate(zip(self.parts, views)):
-                values[stage.index - 1, self.first + i] = float(part._stage_value(stage, view, part._z(stage, view)))
+                values.append(((stage.index - 1, self.first + i), part.stage_value(stage, view, part._z(stage, view))))
         self._land(views, arrivals)
-        return self.mesh.total(values)
+        return self.table((self.problem.depth, self.shards), values)
 
     def group_values(self, point, groups):
         values = self._values(point, [k for group in groups for k in group]).sum(1) / self.samples
-        stages = [[touched[0].index - 1 for touched in self.problem._touched(group)] for group in groups]
+        stages = [[touched[0].index - 1 for touched in self.problem.touched_stages(group)] for group in groups]
         return [float(values[rows].sum()) for rows in stages]
 
     def nonsmooth_value(self, point):
-        values = torch.zeros(len(self.names), self.shards, dtype=torch.float64)
+        values = []
         for name in (n for n in self.names if n in point and self.here(n)):
             if self.is_x(name):
-                l = int(name[1:])
-                for i, rows in enumerate(self.local):
-                    values[self.position[name], self.first + i] = float(self.problem.block_value(l, point[name][rows]) / self.samples)
+                values += [((self.position[name], self.first + i), self.problem.block_value(int(name[1:]), point[name][rows]) / self.samples) for i, rows in enumerate(self.local)]
             elif name in self.regularisers and self.mesh.data_rank == 0:
-                values[self.position[name], 0] = float(self.regularisers[name](point[name]))
-        return self.mesh.total(values).sum()
+                values.append(((self.position[name], 0), self.regularisers[name](point[name])))
+        return self.table((len(self.names), self.shards), values).sum()
 
     def prox(self, point, steps):
         return {**point, **self.problem.prox({k: v for k, v in point.items() if v.numel()}, steps)}
@@ -229,15 +234,14 @@ class PlacedBlocks(Blocks):
 
     def _products(self, a, b):
         """(blocks, shards): <a, b> of every block, of all workers."""
-        values = torch.zeros(len(self.names), self.shards, dtype=torch.float64)
+        values = []
         for name in (n for n in a if self.here(n)):
             u, v = a[name], b[name]
             if self.is_x(name):
-                for i, rows in enumerate(self.local):
-                    values[self.position[name], self.first + i] = float(Problem.inner(self, {0: u[rows]}, {0: v[rows]}))
+                values += [((self.position[name], self.first + i), Problem.inner(self, {0: u[rows]}, {0: v[rows]})) for i, rows in enumerate(self.local)]
             elif self.mesh.data_rank == 0:
-                values[self.position[name], 0] = float(Problem.inner(self, {0: u}, {0: v}))
-        return self.mesh.total(values)
+                values.append(((self.position[name], 0), Problem.inner(self, {0: u}, {0: v})))
+        return self.table((len(self.names), self.shards), values)
 
     def lipschitz(self, point, blocks=None):
         """Bounds for all blocks: for parameters the sum of the shards' bounds, for x the largest."""
@@ -250,15 +254,15 @@ class PlacedBlocks(Blocks):
             whole = theta and stage.is_linear_layer
             if whole and (self.mesh.data_rank == 0 or self.mesh.data > 1):
                 xs = [part._input(stage, view) for part, view in zip(self.parts, views)]
-                norm = gram_norm([x.reshape(-1, x.shape[-1]) for x in xs], "bias" in stage.theta.values(), self._ordered)
+                norm = gram_norm([x.reshape(-1, x.shape[-1]) for x in xs], "bias" in stage.names, self._ordered)
                 for name in theta if self.mesh.data_rank == 0 else ():
-                    found[self.position[name], l - 1, 0] = self.problem._slope(stage) * norm / self.samples
+                    found[self.position[name], l - 1, 0] = self.problem.slope(stage) * norm / self.samples
             for i, (part, view) in enumerate(zip(self.parts, views)):
-                part._kept.pop(l, None)
-                for name, bound in part._stage_bounds(stage, view, () if whole else theta, wanted, need_out, self.samples).items():
+                part.forget(stage)
+                for name, bound in part.stage_bounds(stage, view, () if whole else theta, wanted, need_out, self.samples).items():
                     found[self.position[name], l - 1, self.first + i] = bound
         self.mesh.total(found)
-        names = [n for n in self.names if (n in self.problem._trained or self.is_x(n)) and (blocks is None or n in blocks)]
+        names = [n for n in self.names if (n in self.problem.trained or self.is_x(n)) and (blocks is None or n in blocks)]
         return {n: float((found[self.position[n]].amax(1) if self.is_x(n) else found[self.position[n]].sum(1)).sum()) for n in names}
 
     def _ordered(self, parts):
@@ -275,17 +279,18 @@ class PlacedBlocks(Blocks):
         if self.worker[stage.index] != self.mesh.layer_rank:
             return lambda gradient: gradient                       # empty, here
         xs = [part._input(stage, view) for part, view in zip(self.parts, views)]
-        return self.problem.majoriser_from(stage, self._ordered([gram(x.reshape(-1, x.shape[-1]), "bias" in stage.theta.values()) for x in xs]))
+        return self.problem.majoriser_from(stage, self._ordered([gram(x.reshape(-1, x.shape[-1]), "bias" in stage.names) for x in xs]))
 
     def input_gradient(self, point, tie, weight):
         """Of this worker's samples."""
         return torch.cat([part.input_gradient(self._view(point, i), tie, weight) for i, part in enumerate(self.parts)])
 
+    def input_prox(self, x, step, weight=1.0):
+        return self.problem.input_prox(x, step, weight)
+
     def input_value(self, point):
-        values = torch.zeros(self.shards, dtype=torch.float64)
-        for i, part in enumerate(self.parts):
-            values[self.first + i] = float(part.input_value(self._view(point, i))) * part.samples
-        return self.mesh.total(values).sum() / self.samples
+        values = [((self.first + i,), part.input_value(self._view(point, i)).double() * part.samples) for i, part in enumerate(self.parts)]
+        return self.table((self.shards,), values).sum() / self.samples
 
     def sweep_order(self):
         return self.problem.sweep_order()
@@ -308,15 +313,14 @@ class PlacedBlocks(Blocks):
         order, far, sends, receives, *_ = self._plan(None)
         views, arrivals = self._post(point, sends, receives)
         self._land(views, arrivals)
-        squares = torch.zeros(2, self.problem.depth, self.shards, dtype=torch.float64)
+        squares = []
         for stage, *_ in (t for t in order if t[0].index < self.problem.depth):
             for i, (part, view) in enumerate(zip(self.parts, views)):
                 if stage.index in far:
-                    part._kept.pop(stage.index, None)
+                    part.forget(stage)
                 p = stage.penalty.activation(part._z(stage, view))
-                squares[0, stage.index - 1, self.first + i] = float((view[f"x{stage.index}"] - p).square().sum())
-                squares[1, stage.index - 1, self.first + i] = float(p.square().sum())
-        d, p = self.mesh.total(squares).sum(2).sqrt()
+                squares += [((k, stage.index - 1, self.first + i), v.square().sum()) for k, v in enumerate((view[f"x{stage.index}"] - p, p))]
+        d, p = self.table((2, self.problem.depth, self.shards), squares).sum(2).sqrt()
         return float((d / p.clamp(min=1e-30))[:-1].max())
 
     def finish(self, point):

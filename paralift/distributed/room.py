@@ -4,31 +4,37 @@ import mmap
 import os
 
 import torch
-import torch.distributed as dist
+
+from .mail import Mail
 
 __all__ = ["Room", "Slots"]
 
 LEAST = 2**16                    # bytes from which it is worth it
-MOST = 2**30                     # bytes of room, of which only what is used exists
+MOST = 2**30                     # bytes of room for sums, and as many for mail, of which only what is used exists
+POSTED = -1                      # the tag of "it is there"
 
 
 class Room:
-    """Two halves, used in turn: whoever writes into one has waited for all messages of the other, so everybody has read what was in it before.
+    """Memory of `workers` that are about to fork: for their `mail`, and for sums two halves, used in turn: whoever writes into one has waited for all messages of the other, so
+    everybody has read what was in it before.
 
     All workers of a column (those with the same stages) begin the same messages in the same order, and wait for them in that order; a half is left when nothing is under way.
     """
 
     current: "Room | None" = None               # of the workers that are being forked
 
-    def __init__(self):
-        size = min(MOST, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
-        self.memory = torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
+    def __init__(self, workers):
+        size = min(MOST, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8) // 128 * 128
+        memory = mmap.mmap(-1, 2 * size)
+        self.memory, self.mail = torch.frombuffer(memory, dtype=torch.uint8)[:size], Mail(workers, memory, size)
 
-    def enter(self, mesh):
+    def enter(self, mesh, timeout):
         """The part of this worker's column."""
         part = len(self.memory) // mesh.layers // 2 // 64 * 64
         own = self.memory[2 * mesh.layer_rank * part:2 * (mesh.layer_rank + 1) * part]
-        self.halves, self.workers, self.worker, self.group, self.turn, self.used, self.open = own.split(part), mesh.data, mesh.data_rank, mesh.column, 0, 0, 0
+        self.halves, self.workers, self.worker, self.turn, self.used, self.open = own.split(part), mesh.data, mesh.data_rank, 0, 0, 0
+        self.others = [d * mesh.layers + mesh.layer_rank for d in range(mesh.data) if d != mesh.data_rank]
+        self.mail.enter(mesh.rank, timeout)
         return self
 
     def take(self, shape, dtype):
@@ -54,10 +60,12 @@ class Slots:
         self.room, self.rows, self.own = room, rows, rows[room.worker]
 
     def post(self):
-        self.work = dist.all_reduce(torch.zeros(1), group=self.room.group, async_op=True)        # to say that it is there
+        for worker in self.room.others:
+            self.room.mail.tell(worker, POSTED)
         return self
 
     def wait(self):
-        self.work.wait()
+        for worker in self.room.others:
+            self.room.mail.heard(worker, POSTED)
         self.room.close()
         return self.rows

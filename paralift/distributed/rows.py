@@ -35,14 +35,12 @@ class Rows:
         placed, names = self.placed, self.theta_names
         shapes = placed.problem.initial
         flat = torch.stack([torch.cat([(gradients[i][n] if i in gradients else torch.zeros_like(shapes[n])).reshape(-1) for n in names]) for i in range(len(placed.parts))])
-        return placed._split(names, placed.mesh.ordered(flat, placed.counts))
+        return placed.split(names, placed.mesh.ordered(flat, placed.counts))
 
     def _mean(self, values):
         """The mean over all samples here, from {number of an own shard: sum over its samples}."""
-        found = torch.zeros(self.placed.shards, dtype=torch.float64)
-        for i, v in values.items():
-            found[self.placed.first + i] = float(v)
-        return (self.placed.mesh.total(found).sum() / self.samples).to(self.placed.empty.dtype)
+        total = self.placed.table((self.placed.shards,), [((self.placed.first + i,), v) for i, v in values.items()]).sum()
+        return (total / self.samples).to(self.placed.empty.dtype)
 
     def explicit_gradient(self, theta):
         values, gradients = {}, {}

@@ -149,9 +149,9 @@ class Stream:
                 yield
             values = dict(zip(self.left, self.channel.receive()))
             self._expect_x()
-        kept, values = sub._evaluate_all(theta, stages=self.stages, values=values, gather=self.together)
+        kept, values = sub.evaluate_stages(theta, stages=self.stages, values=values, gather=self.together)
         share = sub.samples / n
-        loss, r = sub._loss_and_residual(kept) if self.last else (0.0, None)
+        loss, r = sub.loss_and_residual(kept) if self.last else (0.0, None)
         own = [l for l in sub.extra if self.stages[0].index <= l <= self.stages[-1].index]
         loss = loss + sum(sub.extra[l](values[l]).sum() for l in own) / sub.samples
         if self.last or own:
@@ -184,7 +184,7 @@ class Stream:
             self._expect_pulls()
         rows = sub.samples if self.whole else -(-sub.samples // SHARE)
         feedback = (c * sub.samples / rows, {**theta, **self.copies}, rows) if c and made < self.updates else None
-        gradient, pulls = sub._sweep_back(self.stages, kept, values, pulls, r, n, feedback=feedback, gathered=gathered)
+        gradient, pulls = sub.sweep_back(self.stages, kept, values, pulls, r, n, feedback=feedback, gathered=gathered)
         if self.left:
             self.channel.send_pulls([pulls[p] for p in self.left])
         return k, i, gradient
@@ -198,8 +198,8 @@ def crossing(stages, after):
 class Wire:
     """Messages to the workers of this row of the mesh: what goes one way at a time travels in one buffer.
 
-    gloo sends nothing before the other end has made room, so room is made for the next message while this one is computed with. NCCL takes the messages of a pair in the order in
-    which both ends ask for them, so there a message is asked for when it is needed.
+    gloo sends nothing before the other end has made room, so room is made for the next message while this one is computed with. NCCL takes the messages of a lane in the order in
+    which both ends ask for them (`Mesh.lanes`), so there a message is asked for when it is needed.
     """
 
     def __init__(self, mesh, like, names):
@@ -212,11 +212,11 @@ class Wire:
     def _pack(self, tensors):
         return tensors[0].contiguous() if len(tensors) == 1 else torch.cat([t.reshape(-1) for t in tensors])
 
-    def _room(self, shapes, layer, tag):
+    def _room(self, shapes, layer, tag, lane):
         """What waits for the next message of some tensors, and returns them."""
         sizes = [torch.Size(s).numel() for s in shapes]
         buffer = self.like.new_empty(sum(sizes))
-        ask = lambda: self.mesh.receive(buffer, layer, tag)
+        ask = lambda: self.mesh.receive(buffer, layer, tag, lane)
         work = ask() if self.like.device.type == "cpu" else None
 
         def arrived():
@@ -227,10 +227,10 @@ class Wire:
 
     def send(self, tensors):
         self.mesh.settle(8)
-        self.mesh.send(self._pack(tensors), self.mesh.layer_rank + 1, 1)
+        self.mesh.send(self._pack(tensors), self.mesh.layer_rank + 1, 1, "x")
 
     def expect(self, shapes):
-        self.x = self._room(shapes, self.mesh.layer_rank - 1, 1)
+        self.x = self._room(shapes, self.mesh.layer_rank - 1, 1, "x")
 
     def receive(self):
         return self.x()
@@ -240,10 +240,10 @@ class Wire:
             self.weights = torch.tensor([w for _, w in pulls], dtype=torch.float64)
             self.mesh.send(self.weights, self.mesh.layer_rank - 1, 3)
         self.mesh.settle(8)
-        self.mesh.send(self._pack([g for g, _ in pulls]), self.mesh.layer_rank - 1, 2)
+        self.mesh.send(self._pack([g for g, _ in pulls]), self.mesh.layer_rank - 1, 2, "pull")
 
     def expect_pulls(self, shapes):
-        self.pulls = len(shapes), self._room(shapes, self.mesh.layer_rank + 1, 2)
+        self.pulls = len(shapes), self._room(shapes, self.mesh.layer_rank + 1, 2, "pull")
 
     def receive_pulls(self):
         count, arrived = self.pulls
@@ -254,13 +254,16 @@ class Wire:
         return list(zip(arrived(), self.theirs))
 
     def tell(self, worker, name, t):
-        self.mesh.send(t.clone(), worker, self.tags[name])
+        self.mesh.send(t.clone(), worker, self.tags[name], self._lane(name))
 
     def told(self, worker, name):
         return True
 
     def hear(self, worker, name, shape):
-        return self._room([shape], worker, self.tags[name])()[0]
+        return self._room([shape], worker, self.tags[name], self._lane(name))()[0]
+
+    def _lane(self, name):
+        return "gradient of a copy" if name.startswith("gradient of ") else "copy"
 
 
 class Post:

@@ -5,20 +5,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["SharedStatistics"]
 
+ATEN = torch.ops.aten
+
 
 class SharedStatistics(TorchDispatchMode):
     """While it is entered, batch normalisation in training takes mean and variance over the minibatch of all workers along `data`, weighted by their numbers of samples,
-    and its backward the sums over them: the result is that of one worker with the whole minibatch."""
+    and its backward the sums over them: the result is that of one worker with the whole minibatch. torch has two kinds of calls, its own and cuDNN's, which GPUs get."""
 
     def __init__(self, mesh):
         super().__init__()
         self.mesh = mesh
 
     def __torch_dispatch__(self, call, types, arguments=(), named=None):
-        if call is torch.ops.aten.native_batch_norm.default and arguments[5]:
-            return self._forward(*arguments, **(named or {}))
-        if call is torch.ops.aten.native_batch_norm_backward.default and arguments[7]:
-            return self._backward(*arguments, **(named or {}))
+        if call is ATEN.native_batch_norm.default and arguments[5]:
+            return self._forward(*arguments)
+        if call is ATEN.cudnn_batch_norm.default and arguments[5]:
+            return *self._forward(*arguments), arguments[0].new_empty(0, dtype=torch.uint8)
+        if call is ATEN.native_batch_norm_backward.default and arguments[7]:
+            g, x, weight, _, _, mean, invstd, _, _, wanted = arguments
+            return self._backward(g, x, weight, mean, invstd, wanted)
+        if call is ATEN.cudnn_batch_norm_backward.default:
+            x, g, weight, _, _, mean, invstd, *_ = arguments
+            return self._backward(g, x, weight, mean, invstd, (True, True, True))
         return call(*arguments, **(named or {}))
 
     def _forward(self, x, weight, bias, running_mean, running_var, training, momentum, eps):
@@ -37,7 +45,7 @@ class SharedStatistics(TorchDispatchMode):
         shift = -mean * scale if bias is None else bias - mean * scale
         return torch.addcmul(shift.view(shape), x, scale.view(shape)), mean, invstd
 
-    def _backward(self, g, x, weight, running_mean, running_var, mean, invstd, training, eps, wanted):
+    def _backward(self, g, x, weight, mean, invstd, wanted):
         axes, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
         normal = (x - mean.view(shape)) * invstd.view(shape)
         own = torch.stack([g.sum(axes), (g * normal).sum(axes), torch.full_like(mean, x.numel() // x.shape[1])])

@@ -82,26 +82,16 @@ def _ordered(mesh, parts, counts):
     return torch.view_as_complex(mesh.ordered(torch.view_as_real(parts), counts))
 
 
+def _joined(mesh, v, axis=0):
+    """The parts of all workers, one after the other, where v lies."""
+    return torch.cat([part.to(v.device) for part in mesh.objects(v.cpu())], axis)
+
+
 class _Shared(Problem):
     """What both kinds share."""
 
     def agree(self, *flags):
         return self.mesh.agree(flags, self.interrupted())
-
-    def _square(self, K, y):
-        """|y|^2 over all workers, y in the range of K."""
-        raise NotImplementedError
-
-    def dual_norm(self, parts):
-        return sum(self._square(K, y) for (_, K), y in zip(self.linear, parts)).sqrt()
-
-    def first_step(self, point):
-        F, x = self.smooth_part, point["x"]
-        if not self.convex or not isinstance(F, _Composed) or not F.op.is_linear or not F.f.smooth:
-            return None
-        F._room, g = 4, F._gradient(x)
-        top, size = self._square(F.op, F.op._call(g)), self.inner({"x": g}, {"x": g})
-        return {"x": 1 / max(F.f.grad_lipschitz * float(top / size.clamp(min=torch.finfo(size.dtype).tiny)), 1e-12)}
 
 
 # ---- rows of data terms: x is on all workers, and every product A* y is a sum over them
@@ -213,7 +203,7 @@ class _RowsOfTerms(_Shared):
             return new
         return _RowTerm(f.f, A, f.op.range) @ A
 
-    def _square(self, K, y):
+    def image_square(self, K, y):
         if not isinstance(K, _RowOperator):
             return inner(y, y)
         return self.mesh.ordered(torch.stack([inner(p, p) for p in K.split(y)]), K.counts)
@@ -229,7 +219,7 @@ class _RowsOfTerms(_Shared):
         return tree
 
     def collect(self, tree):
-        return self._walk(tree, lambda K, y: torch.cat(self.mesh.objects(y), -K.range.ndim))
+        return self._walk(tree, lambda K, y: _joined(self.mesh, y, -K.range.ndim))
 
     def spread(self, tree):
         return self._walk(tree, lambda K, y: y[(..., K.inside, *[slice(None)] * (K.range.ndim - 1))].clone())
@@ -273,7 +263,7 @@ class _Slices(_Shared):
     def inner(self, a, b):
         return self._sum(sum(self._squares(v, b[k]) for k, v in a.items()))
 
-    def _square(self, K, y):
+    def image_square(self, K, y):
         return self._sum(self._squares(y, y))
 
     def excess(self, new, point, lin, d):
@@ -298,7 +288,7 @@ class _Slices(_Shared):
         return change(tree) if torch.is_tensor(tree) and tree.dim() > 1 else tree
 
     def _whole(self, v):
-        return torch.cat(self.mesh.objects(v)) if len(v) == len(self._start) else v
+        return _joined(self.mesh, v) if len(v) == len(self._start) else v
 
     def collect(self, tree):
         return self._walk(tree, self._whole)

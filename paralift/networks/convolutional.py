@@ -1,12 +1,12 @@
 """Convolutional networks: CNN with batch normalisation, ResNet, U-Net."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from ..arguments import Count, checked
+from .perceptron import Chain
 
 __all__ = ["CNN", "ResNet", "UNet"]
 
@@ -18,7 +18,7 @@ def _convolution(inputs, outputs, kernel=3, stride=1, activation=nn.ReLU):
 
 
 @checked
-class CNN(nn.Sequential):
+class CNN(Chain):
     """Blocks of convolution, batch normalisation, ReLU and pooling by 2, then a linear layer: images (n, channels, side, side) -> (n, classes)."""
 
     def __init__(self, channels: Count = 1, side: Count = 28, classes: Count = 10, widths: Sequence[int] = (16, 32)):
@@ -29,10 +29,6 @@ class CNN(nn.Sequential):
             blocks += [nn.Conv2d(c, w, 3, padding=1), nn.BatchNorm2d(w), nn.ReLU(), nn.MaxPool2d(2)]
             c = w
         super().__init__(*blocks, nn.Flatten(), nn.Linear(c * (side // 2 ** len(widths)) ** 2, classes))
-
-    def __getitem__(self, index):
-        """A slice is a plain Sequential of the same modules under the same names."""
-        return nn.Sequential(OrderedDict(self._modules))[index]
 
     @classmethod
     def example(cls) -> tuple["CNN", torch.Tensor]:

@@ -11,8 +11,15 @@ from ..arguments import Count, checked
 __all__ = ["MLP", "rescale"]
 
 
+class Chain(nn.Sequential):
+    """A Sequential whose slices are plain ones, of the same modules under the same names."""
+
+    def __getitem__(self, index):
+        return nn.Sequential(OrderedDict(self._modules))[index]
+
+
 @checked
-class MLP(nn.Sequential):
+class MLP(Chain):
     """Linear layers with an activation between them: `MLP(784, 256, 256, 10)`; very deep: `MLP(784, *[64] * 50, 10)`.
 
     Parameters
@@ -26,10 +33,6 @@ class MLP(nn.Sequential):
             raise ValueError(f"MLP got the sizes {sizes}; it needs at least an input and an output width.")
         layers = [module for a, b in zip(sizes, sizes[1:]) for module in (nn.Linear(a, b), activation())]
         super().__init__(*layers[:-1])
-
-    def __getitem__(self, index):
-        """A slice is a plain Sequential of the same modules under the same names."""
-        return nn.Sequential(OrderedDict(self._modules))[index]
 
     @classmethod
     def example(cls) -> tuple["MLP", torch.Tensor]:

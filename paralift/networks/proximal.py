@@ -25,12 +25,14 @@ class ProximalNetwork(nn.Module):
     filters, kernel : number and size of the convolution filters of each L_k.
 
     tau_k = 1.8 / |L_k|^2, computed from the weights in every call (and differentiated with them), so tau_k |L_k|^2 < 2 holds throughout and each layer
-    is non-expansive in u. The clip is a proximal map and the only activation, so B of the clip ties the layers. Sources:
+    is non-expansive in u. Raises ValueError for an even kernel. The clip is a proximal map and the only activation, so B of the clip ties the layers. Sources:
     Wang, Benning & Repetti, MLSP 2024; Le, Repetti & Pustelnik, arXiv 2308.03139.
     """
 
     def __init__(self, channels: Count = 1, filters: Count = 32, steps: Count = 10, kernel: Count = 3, threshold: float = 0.05, variant: Variant = "dual_forward_backward"):
         super().__init__()
+        if kernel % 2 == 0:
+            raise ValueError(f"ProximalNetwork got kernel={kernel}; it needs an odd number, so that L_k* is the adjoint of L_k on images of the same size.")
         self.filters = nn.ParameterList([nn.Parameter(torch.randn(filters, channels, kernel, kernel) / (kernel * filters**0.5)) for _ in range(steps)])
         self.inertia = nn.Parameter(torch.zeros(steps)) if variant == "chambolle_pock" else None
         self.clip = nn.ModuleList([Activation(Clip(-threshold, threshold)) for _ in range(steps)])

@@ -26,7 +26,7 @@ class _Block(nn.Module):
         n, t, c = h.shape
         q, k, v = self.qkv(self.norm1(h)).view(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind()
         if self.attention == "fused":                    # one kernel: faster, and nothing inside is lifted
-            u = nn.functional.scaled_dot_product_attention(q, k, v, mask)
+            u = nn.functional.scaled_dot_product_attention(q, k, v, mask, self.dropout.p if self.training else 0.0)
         else:
             scores = (q / math.sqrt(c // self.heads)) @ k.transpose(2, 3)
             if self.attention == "relu":

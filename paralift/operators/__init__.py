@@ -6,7 +6,7 @@ from .casorati import Casorati
 from .coil_maps import *  # noqa: F403
 from .directional_total_variation import *  # noqa: F403
 from .dual_prox import DualProx
-from .entropies import *  # noqa: F403  # noqa: F403  # noqa: F403
+from .entropies import *  # noqa: F403
 from .filter_bank import FilterBank
 from .functional import Functional
 from .gaussian_blur import GaussianBlur

@@ -63,7 +63,10 @@ class KullbackLeibler(Functional):
 
     def _value(self, x):
         g, x = self.data, self._mean(x)
-        inside = x - g + torch.special.xlogy(g, g) - torch.special.xlogy(g, x)
+        d, scale = x - g, torch.where(g > 0, g, 1)
+        r, far = d / scale, (x / scale).clamp(min=torch.finfo(x.dtype).tiny).log_()
+        near = r.abs() < 0.5                                                # where log(x/g) comes from x - g: all but the second order in it cancels
+        inside = torch.addcmul(d, g, torch.where(near, r.log1p_(), far), value=-1)
         return self._sum(torch.where((x > 0) | ((x == 0) & (g == 0)), inside, torch.inf))
 
     def _gradient(self, x):
@@ -71,7 +74,9 @@ class KullbackLeibler(Functional):
 
     def _prox(self, x, sigma):
         d = self._mean(x) - sigma
-        u = 0.5 * (d + torch.sqrt(d * d + 4 * sigma * self.data))
+        c = sigma * self.data
+        q = (torch.addcmul(4 * c, d, d).sqrt() + d.abs()).mul_(0.5)        # the root of larger modulus; the other one is -c / q, without cancellation
+        u = torch.where(d >= 0, q, c / q)
         return u if self.background is None else u - self.background
 
     def _conj_prox(self, y, sigma, out=None):

@@ -17,6 +17,18 @@ from .space import Space, SpaceLike, sum_trailing
 __all__ = ["Functional"]
 
 
+def device_of(*functionals: "Functional") -> torch.device:
+    """Where the tensors in these functionals are; the CPU where they hold none."""
+    todo: list = list(functionals)
+    while todo:
+        for value in vars(todo.pop()).values():
+            if torch.is_tensor(value):
+                return value.device
+            if isinstance(value, (Functional, Operator)):
+                todo.append(value)
+    return torch.device("cpu")
+
+
 class Functional:
     """Convex functional: `f(x)`, `f.gradient(x)`, `f.prox(x, sigma)`, `f.proximal(sigma)`, `f.convex_conj`,
     `f.translated(y)`, `a * f`, `f + g`, `f @ op`, `f.bregman(point, subgrad)`.
@@ -76,6 +88,11 @@ class Functional:
     @property
     def smooth(self) -> bool:
         return self.grad_lipschitz < inf
+
+    @property
+    def curvature(self) -> float:
+        """c > 0 where the functional is c/2 |x - m|^2 and a constant, which equal bounds say; 0.0 elsewhere."""
+        return self.grad_lipschitz if 0 < self.strong_convexity == self.grad_lipschitz else 0.0
 
     @property
     def differentiable(self) -> bool:

@@ -1,4 +1,7 @@
-"""What the algebra of functionals makes: conjugate, multiple, translate, sum, composition with an operator; reached through `Functional`'s methods."""
+"""What the algebra of functionals makes: conjugate, multiple, translate, sum, composition with an operator; reached through `Functional`'s methods.
+
+By their attributes problems and solvers take functionals apart: `f` inside, the multiple `a`, `shift`, `g` of a sum, `op` and `f` of f @ op.
+"""
 
 from collections.abc import Sequence
 from math import inf
@@ -320,7 +323,8 @@ class _Composed(Functional):
     def _map(self, x):
         return self.op._call(x)
 
-    def _image(self, x):
+    def image(self, x: torch.Tensor) -> torch.Tensor:
+        """op(x) (of LeastSquares op(x) - data), kept."""
         if x.requires_grad or x.is_inference():
             return self._map(x)
         for seen, version, image in self._seen:
@@ -334,21 +338,21 @@ class _Composed(Functional):
         """old + weight (new - old), whose image under a linear op follows from the two that are kept (points in between cost no product)."""
         x = torch.lerp(old, new, weight)
         if self.op.is_linear and not (x.requires_grad or x.is_inference()):
-            a, b = self._image(old), self._image(new)
+            a, b = self.image(old), self.image(new)
             self._seen, self._room = [(x, x._version, torch.lerp(a, b, weight)), (new, new._version, b), (old, old._version, a)], 4
         return x
 
-    def curvature(self, x: torch.Tensor) -> float:
-        """L_f |op g|^2 / |g|^2, g the gradient at x: at most `grad_lipschitz`, for one product. The images of x and of what is tried next are kept."""
+    def probe(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(g, op g), g the gradient at x, for a first step. The images of x and of what is tried next are kept."""
         self._room = 4
         g = self._gradient(x)
-        return self.f.grad_lipschitz * float((torch.linalg.vector_norm(self.op._call(g)) / torch.linalg.vector_norm(g).clamp(min=torch.finfo(g.dtype).tiny)) ** 2)
+        return g, self.op._call(g)
 
     def _value(self, x):
-        return self.f(self._image(x))
+        return self.f(self.image(x))
 
     def _gradient(self, x):
-        return self.op._derivative_adjoint(x, self.f._gradient(self._image(x)))
+        return self.op._derivative_adjoint(x, self.f._gradient(self.image(x)))
 
     def __getstate__(self):
         return {**vars(self), "_seen": []}

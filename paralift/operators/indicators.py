@@ -18,7 +18,9 @@ def _slack(x):
 
 
 def project_simplex(x, radius):
-    """Projection of the last axis onto {u >= 0, sum u = radius}, exact, by sorting."""
+    """Projection of the last axis onto {u >= 0, sum u = radius}, exact, by sorting; half precision, which cannot count, is widened."""
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return project_simplex(x.float(), radius).to(x.dtype)
     u = x.sort(-1, descending=True).values
     k = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=x.dtype)
     shift = (u.cumsum(-1) - radius) / k

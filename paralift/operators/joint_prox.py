@@ -2,7 +2,7 @@
 
 import torch
 
-from .functional import Functional, _Wrapper
+from .functional import Functional, _Wrapper, device_of
 from .norms import ZeroFunctional
 
 __all__ = ["JointProx"]
@@ -22,6 +22,8 @@ class JointProx(_Wrapper):
     def __init__(self, f: Functional, g: Functional):
         super().__init__(f)
         self.g, self.convex, self.separable = g, f.convex and g.convex, f.separable and g.separable
+        if self.space is None and g.space is not None:
+            self.space, self.ndim = g.space, g.ndim
         self.g_first = self._order()
 
     @property
@@ -50,7 +52,7 @@ class JointProx(_Wrapper):
         attempts = [((16,), torch.float64)] if self.separable else []           # a separable pair without tensors of its own is checked on few coordinates
         for small, dtype in [*attempts, (shape, torch.float64), (shape, torch.float32)]:
             try:
-                v = 3 * torch.randn(4, *small, dtype=dtype, generator=torch.Generator().manual_seed(0))
+                v = 3 * torch.randn(4, *small, dtype=dtype, generator=torch.Generator().manual_seed(0)).to(device_of(self))
                 right = self.convex and self._right_orders((self.f.on(small), self.g.on(small)), v)
                 break
             except RuntimeError as error:

@@ -6,6 +6,7 @@ from .elements import REALS
 from .functional import Functional, _Scaled
 from .indicators import IndicatorNonnegative, IndicatorSimplex
 from .norms import L1Norm, ZeroFunctional
+from .space import inner
 
 __all__ = ["EuclideanKernel", "EntropyKernel", "BurgKernel"]
 
@@ -23,7 +24,7 @@ class Kernel(Functional):
 
     def distance(self, u: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """D_h(u, x), summed over everything."""
-        return (self._value(u) - self._value(x)).sum() - torch.sum((u - x) * self._gradient(x))
+        return (self._value(u) - self._value(x)).sum() - inner(u - x, self._gradient(x))
 
     def bregman_step(self, x: torch.Tensor, g: torch.Tensor, tau: float, G: Functional | None = None) -> torch.Tensor:
         raise NotImplementedError(f"{type(self).__name__} defines no bregman_step(x, g, tau, G).")
@@ -39,16 +40,19 @@ class EuclideanKernel(Kernel):
         return G is None or G.has_prox
 
     def _value(self, x):
-        return 0.5 * self._sum(x * x)
+        return 0.5 * inner(x, x, self.ndim)
 
     def _gradient(self, x):
         return x
+
+    def distance(self, u, x):
+        return 0.5 * inner(u - x, u - x)
 
     def _prox(self, x, sigma):
         return x / (1 + sigma)
 
     def _conj_value(self, x):
-        return 0.5 * self._sum(x * x)
+        return self._value(x)
 
     def bregman_step(self, x, g, tau, G=None):
         v = x - tau * g

@@ -8,14 +8,13 @@ from .linear import MatrixOperator
 from .norms import L2NormSquared
 from .operator import Operator
 from .space import inner
-from .transforms import FourierTransform
 
 __all__ = ["LeastSquares"]
 
 
 class LeastSquares(_Composed):
-    """weight/2 |A x - b|^2. prox: (I + s A*A) u = x + s A* b with s = sigma * weight, by a factor kept per s for matrices, in k-space for FourierTransform, by conjugate
-    gradients otherwise.
+    """weight/2 |A x - b|^2. prox: (I + s A*A) u = x + s A* b with s = sigma * weight, in closed form where the operator has one (FourierTransform, MRI on a grid without
+    coils or fully sampled, what is diagonal or unitary), by a factor kept per s for matrices, by conjugate gradients otherwise.
 
     Parameters
     ----------
@@ -43,10 +42,10 @@ class LeastSquares(_Composed):
 
     def excess(self, new: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """D(new, x) = weight/2 |A (new - x)|^2, without cancellation."""
-        return self._half_square(self._image(new) - self._image(x))
+        return self._half_square(self.image(new) - self.image(x))
 
     def _value(self, x):
-        return self._half_square(self._image(x))
+        return self._half_square(self.image(x))
 
     def _half_square(self, r):
         if r.dim() == self.op.range.ndim and not r.is_complex():
@@ -55,7 +54,7 @@ class LeastSquares(_Composed):
         return 0.5 * self.weight * inner(r, r, self.op.range.ndim)
 
     def _gradient(self, x):
-        g = self.op._normal(x) - self._pulled_back() if self.op.fast_normal else self.op._adjoint(self._image(x))
+        g = self.op._normal(x) - self._pulled_back() if self.op.fast_normal else self.op._adjoint(self.image(x))
         return g if self.weight == 1 else self.weight * g
 
     def _pulled_back(self):
@@ -69,11 +68,10 @@ class LeastSquares(_Composed):
     def _prox(self, x, sigma):
         s = sigma * self.weight
         rhs = x + s * self._pulled_back()
-        if isinstance(self.op, FourierTransform):
-            return self.op.resolvent(rhs, s)
         if isinstance(self.op, MatrixOperator) and not torch.is_tensor(s):
             return self._direct(rhs, s)
-        return self._conjugate_gradients(rhs, x, s)
+        u = self.op._resolvent(rhs, s)
+        return self._conjugate_gradients(rhs, x, s) if u is None else u
 
     def _direct(self, rhs, s):
         M = self.op.matrix

@@ -68,6 +68,9 @@ class DiagonalOperator(LinearOperator):
     def _adjoint(self, y):
         return self.weights.conj() * y if self.weights.is_complex() else self.weights * y
 
+    def _resolvent(self, x, s):
+        return x / (1 + s * self.weights.abs().square())
+
     def _rows_after(self, right, index):
         check_rows(self, index)
         return DiagonalOperator(self.weights[index]) @ right.rows(index)

@@ -15,7 +15,7 @@ __all__ = ["Events", "histogram"]
 @dataclasses.dataclass(frozen=True, eq=False)
 class Events:
     """Coincidences of a scanner, all tensors int64 (n,): the view and the bin of the line, its plane (None: a scanner of one ring), its time-of-flight bin (None: not measured),
-    and the time in ms (None: not known). `events[index]` are some of them. Raises TypeError / ValueError where dtypes or lengths differ."""
+    and the time in ms (None: not known); kept on the CPU, as geometries are. `events[index]` are some of them. Raises TypeError / ValueError where dtypes or lengths differ."""
 
     view: torch.Tensor
     bin: torch.Tensor
@@ -29,16 +29,18 @@ class Events:
         shapes = {name: tuple(value.shape) for name, value in vars(self).items() if value is not None}
         if len(set(shapes.values())) != 1 or len(shapes["view"]) != 1:
             raise ValueError(f"Events got tensors of shapes {shapes}; all need one axis of the same length.")
+        for name, value in list(vars(self).items()):
+            object.__setattr__(self, name, value if value is None else value.cpu())
 
     def __len__(self) -> int:
         return len(self.view)
 
     def __getitem__(self, index: torch.Tensor | slice) -> "Events":
         try:
-            torch.arange(len(self))[index]
+            index = index if isinstance(index, slice) else torch.as_tensor(index).cpu()
+            return Events(*(None if value is None else value[index] for value in vars(self).values()))  # type: ignore[arg-type]
         except (IndexError, RuntimeError, TypeError, ValueError):
-            raise IndexError(f"events[{shown(index)}] was asked of {len(self)} events; it needs a number below it, a slice or a tensor of such.") from None
-        return Events(*(None if value is None else value[index] for value in vars(self).values()))  # type: ignore[arg-type]
+            raise IndexError(f"events[{shown(index)}] was asked of {len(self)} events; it needs a slice, or a tensor of numbers below it.") from None
 
     @checked
     def index(self, geometry: Geometry) -> tuple[torch.Tensor, ...]:

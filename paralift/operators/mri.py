@@ -51,7 +51,7 @@ class MRI(LinearOperator):
         dtype = dtype or (torch.complex64 if maps is None else maps.dtype.to_complex())
         if not dtype.is_complex:
             raise TypeError(f"MRI got dtype={dtype}; images of MRI are complex: torch.complex64 or torch.complex128.")
-        maps, mask = None if maps is None else maps.to(dtype), None if mask is None else mask.to(dtype.to_real())
+        maps, mask = None if maps is None else maps.to(dtype), None if mask is None else mask.to(reference.device, dtype.to_real())
         self.fourier = None if trajectory is None else NUFFT(trajectory, shape, field_of_view, tolerance, dtype)
         samples = shape if self.fourier is None else self.fourier.range.shape
         if mask is not None and (mask.dim() < len(samples) or any(m not in (1, n) for m, n in zip(mask.shape[-len(samples):], samples))):
@@ -99,13 +99,13 @@ class MRI(LinearOperator):
             return None, None
         if field_map is None or readout_times is None:
             raise ValueError("MRI needs both field_map= (Hz) and readout_times= (s), or neither.")
-        f, t = torch.as_tensor(field_map), torch.as_tensor(readout_times)
+        f, t = (torch.as_tensor(v, device=self.domain.device) for v in (field_map, readout_times))
         if f.is_complex() or tuple(f.shape) not in (self.domain.shape, self.domain.shape[-self.d:]):
             raise ValueError(f"MRI got a field_map of shape {tuple(f.shape)} and dtype {f.dtype}; it needs real numbers in Hz of the image's shape {self.domain.shape[-self.d:]}.")
         if t.dim() > len(samples) or any(m not in (1, n) for m, n in zip(reversed(t.shape), reversed(samples))):
             raise ValueError(f"MRI got readout_times of shape {tuple(t.shape)}; it needs seconds that broadcast to the samples {samples}.")
         phases, segments = time_segments(f, t, tolerance)
-        return phases.to(self.domain.device, dtype), segments.reshape(-1, *[1] * (len(samples) - t.dim()), *t.shape).to(self.domain.device, dtype)
+        return phases.to(dtype), segments.reshape(-1, *[1] * (len(samples) - t.dim()), *t.shape).to(dtype)
 
     # ---- the Fourier transform of coil images, and the sum over coils of what comes back
     def _encode(self, images):
@@ -167,6 +167,16 @@ class MRI(LinearOperator):
             return x * self._energy()
         n = self._group(x.numel())
         return self._combined(self.maps.split(n, -self.d - 1), self.conj.split(n, -self.d - 1), lambda maps: self._filter(x.unsqueeze(-self.d - 1) * maps))
+
+    def _resolvent(self, x, s):
+        """Pixel by pixel where the grid is fully sampled, in k-space without coils."""
+        if self.fourier is not None or self.phases is not None or self.coils and self.power is not None:
+            return None
+        if self.power is None:
+            return x / (1 + s * self._energy())
+        s = s.unsqueeze(-self.d - 1) if torch.is_tensor(s) and s.dim() else s
+        y = torch.fft.fftn(x.unsqueeze(-self.d - 1) * self.maps, dim=self.axes).div_(1 + s * self.power)
+        return (torch.fft.ifftn(y, dim=self.axes, norm="forward") * self.conj).squeeze(-self.d - 1)
 
     def _energy(self):
         """sum_c |S_c|^2."""

@@ -159,6 +159,10 @@ class LinearOperator(Operator):
         """x - A*A x."""
         return x - self._normal(x)
 
+    def _resolvent(self, x, s):
+        """(I + s A*A)^-1 x, s >= 0 a number or a tensor that broadcasts, where it is known in closed form; None elsewhere."""
+        return x / (1 + s) if self.unitary else None
+
     def _add_to(self, out, x):
         """out + A x, in the memory of `out`."""
         return out.add_(self._call(x))
@@ -185,7 +189,7 @@ class LinearOperator(Operator):
         """
         if self.unitary:
             return 1.0
-        x = self.domain.randn(generator=torch.Generator(self.domain.device).manual_seed(seed))
+        x = self.domain.randn(generator=torch.Generator().manual_seed(seed))
         x = x / torch.linalg.vector_norm(x).clamp(min=1e-30)
         old, diagonal, off, value = torch.zeros_like(x), [], [], 0.0
         for _ in range(iterations):
@@ -312,6 +316,9 @@ class _Scaled(Operator):
 
     def _normal(self, x):
         return (_conjugate(self.a) * self.a) * self.op._normal(x)
+
+    def _resolvent(self, x, s):
+        return self.op._resolvent(x, abs(self.a) ** 2 * s)
 
     @property
     def fast_normal(self):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from ..arguments import checked, refuse
-from .functional import Functional
+from .functional import Functional, device_of
 from .joint_prox import JointProx
 from .norms import ZeroFunctional
 from .potentials import activation, activation_
@@ -49,7 +49,8 @@ class Penalty:
     @property
     def nonsmooth(self) -> Functional:
         if not hasattr(self, "_finite"):
-            z = 3 * torch.randn(2, *(self.potential.space.shape if self.potential.space else (4,) * self.ndim), generator=torch.Generator().manual_seed(0))
+            shape = self.potential.space.shape if self.potential.space else (4,) * self.ndim
+            z = 3 * torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(device_of(self.potential))
             self._finite = bool(torch.isfinite(self(-z, z)).all())
         return ZeroFunctional(self.potential.space) if self._finite else self.potential
 
@@ -139,6 +140,7 @@ class _Quadratic(Penalty):
     """q |x|^2 / 2 - <x, t(z)> + c(z) + N(x), with q = `curvature`, t = `_target`, N = `nonsmooth`; `_smooth_value` is finite for every x."""
 
     regulariser = None             # S of plus(S)
+    map: Callable[[torch.Tensor], torch.Tensor] | None = None      # an activation in place of the potential's
 
     @property
     def nonsmooth(self):
@@ -163,6 +165,9 @@ class _Quadratic(Penalty):
     def __call__(self, x, z):
         return super().__call__(x, z) + (0 if self.regulariser is None else self.regulariser(x))
 
+    def activation(self, z):
+        return activation(self.potential, z, self.map)
+
     def _target(self, z):
         return z
 
@@ -183,7 +188,7 @@ class _Quadratic(Penalty):
 
     @property
     def passes(self) -> bool:  # type: ignore[override]
-        return isinstance(self.potential, ZeroFunctional) and self.regulariser is None and getattr(self, "_map", None) is None
+        return isinstance(self.potential, ZeroFunctional) and self.regulariser is None and self.map is None
 
     def _sweep(self, z, p, g, weight, rho, fresh=False):
         return (g, weight) if self.passes else super()._sweep(z, p, g, weight, rho, fresh)         # sigma(z) - x = (weight / rho) g, without a pass over memory
@@ -192,27 +197,33 @@ class _Quadratic(Penalty):
         return super().__repr__() + ("" if self.regulariser is None else f" + {self.regulariser!r}")
 
 
-class LiftedBregman(_Quadratic):
-    """B(x, z) = phi(x) + phi*(z) - <x, z>, phi = |.|^2/2 + Psi; dB/dz = sigma(z) - x needs no derivative of the activation.
-
-    B >= |x - sigma(z)|^2 / 2, zero exactly at x = sigma(z), convex in x and in z. Source: Wang & Benning, JMLR 24(232), 2023.
-    """
+class _FenchelYoung(_Quadratic):
+    """F(x) + F*(z) - <x, z> with F = q |.|^2/2 + Psi: dP/dz = sigma(z) - x, sigma = grad F*."""
 
     def _value(self, x, z):
-        n, psi = self.ndim, self.potential
-        p = self.activation(z)
-        # E_z(x) - E_z(p) with the quadratic part factored: (x - p)((x + p)/2 - z) does not cancel
-        return inner(x - p, 0.5 * (x + p) - z, n) + (psi(x) - psi(p))
+        p, psi = self.activation(z), self.potential
+        return self._change(x, z, p) + (psi(x) - psi(p))
 
     def _smooth_value(self, x, z):
         p = self.activation(z)
-        return inner(x - p, 0.5 * (x + p) - z, self.ndim) - self.potential(p)
+        return self._change(x, z, p) - self.potential(p)
+
+    def _change(self, x, z, p):
+        """q |x|^2/2 - <x, z> minus the same at p, factored, so that nothing cancels."""
+        return inner(x - p, 0.5 * self.curvature * (x + p) - z, self.ndim)
 
     def _gradient_z(self, x, z):
         return self.activation(z) - x
 
     def _gradient_z_at(self, x, z, p):
         return torch.sub(p, x, out=x) if x.dtype == p.dtype else p - x
+
+
+class LiftedBregman(_FenchelYoung):
+    """B(x, z) = phi(x) + phi*(z) - <x, z>, phi = |.|^2/2 + Psi; dB/dz = sigma(z) - x needs no derivative of the activation.
+
+    B >= |x - sigma(z)|^2 / 2, zero exactly at x = sigma(z), convex in x and in z. Source: Wang & Benning, JMLR 24(232), 2023.
+    """
 
     def _sweep(self, z, p, g, weight, rho, fresh=False):
         if not fresh or isinstance(self.potential, ZeroFunctional) or z.dtype != p.dtype:
@@ -230,13 +241,10 @@ class MAC(_Quadratic):
 
     def __init__(self, potential: Functional | None = None, activation: Callable[[torch.Tensor], torch.Tensor] | None = None):
         super().__init__(ZeroFunctional() if potential is None else potential)
-        self._map, self.free = activation, potential is None and activation is None
+        self.map, self.free = activation, potential is None and activation is None
 
     def _own_nonsmooth(self):
         return ZeroFunctional(self.potential.space)
-
-    def activation(self, z):
-        return activation(self.potential, z, self._map)
 
     def _target(self, z):
         return self.activation(z)
@@ -254,7 +262,7 @@ class MAC(_Quadratic):
             return torch.autograd.grad(s, z, s.detach() - x)[0]
 
     def __repr__(self):
-        return super().__repr__() if self._map is None else f"MAC({self._map!r})"
+        return super().__repr__() if self.map is None else f"MAC({self.map!r})"
 
 
 class Lifted(_Quadratic):
@@ -275,7 +283,7 @@ class Lifted(_Quadratic):
         return z - x
 
 
-class Fenchel(_Quadratic):
+class Fenchel(_FenchelYoung):
     """F(x) + F*(z) - <x, z> with sigma = grad F*, for activations whose slope may exceed 1.
 
     `F` has a value and a prox and sigma solves z in dF(sigma); without `activation` F = |.|^2/2 + Psi is taken from the potential, which
@@ -285,24 +293,8 @@ class Fenchel(_Quadratic):
 
     def __init__(self, potential: Functional, activation: Callable[[torch.Tensor], torch.Tensor] | None = None, slope: float = 1.0):
         super().__init__(potential)
-        self._map, self.lipschitz_z = activation, float(slope)
+        self.map, self.lipschitz_z = activation, float(slope)
         self.curvature = 1.0 if activation is None else 0.0
 
-    def activation(self, z):
-        return activation(self.potential, z, self._map)
-
     def _minimiser(self, v):
-        return super()._minimiser(v) if self._map is None else self._map(v)
-
-    def _value(self, x, z):
-        return self._smooth_value(x, z) + self.potential(x)
-
-    def _smooth_value(self, x, z):
-        p = self.activation(z)
-        return inner(x - p, 0.5 * self.curvature * (x + p) - z, self.ndim) - self.potential(p)
-
-    def _gradient_z(self, x, z):
-        return self.activation(z) - x
-
-    def _gradient_z_at(self, x, z, p):
-        return torch.sub(p, x, out=x) if x.dtype == p.dtype else p - x
+        return super()._minimiser(v) if self.map is None else self.map(v)

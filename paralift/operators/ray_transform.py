@@ -64,16 +64,16 @@ class JosephProjector(LinearOperator):
         super().__init__(Space(shape, dtype, device), Space((*geometry.shape, *last), dtype, device))
 
     # ---- what the rays are
-    def _slabs(self, rows=None):
-        """The crossings of the lines, some rows of the geometry at a time, and which lines they are."""
+    def _slabs(self, rows=None, device="cpu"):
+        """The crossings of the lines on a device, some rows of the geometry at a time, and which lines they are."""
         g, per = self.geometry, max(torch.Size(self.geometry.shape[1:]).numel(), 1)
         rows = torch.arange(g.shape[0]) if rows is None else rows
         for part in rows.split(max(1, CHUNK // (per * max(self.domain.shape)))):
-            start, end = (v.reshape(-1, g.ndim) for v in g.rows(part))
+            start, end = (v.reshape(-1, g.ndim).to(device) for v in g.rows(part))
             lines = (part[:, None] * per + torch.arange(per)).flatten()
             for k in range(0, len(lines), max(1, CHUNK // max(self.domain.shape))):
                 inside = slice(k, k + max(1, CHUNK // max(self.domain.shape)))
-                yield lines[inside], Crossings(start[inside], end[inside], self.domain.shape, self.voxel_size, self.origin)
+                yield lines[inside], Crossings(start[inside], end[inside], self.domain.shape, self.voxel_size.to(device), self.origin.to(device))
 
     @property
     def bytes(self) -> int:
@@ -124,19 +124,19 @@ class JosephProjector(LinearOperator):
     # ---- matrix-free
     def _groups(self, like):
         """Per slab of lines and main axis: the lines, the axis, the sampling points, and what a sample counts for: step (rays,), time (p, rays, bins) or None."""
-        for lines, c in self._slabs():
+        for lines, c in self._slabs(device=like.device):
+            lines = lines.to(like.device)
             for axis in range(len(self.domain.shape)):
                 which = torch.nonzero((c.axis == axis) & (c.count > 0)).squeeze(-1)
                 if not len(which):
                     continue
                 part = c.select(which)
-                vars(part).update({name: value.to(like.device) for name, value in vars(part).items()})
                 planes, grid = part.grid(self.domain.shape, like.dtype)
                 time = None
                 if self.tof is not None:
-                    bin = torch.arange(self.tof.bins) if self.tof_bin is None else self.tof_bin.flatten()[lines[which]].unsqueeze(-1)
-                    time = self.tof.weight((part.place + planes[:, None] * part.pitch).unsqueeze(-1), bin.to(like.device)).to(like.dtype)
-                yield lines[which].to(like.device), axis, planes, grid, part.step.to(like.dtype), time
+                    bin = torch.arange(self.tof.bins, device=like.device) if self.tof_bin is None else self.tof_bin.flatten().to(like.device)[lines[which]].unsqueeze(-1)
+                    time = self.tof.weight((part.place + planes[:, None] * part.pitch).unsqueeze(-1), bin).to(like.dtype)
+                yield lines[which], axis, planes, grid, part.step.to(like.dtype), time
 
     def _slices(self, x, axis):
         """The planes across `axis` as images of batch channels: (planes, batch, h, w)."""

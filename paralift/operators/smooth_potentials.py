@@ -34,7 +34,7 @@ class Tanh(Functional):
 
     def _value(self, x):
         # x artanh x + log(1 - x^2)/2 = ((1 + x) log(1 + x) + (1 - x) log(1 - x)) / 2, finite at +-1
-        inside = 0.5 * (torch.xlogy(1 + x, 1 + x) + torch.xlogy(1 - x, 1 - x)) - 0.5 * x * x
+        inside = 0.5 * (torch.special.xlog1py(1 + x, x) + torch.special.xlog1py(1 - x, -x)) - 0.5 * x * x
         return self._sum(torch.where(x.abs() <= 1, inside, inf))
 
     def _gradient(self, x):
@@ -151,7 +151,7 @@ class _ExponentialLinear(Functional):
 
     def _value(self, x):
         a, u = self.a, x.clamp(max=0)
-        inside = self.b * (a * torch.xlogy(1 + u / a, 1 + u / a) - u) - 0.5 * u * u
+        inside = self.b * (a * torch.special.xlog1py(1 + u / a, u / a) - u) - 0.5 * u * u
         return self._sum(torch.where(x >= -a, inside, inf))
 
     def _gradient(self, x):
@@ -207,7 +207,7 @@ class SELUEnergy(Functional):
 
     def _value(self, x):
         a, u = self.slope, x.clamp(max=0)
-        inside = a * torch.xlogy(1 + u / a, 1 + u / a) - u + x.clamp(min=0).square() / (2 * self.scale)
+        inside = a * torch.special.xlog1py(1 + u / a, u / a) - u + x.clamp(min=0).square() / (2 * self.scale)
         return self._sum(torch.where(x >= -a, inside, inf))
 
     def _gradient(self, x):

@@ -41,9 +41,12 @@ class Space:
             raise TypeError(f"Space got dtype={shown(self.dtype)}; it needs a torch.dtype, such as torch.float32.")
         object.__setattr__(self, "shape", shape)
         try:
-            object.__setattr__(self, "device", torch.device(self.device))
+            device = torch.device(self.device)
         except (RuntimeError, TypeError):
             raise ValueError(f"Space got device={shown(self.device)}; it needs a torch device, such as 'cpu' or 'cuda:0'.") from None
+        if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+            device = torch.device("cuda", torch.cuda.current_device())                  # as tensors call it
+        object.__setattr__(self, "device", device)
         object.__setattr__(self, "ndim", len(shape))
 
     @classmethod
@@ -68,10 +71,12 @@ class Space:
         return torch.zeros(*batch, *self.shape, dtype=self.dtype, device=self.device)
 
     def randn(self, *batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Normal numbers (*batch, *shape); a generator of the CPU gives the same ones on every device."""
         check("Space.randn", "batch", Shape, batch)
         if not (self.dtype.is_floating_point or self.dtype.is_complex):
             raise TypeError(f"randn was asked of a Space of {self.dtype}; normal numbers need a floating-point or complex dtype.")
-        return torch.randn(*batch, *self.shape, dtype=self.dtype, device=self.device, generator=generator)
+        where = self.device if generator is None else generator.device              # the numbers of a generator on the CPU are those of every device
+        return torch.randn(*batch, *self.shape, dtype=self.dtype, device=where, generator=generator).to(self.device)
 
     def element(self, x: torch.Tensor) -> torch.Tensor:
         """`x` as a tensor of this space's dtype and device; raises ValueError where the shape differs."""

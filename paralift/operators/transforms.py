@@ -16,7 +16,7 @@ class FourierTransform(LinearOperator):
     """x -> mask * F x, F the centred orthonormal discrete Fourier transform over all axes of `space`: `space` -> complex, the same shape, zero frequency at n // 2.
 
     A real space stays real: the adjoint is Re F* (mask * y). Images (..., *space.shape) and k-space have the same unit. `mask` is a bool tensor of the space's shape, as seen
-    with the zero frequency in the centre. Raises ValueError for a mask of another shape, TypeError for one that is not bool.
+    with the zero frequency in the centre. Coils, weights, frames and trajectories: `MRI`. Raises ValueError for a mask of another shape, TypeError for one that is not bool.
     """
 
     def __init__(self, space: SpaceLike, mask: torch.Tensor | None = None):
@@ -29,12 +29,12 @@ class FourierTransform(LinearOperator):
             raise ValueError(f"FourierTransform got a mask of shape {tuple(mask.shape)}; the space needs {space.shape}.")
         self.real = not space.dtype.is_complex
         super().__init__(space, Space(space.shape, space.dtype.to_complex() if self.real else space.dtype, space.device))
-        self.axes, self.mask, self.unitary = tuple(range(-space.ndim, 0)), mask, mask is None and not self.real
+        self.axes, self.mask, self.unitary = tuple(range(-space.ndim, 0)), None if mask is None else mask.to(space.device), mask is None and not self.real
         self._signs = None                                        # on even axes a factor (-1)^i on the image moves the zero frequency to n // 2
         if all(n % 2 == 0 for n in space.shape):
             parity = sum(torch.arange(n, device=space.device).reshape([-1 if i == a else 1 for i in range(space.ndim)]) for a, n in enumerate(space.shape)) % 2
             self._signs = (1 - 2 * parity).to(space.dtype.to_real())
-        self._natural = None if mask is None else torch.fft.ifftshift(mask.to(space.device), dim=self.axes)      # the zero frequency first
+        self._natural = None if mask is None else torch.fft.ifftshift(self.mask, dim=self.axes)                  # the zero frequency first
         self._half = self._rest = None
         if mask is not None and self.real:                        # A*A in half the spectrum, without the columns behind the last sample
             natural = self._natural.to(space.dtype)
@@ -77,8 +77,7 @@ class FourierTransform(LinearOperator):
         y = self._normal(x)
         return x - y if y is x else torch.sub(x, y, out=y)
 
-    def resolvent(self, x: torch.Tensor, s: float | torch.Tensor) -> torch.Tensor:
-        """(I + s A*A)^{-1} x, s >= 0 a number or a tensor that broadcasts."""
+    def _resolvent(self, x, s):
         if self.mask is None:
             return x / (1 + s)
         if self.real:

@@ -9,7 +9,7 @@ from ..arguments import reason
 from ..operators.functional import Functional, _Composed, _Scaled, _Translated
 from ..operators.least_squares import LeastSquares
 from ..operators.norms import L2NormSquared
-from ..operators.space import inner
+from ..operators.space import Space, inner
 from .problem import Linearisation, Problem
 
 __all__ = ["Composite"]
@@ -63,11 +63,11 @@ class Composite(Problem):
         self._start = start.clone()
         for f in (smooth, *terms):
             self._check_dtype(f, start)
-        shape = tuple(start.shape)
         for f in (smooth, nonsmooth):
             if f is not None:
                 f._fit(start)
-        bound = lambda f: f if f is None or f.space is not None else f.on(shape)
+        space = Space.of(start)
+        bound = lambda f: f if f is None or f.space is not None else f.on(space)
         self.smooth_part, self.nonsmooth_part = _least_squares(bound(smooth)), bound(nonsmooth)
         self.linear = tuple((t.f, t.op) for t in terms)
         self.convex = all(f is None or f.convex for _, f in parts)
@@ -113,10 +113,12 @@ class Composite(Problem):
 
     def first_step(self, point):
         """|g|^2 / (L_f |A g|^2) >= 1/L for F = f(A .), g its gradient."""
-        F = self.smooth_part
+        F, x = self.smooth_part, point["x"]
         if not self.convex or not isinstance(F, _Composed) or not F.op.is_linear or not F.f.smooth:
             return None
-        return {"x": 1 / max(F.curvature(point["x"]), 1e-12)}
+        g, image = F.probe(x)
+        size = self.inner({"x": g}, {"x": g})
+        return {"x": 1 / max(F.f.grad_lipschitz * float(self.image_square(F.op, image) / size.clamp(min=torch.finfo(size.dtype).tiny)), 1e-12)}
 
     def extrapolate(self, old, new, weight, blocks):
         F = self.smooth_part
@@ -150,7 +152,7 @@ class Composite(Problem):
             conj = torch.where(w.abs().max() > 0, inf, 0.0) if G is None else _total(G._conj_value(w))
         elif G is None and F.strong_convexity != F.grad_lipschitz:
             conj = _total(F._conj_value(w))
-        elif 0 < F.strong_convexity == F.grad_lipschitz:
+        elif F.curvature:
             u = x - (F._gradient(x) - w) / F.grad_lipschitz
             u = u if G is None else G._prox(u, 1 / F.grad_lipschitz)
             conj = inner(u, w) - _total(F(u)) - (0.0 if G is None else _total(G(u)))

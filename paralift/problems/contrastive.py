@@ -75,10 +75,14 @@ class ContrastiveProblem(Problem):
         return point
 
     # ---- the contract
+    def start_theta(self) -> Point:
+        return self.clamped.start_theta()
+
     def start(self):
-        """The anchor; normalisation buffers move here, once."""
-        self.settle(self.clamped.anchor, update_buffers=True)
-        return dict(self.clamped.anchor)
+        """The anchor, or the initial parameters; normalisation buffers move here, once."""
+        theta = self.start_theta()
+        self.settle(theta, update_buffers=True)
+        return theta
 
     def smooth_value(self, point, blocks=None):
         clamped, free = self.settle(point)
@@ -109,7 +113,7 @@ class ContrastiveProblem(Problem):
     # ---- minibatches
     def loss_at(self, theta: Point) -> torch.Tensor:
         """F at theta without the proximal term."""
-        return self.smooth_value(theta) - (0 if self.clamped.anchor is None else self.clamped._proximity(theta))
+        return self.smooth_value(theta) - (0 if self.clamped.anchor is None else self.clamped.proximity(theta))
 
     def explicit_gradient(self, theta: Point) -> tuple[torch.Tensor, Point]:
         """(F, {name: dF/dname}); normalisation buffers move here, once."""

@@ -87,7 +87,7 @@ def _moduli(penalty):
     """(a, c) of a penalty P(x, z) = phi(x) + phi*(z) - <x, z>."""
     if isinstance(penalty, MAC):
         raise TypeError(f"the convexity of {penalty!r} was asked for, which is not convex in z; use penalty='bregman'.")
-    if isinstance(penalty, Fenchel) and penalty._map is not None:
+    if isinstance(penalty, Fenchel) and penalty.map is not None:
         return 1 / penalty.lipschitz_z, 0.0
     if isinstance(penalty, Lifted):
         return 1.0, 1.0

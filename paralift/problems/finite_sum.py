@@ -8,7 +8,7 @@ import torch
 
 from .problem import Point
 
-__all__ = ["FiniteSum", "chunks", "slices"]
+__all__ = ["FiniteSum", "chunks", "slices", "take"]
 
 
 def chunks(n, size):
@@ -22,7 +22,8 @@ def slices(n, m):
     return [slice(i * n // m, (i + 1) * n // m) for i in range(m)]
 
 
-def _take(a, samples):
+def take(a, samples):
+    """Some samples, a slice or an index tensor, of a tensor that has them on its first axis."""
     return a[samples] if type(samples) is slice else a.index_select(0, samples)
 
 
@@ -38,7 +39,7 @@ class FiniteSum:
     def factors(self, theta: Point, samples: torch.Tensor | slice = slice(None), value: bool = False) -> Any:
         """{l: (r_l, x_{l-1})} for some samples (a slice or an index tensor), a row a sample; None stands for the data at the first stage.
         With value=True the pair (mean loss, factors)."""
-        x, y, kept, p = _take(self.inputs, samples), _take(self.targets, samples), [], None       # a chain: table_obstacle refuses other graphs
+        x, y, kept, p = take(self.inputs, samples), take(self.targets, samples), [], None       # a chain: table_obstacle refuses other graphs
         if self.depth == 1 and self.stages[0].is_linear_layer:                 # a linear model, in as few calls as possible
             z = self.stages[0].forward(x, theta)
             found = {1: (self.loss.gradient(z, y), None)}
@@ -53,7 +54,7 @@ class FiniteSum:
             l = stage.index
             if l < self.depth:
                 r, weight = stage.penalty._sweep(z, p, g, weight, self.rho[l])
-            if self._trains(stage):
+            if self.trains(stage):
                 found[l] = (r if weight == 1 else r * weight, None if l == 1 else x)
             g, p = pull(r)[0] if l > 1 else None, x
         return (losses.mean(), found) if value else found
@@ -63,11 +64,11 @@ class FiniteSum:
         gradient = {}
         if self.depth == 1 and self.stages[0].is_linear_layer:
             r, x = factors[1]
-            gradient = self.stages[0].linear_gradient(r, _take(self.inputs, samples), 1 / len(r) if scale is None else scale)
+            gradient = self.stages[0].linear_gradient(r, take(self.inputs, samples), 1 / len(r) if scale is None else scale)
             factors = {}
         for l, (r, x) in factors.items():
             stage = self.stages[l - 1]
-            x = _take(self.inputs, samples) if x is None else x
+            x = take(self.inputs, samples) if x is None else x
             s = 1 / len(r) if scale is None else scale                      # the gradient of an affine stage is the same at any theta
             own = stage.linear_gradient(r, x, s) if stage.is_linear_layer else stage.evaluate(x, self.initial, self.seed, wrt_input=False)[1](r, s)[1]
             for name, g in own.items():
@@ -83,9 +84,6 @@ class FiniteSum:
         """Rows of a table."""
         return self.samples
 
-    def _trains(self, stage):
-        return not self._trained.isdisjoint(stage.theta)
-
     # ---- bounds
     def sample_lipschitz(self, theta: Point, chunk: int = 8192) -> dict[str, float]:
         """{name: max_i Lipschitz constant of grad f_i in the stage's parameters}, a bound for one linear layer; of a deeper network it holds the forward x fixed,
@@ -95,14 +93,14 @@ class FiniteSum:
             part = self.restrict(rows)
             point = part.forward(theta)
             for stage in self.stages:
-                slope, x = self._slope(stage), part._input(stage, point)
-                if self._trains(stage):
+                slope, x = self.slope(stage), part._input(stage, point)
+                if self.trains(stage):
                     if not stage.is_linear_layer:
                         first = x[0] if isinstance(x, tuple) else x
                         top = first.flatten(1).double().norm(dim=1).topk(min(2, len(first))).indices
                         size = part.restrict(top)._theta_norm(stage, {**theta, **{f"x{p}": v[top] for p, v in stage.pairs(x)}})
                     else:
-                        places = x[0].numel() // x.shape[-1] if "bias" in stage.theta.values() else 0
+                        places = x[0].numel() // x.shape[-1] if "bias" in stage.names else 0
                         size = float(x.flatten(1).square().sum(1).max()) + places
                     largest.update({name: max(slope * size, largest.get(name, 0.0)) for name in stage.theta if name in self.theta_names})
         return largest
@@ -135,7 +133,7 @@ class FiniteSum:
         if self.table_obstacle():
             return None
         size = lambda l: math.prod(self.stages[l - 1].space)
-        return self.samples * sum(size(s.index) + (size(s.index - 1) if s.index > 1 else 0) for s in self.stages if self._trains(s))
+        return self.samples * sum(size(s.index) + (size(s.index - 1) if s.index > 1 else 0) for s in self.stages if self.trains(s))
 
     def table_obstacle(self) -> str:
         """Why per-sample factors do not exist, in a sentence; "" where they do: the gradient of a stage must not depend on its own theta, nor a sample's on other samples."""
@@ -147,7 +145,7 @@ class FiniteSum:
         x = self.inputs[:2]
         for stage in self.stages:
             z = stage.forward(x, self.initial, self.seed)
-            if self._trains(stage) and not stage.is_linear_layer:
+            if self.trains(stage) and not stage.is_linear_layer:
                 r = torch.randn(z.shape, generator=generator).to(z)
                 whole, other = (stage.evaluate(x, t, self.seed, wrt_input=False)[1](r)[1] for t in (self.initial, noise))
                 try:

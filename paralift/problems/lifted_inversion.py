@@ -23,9 +23,10 @@ from .composite import Composite
 from .conv_adjoint import conv_adjoint
 from .convexity import AffinePart, Convexity, convexity, is_affine
 from .cut import leaves_of
+from .finite_sum import take
 from .input_sweep import InputSweep
 from .lift import lift
-from .lifted import LiftedProblem
+from .lifted import LiftedProblem, check_names
 from .lifted_training import LiftedTraining
 from .losses import Loss, PenaltyLoss, SquaredError, loss_from
 from .problem import Point
@@ -76,6 +77,7 @@ class LiftedInversion(InputSweep, LiftedProblem):
             _need_prox(f"layer {name} ({type(m).__name__})" for name, m in network.named_modules() if isinstance(m, NO_PROX) and potential_of(m) is None)
         self.network = copied(network).eval().requires_grad_(False)
         initial = {name: p.detach() for name, p in self.network.named_parameters()}
+        check_names(initial)
         bad = [name for name, p in initial.items() if not all_finite(p)]
         if bad:
             raise ValueError(f"the network's parameters {bad} hold NaN or inf; load other weights.")
@@ -86,7 +88,7 @@ class LiftedInversion(InputSweep, LiftedProblem):
             warnings.filterwarnings("ignore", ".*no proximal map that we know")
             stages = lift(self.network, torch.zeros(2, *given, dtype=like.dtype, device=like.device), penalty=penalty)
         if penalty not in ("mac", MAC):
-            _need_prox(f"layer {s.label}" for s in stages if isinstance(s.penalty, MAC) and s.penalty._map is not None)
+            _need_prox(f"layer {s.label}" for s in stages if isinstance(s.penalty, MAC) and s.penalty.map is not None)
         last, loss = stages[-1].penalty, None
         if fidelity == "bregman":
             stages[-1].penalty = None
@@ -97,7 +99,7 @@ class LiftedInversion(InputSweep, LiftedProblem):
             raise ValueError(f"LiftedInversion got an output of shape {tuple(output.shape)}; inputs of shape {tuple(given)} give (n, {', '.join(map(str, z.shape[1:]))}), "
                              "n samples on the first axis.")
         if fidelity == "bregman" and last is not None:
-            loss = PenaltyLoss(last.on(stages[-1].space))
+            loss = PenaltyLoss(last.on(stages[-1].elements))
             values = loss.value(torch.zeros_like(output), output)
             if not torch.isfinite(values).all():
                 raise ValueError(f"the output, with values from {float(output.min()):.4g} to {float(output.max()):.4g}, lies outside the range of the last activation, "
@@ -183,9 +185,6 @@ class LiftedInversion(InputSweep, LiftedProblem):
         return R, C
 
     # ---- points
-    def start_theta(self) -> Point:
-        return dict(self.initial)
-
     def start(self):
         return self.forward(self.initial)
 
@@ -195,9 +194,8 @@ class LiftedInversion(InputSweep, LiftedProblem):
 
     def restrict(self, samples, anchor=None, tau=math.inf, seed=0):
         """The same problem on some samples (an index tensor or slice); nothing is trained, so an anchor and tau change nothing."""
-        take = (lambda a: a.index_select(0, samples)) if torch.is_tensor(samples) else (lambda a: a[samples])
         new = copy.copy(self)
-        new.inputs, new.targets, new.seed, new._kept, new._maps = take(self.inputs), take(self.targets), seed, {}, {}
+        new.inputs, new.targets, new.seed, new._kept, new._maps = take(self.inputs, samples), take(self.targets, samples), seed, {}, {}
         new.samples = len(new.inputs)
         return new
 
@@ -211,18 +209,22 @@ class LiftedInversion(InputSweep, LiftedProblem):
     def _potential(self, l):
         return (1.0, self.prior) if l == 0 else super()._potential(l)
 
-    def _stage_value(self, stage, point, z):
-        value = super()._stage_value(stage, point, z)
+    def input_prox(self, x: torch.Tensor, step: float | torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+        """At inputs x, the prox of what G holds of a sample's, with R times `weight`; a constraint beside R keeps its own. `step` : a number, or one for each coordinate."""
+        return self.prior._prox(x, step if self.constraint is not None else weight * step)
+
+    def stage_value(self, stage, point, z):
+        value = super().stage_value(stage, point, z)
         return value if self.explicit is None or stage is not self._first else value + self.explicit(point["x0"]).sum()
 
-    def _terms(self, stage, point, theta, wanted, need_out, n, value=True):
-        term, parts = super()._terms(stage, point, theta, wanted, need_out, n, value)
+    def stage_terms(self, stage, point, theta, wanted, need_out, n, value=True):
+        term, parts = super().stage_terms(stage, point, theta, wanted, need_out, n, value)
         if self.explicit is not None and stage is self._first and wanted[stage.parents.index(0)]:
             parts.append(("x0", self.explicit._gradient(point["x0"]) / n))
         return term, parts
 
-    def _stage_bounds(self, stage, point, theta, wanted, need_out, n):
-        bounds = super()._stage_bounds(stage, point, theta, wanted, need_out, n)
+    def stage_bounds(self, stage, point, theta, wanted, need_out, n):
+        bounds = super().stage_bounds(stage, point, theta, wanted, need_out, n)
         if self.explicit is not None and stage is self._first and "x0" in bounds:
             bounds["x0"] += self.explicit.grad_lipschitz / n
         return bounds

@@ -16,9 +16,9 @@ from ..arguments import Names
 from ..operators.functional import Functional
 from ..operators.module import batch_norms, call_module, copied, drawing
 from ..operators.penalties import Penalty
-from ..operators.space import all_finite
+from ..operators.space import Space, all_finite
 from .lift import lift
-from .lifted import LiftedProblem
+from .lifted import LiftedProblem, check_names
 from .losses import Loss, loss_from
 from .problem import Point
 from .stages import Stage, bind_spaces
@@ -108,6 +108,7 @@ class LiftedTraining(LiftedProblem):
         first = next(self.network.parameters(), None)
         if first is None:
             raise ValueError(f"{type(network).__name__} has no parameters; a network to train needs at least one layer with weights.")
+        check_names(dict(self.network.named_parameters()))
         bad = [name for name, p in self.network.named_parameters() if not all_finite(p.detach())]
         if bad:
             raise ValueError(f"the network's parameters {bad} hold NaN or inf; initialise them anew, or load other weights.")
@@ -131,59 +132,33 @@ class LiftedTraining(LiftedProblem):
         stages = lift(self.network, few, granularity, penalty)
         for stage in stages:
             stage.products = products
-        ends_in_activation = stages[-1].penalty is not None
-        if loss == "bregman" and ends_in_activation:                    # the last activation is tied to the target itself
-            last_penalty, stages[-1].penalty = stages[-1].penalty, None
-            self._last_penalty = last_penalty
-        else:
-            last_penalty = stages[0].penalty if loss == "bregman" else None
-            if loss == "bregman":
+        ends_in_activation, self._last_penalty = stages[-1].penalty is not None, None
+        if loss == "bregman":
+            if not ends_in_activation:
                 raise ValueError("loss='bregman' was given for a network that ends in no activation; end it in one (torch.nn.Softmax, ReLU, ...), "
                                  "or use loss='squared_error', which is the same for the identity.")
-            self._last_penalty = None
-            if ends_in_activation:
-                stages.append(Stage(len(stages) + 1, nn.Identity(), {}, None))
+            self._last_penalty, stages[-1].penalty = stages[-1].penalty, None                # the last activation is tied to the target itself
+        elif ends_in_activation:
+            stages.append(Stage(len(stages) + 1, nn.Identity(), {}, None))
         theta = dict(self.network.named_parameters())
         z = bind_spaces(stages, few, {name: p.detach() for name, p in theta.items()})
         if self._last_penalty is not None:
-            self._last_penalty = self._last_penalty.on(stages[-1].space)
+            self._last_penalty = self._last_penalty.on(stages[-1].elements)
         loss = loss_from(loss, self._last_penalty)
         loss.check(z[:1].expand(len(targets), *z.shape[1:]), targets)
         rho = self._rho(rho, len(stages))
         names = [name for s in stages for name in s.theta]
-        matches = lambda pattern, name: fnmatch.fnmatchcase(name, pattern)  # noqa: E731
-        patterns = [frozen] if isinstance(frozen, str) else list(frozen)
-        lost = [pattern for pattern in patterns if not any(matches(pattern, name) for name in names)]
-        if lost:
-            raise ValueError(f"frozen {lost} match no parameter; the network has {names}.")
-        fixed = {name for name in names for pattern in patterns if matches(pattern, name)}
-        fixed |= {name for name, p in theta.items() if not p.requires_grad}
-        regularisers = {}
-        if weight_regulariser is not None:
-            table = weight_regulariser if isinstance(weight_regulariser, dict) else {"*": weight_regulariser}
-            for pattern, R in table.items():
-                if not isinstance(R, Functional) or not R.has_prox:
-                    raise TypeError(f"weight_regulariser {pattern!r}: {R!r} was given; it needs a Functional with a prox, for instance 1e-5 * L1Norm().")
-                hit = [n for n in names if matches(pattern, n) and (isinstance(weight_regulariser, dict) or theta[n].dim() > 1)]
-                if not hit:
-                    raise ValueError(f"weight_regulariser {pattern!r} matches no parameter; the network has {names}.")
-                regularisers.update({n: R.on(tuple(theta[n].shape)) for n in hit if n not in fixed})
-        extra, self._without_extra = {}, list(stages)
-        if activation_regulariser is not None and not isinstance(activation_regulariser, dict):
-            raise TypeError(f"activation_regulariser={activation_regulariser!r} was given; it needs {{layer number: Functional}}, for instance {{1: 0.1 * L1Norm()}}.")
-        for l, S in (activation_regulariser or {}).items():
-            if l not in range(1, len(stages)):
-                raise ValueError(f"activation_regulariser for layer {l} was given; the lifted layers are 1 to {len(stages) - 1}.")
-            if not isinstance(S, Functional) or not S.has_prox:
-                raise TypeError(f"activation_regulariser[{l}] = {S!r} was given; it needs a Functional with a prox.")
-            extra[l] = S.on(stages[l - 1].space)
+        fixed = _frozen(frozen, names) | {name for name, p in theta.items() if not p.requires_grad}
+        regularisers = {name: R for name, R in _weight_regularisers(weight_regulariser, names, theta).items() if name not in fixed}
+        self._without_extra, extra = list(stages), _activation_regularisers(activation_regulariser, stages)
+        for l, S in extra.items():
             try:
-                stages[l - 1] = self._with_extra(stages[l - 1], extra[l], rho[l])
+                stages[l - 1] = self._with_extra(stages[l - 1], S, rho[l])
             except ValueError as error:
-                raise ValueError(f"activation_regulariser[{l}] = {S!r} was given: {error}") from None
+                raise ValueError(f"activation_regulariser[{l}] = {activation_regulariser[l]!r} was given: {error}") from None  # type: ignore[index]
         super().__init__(stages, loss, inputs, targets, rho, regularisers, extra, fixed)
         self.initial = {name: p.detach().clone() for name, p in theta.items()}
-        self._buffers = {name: b.clone() for name, b in self.network.named_buffers()}
+        self._buffers = self.buffers()
         if self.validation is not None:
             x, y = self.validation
             if x.shape[1:] != inputs.shape[1:]:
@@ -284,16 +259,9 @@ class LiftedTraining(LiftedProblem):
         return self.forward(self.start_theta())
 
     def start_theta(self) -> Point:
-        for name, b in self.network.named_buffers():
-            b.copy_(self._buffers[name])
-        return {name: p.clone() for name, p in self.initial.items()}
-
-    def buffers(self) -> Point:
-        return {name: b.clone() for name, b in self.network.named_buffers()}
-
-    def set_buffers(self, buffers: Point) -> None:
-        for name, b in self.network.named_buffers():
-            b.copy_(buffers[name])
+        """The initial parameters; buffers go back to their first values."""
+        self.set_buffers(self._buffers)
+        return super().start_theta()
 
     # ---- what the user sees
     def predict(self, point: Point, inputs: torch.Tensor, batch_size: int = 4096) -> torch.Tensor:
@@ -314,7 +282,7 @@ class LiftedTraining(LiftedProblem):
             for m in norms:
                 m.momentum = 1.0
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                torch.func.functional_call(self.network, {name: point[name] for name in self.initial}, (self.inputs,))
+                torch.func.functional_call(self.network, {name: point[name].to(v.device) for name, v in self.initial.items()}, (self.inputs,))
             for m, momentum in zip(norms, momenta):
                 m.momentum = momentum
 
@@ -328,8 +296,8 @@ class LiftedTraining(LiftedProblem):
             if self._last_penalty is None:
                 columns["validation_loss"] = float(self.loss.value(z, targets).mean())
             if self.loss.classifies:
-                counted = targets != getattr(self.loss, "ignore_index", None)
-                columns["accuracy"] = float((z.argmax(-1) == targets)[counted].float().mean())
+                counted = torch.ones_like(targets, dtype=torch.bool) if getattr(self.loss, "ignore_index", None) is None else targets != self.loss.ignore_index
+                columns["accuracy"] = int(((z.argmax(-1) == targets) & counted).sum()) / max(int(counted.sum()), 1)
             if not self.loss.classifies:
                 columns["validation_error"] = float((z - targets).square().flatten(1).sum(1).mean())
         if "x1" in point and len(point["x1"]) == self.samples:
@@ -371,3 +339,42 @@ class LiftedTraining(LiftedProblem):
         numbers, size = self.table_numbers(), self.inputs.element_size() if self.inputs.is_floating_point() else 4
         table = "none, a stage is not affine in its parameters" if numbers is None else f"residuals and inputs, {numbers:,} numbers, {numbers * size / 2**20:.1f} MiB"
         return "\n".join([*self._table("LiftedTraining"), f"  gradient table (SAGA, PIAG): {table}"])
+
+
+# ---- what was given, by the names of parameters and the numbers of layers
+def _matching(pattern, names):
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+
+
+def _frozen(patterns, names):
+    """The names that the patterns mean."""
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    lost = [pattern for pattern in patterns if not _matching(pattern, names)]
+    if lost:
+        raise ValueError(f"frozen {lost} match no parameter; the network has {names}.")
+    return {name for pattern in patterns for name in _matching(pattern, names)}
+
+
+def _weight_regularisers(given, names, theta):
+    """{name: R, on the parameter's space}."""
+    found, everywhere = {}, not isinstance(given, dict)
+    for pattern, R in ({} if given is None else {"*": given} if everywhere else given).items():
+        if not isinstance(R, Functional) or not R.has_prox:
+            raise TypeError(f"weight_regulariser {pattern!r}: {R!r} was given; it needs a Functional with a prox, for instance 1e-5 * L1Norm().")
+        hit = [name for name in _matching(pattern, names) if not everywhere or theta[name].dim() > 1]
+        if not hit:
+            raise ValueError(f"weight_regulariser {pattern!r} matches no parameter; the network has {names}.")
+        found.update({name: R.on(Space.of(theta[name].detach())) for name in hit})
+    return found
+
+
+def _activation_regularisers(given, stages):
+    """{l: S, on the space of x_l}."""
+    if given is not None and not isinstance(given, dict):
+        raise TypeError(f"activation_regulariser={given!r} was given; it needs {{layer number: Functional}}, for instance {{1: 0.1 * L1Norm()}}.")
+    for l, S in (given or {}).items():
+        if l not in range(1, len(stages)):
+            raise ValueError(f"activation_regulariser for layer {l} was given; the lifted layers are 1 to {len(stages) - 1}.")
+        if not isinstance(S, Functional) or not S.has_prox:
+            raise TypeError(f"activation_regulariser[{l}] = {S!r} was given; it needs a Functional with a prox.")
+    return {l: S.on(stages[l - 1].elements) for l, S in (given or {}).items()}

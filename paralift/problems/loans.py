@@ -140,7 +140,7 @@ def lending(loans):
 
     def pack(t):
         numel, ask = asks.get(t.data_ptr(), (0, None))
-        return (ask, t.shape) if t.numel() == numel and t.is_contiguous() else t
+        return (ask, t.shape) if ask is not None and t.numel() == numel and t.is_contiguous() else t
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept[0]().view(kept[1]) if isinstance(kept, tuple) else kept):

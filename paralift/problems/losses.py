@@ -6,6 +6,7 @@ from ..arguments import checked
 from ..operators.functional import Functional
 from ..operators.penalties import MAC, LiftedBregman, Penalty
 from ..operators.space import all_finite, inner, sum_trailing
+from .stages import space_of
 
 __all__ = ["Loss", "CrossEntropy", "SquaredError", "Logistic", "FunctionalLoss", "PenaltyLoss", "loss_from"]
 
@@ -127,10 +128,10 @@ class FunctionalLoss(Loss):
         self.functional, self.lipschitz, self.convex = functional, functional.grad_lipschitz, functional.convex
 
     def value(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.functional.on(tuple(z.shape[1:]))(z - y)
+        return self.functional.on(space_of(z))(z - y)
 
     def gradient(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.functional.on(tuple(z.shape[1:]))._gradient(z - y)
+        return self.functional.on(space_of(z))._gradient(z - y)
 
 
 class KullbackLeiblerLoss(Loss):

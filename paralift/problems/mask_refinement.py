@@ -47,7 +47,7 @@ def refine_mask(mask: torch.Tensor, transform: LinearOperator, images: Array, re
     units = SampleGroups(transform, groups, forced, "refine_mask")
     if not torch.is_tensor(mask) or mask.dtype != torch.bool or tuple(mask.shape) != units.shape:
         raise ValueError(f"refine_mask got mask={type(mask).__name__}; it needs a bool tensor of k-space's shape {units.shape}.")
-    if bool((units.forced & ~mask).any()):
+    if bool((units.forced & ~mask.cpu()).any()):
         raise ValueError("refine_mask got a mask without some of the forced samples; pass mask | forced.")
     if rounds < 1 or batch_size < 1 or not 0 < share[1] <= share[0] <= 1:
         raise ValueError(f"refine_mask got rounds={rounds}, batch_size={batch_size}, share={share}; it needs whole numbers of at least 1 and 1 >= first share >= last share > 0.")

@@ -37,7 +37,7 @@ def time_stages(problem, rows, repeats, gradients=True):
 def _time_stage(part, stage, x, point, gradients):
     device, last = part.inputs.device, stage.index == part.depth
     began = _now(device)
-    wanted = not part._trained.isdisjoint(stage.theta) and (gradients or not stage.is_linear_layer)
+    wanted = part.trains(stage) and (gradients or not stage.is_linear_layer)
     z, pull = stage.evaluate(x, point, seed=0, wrt_input=tuple(p > 0 for p in stage.parents), wrt_theta=wanted)
     p = None if last else stage.penalty.activation(z)
     between = _now(device)

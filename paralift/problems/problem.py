@@ -114,7 +114,8 @@ class Problem:
         """D_F(new, point) = F(new) - F(point) - <grad F(point), d>, d = new - point, and its rounding error."""
         here = self.smooth_value(new)
         model = lin.value + self.inner({k: lin.gradient[k] for k in d}, d)
-        return here - model, 1e-12 * abs(model) + 10 * torch.finfo(here.dtype).eps * abs(lin.value)
+        eps = max(torch.finfo(v.dtype).eps for v in (here, *d.values()))                     # workers add up in float64 what they have computed in the blocks' dtype
+        return here - model, 1e-12 * abs(model) + 10 * eps * abs(lin.value)
 
     def inner(self, a: Point, b: Point) -> torch.Tensor:
         """Global sum over blocks of Re <a, b>."""
@@ -125,18 +126,22 @@ class Problem:
 
     def inners(self, a: Point, b: Point) -> dict[str, float]:
         """{block: Re <a, b>} as numbers."""
-        return {k: float(_dot(v, b[k])) for k, v in a.items()}
+        return dict(zip(a, numbers([_dot(v, b[k]) for k, v in a.items()])))
 
     def group_values(self, point: Point, groups: Iterable[Collection[str]]) -> list[float]:
         """[number, ..]: `smooth_value(point, group)` for each group of blocks."""
-        return [float(self.smooth_value(point, group)) for group in groups]
+        return numbers([self.smooth_value(point, group) for group in groups])
 
     def norm(self, a: Point) -> torch.Tensor:
         return self.inner(a, a).sqrt()
 
-    def dual_norm(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    def dual_norm(self, parts: Sequence[torch.Tensor]) -> Any:
         """|(y_1, ..., y_J)|, one part for each linear term."""
-        return sum(torch.linalg.vector_norm(y) ** 2 for y in parts).sqrt()
+        return sum(self.image_square(K, y) for (_, K), y in zip(self.linear, parts)).sqrt()  # type: ignore[union-attr]
+
+    def image_square(self, K: Any, y: torch.Tensor) -> torch.Tensor:
+        """|y|^2, y in the range of K, an operator of the problem; over all workers, where they share its rows."""
+        return torch.linalg.vector_norm(y) ** 2
 
     def gap(self, point: Point, dual: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """Primal-dual gap, an upper bound on E(point) - min E; `dual` as the method keeps it."""
@@ -147,7 +152,7 @@ class Problem:
         return {}
 
     def finish(self, point: Point) -> Any:
-        """What the user takes away from the final point (a network, an image); the point itself by default."""
+        """What the user takes away from the final point (a network, an image); None where there is nothing beside the point."""
         return None
 
     def explicit_pass(self, theta: Point, batches: Iterable[tuple], update: Callable[[int, Point], Any], parts: int = 1, factor: Callable[[int], float] | None = None) -> Any:
@@ -205,6 +210,13 @@ def check_point(who, point, like):
         given = {name: tuple(v.shape) if torch.is_tensor(v) else v for name, v in point.items()} if isinstance(point, dict) else point
         raise ValueError(f"{who} got {shown(given)}; it needs a point {{block: tensor}} such as result.x, with "
                          + ", ".join(f"{name} of shape {tuple(v.shape)}, {v.dtype}" for name, v in like.items()) + ".")
+
+
+def numbers(tensors: Sequence[torch.Tensor]) -> list[float]:
+    """0-d tensors as Python's numbers; they leave their device together."""
+    if len(tensors) > 1 and tensors[0].device.type != "cpu":
+        return torch.stack([v.to(torch.float64) for v in tensors]).tolist()
+    return [float(v) for v in tensors]
 
 
 def _dot(a, b):

@@ -47,7 +47,7 @@ class Reconstruction(Composite):
         if not isinstance(operator, Operator) or not operator.is_linear:
             raise TypeError(f"Reconstruction got {operator!r} as its operator; it needs a LinearOperator (MatrixOperator(m) makes one of a matrix).")
         self._given = {"operator": operator, "data": data, "fidelity": fidelity, "constraint": constraint, "standard_deviation": standard_deviation}
-        self.operator, self.data, self.fidelity = operator, _data(operator, data), fidelity
+        self.operator, self.data, self.fidelity, self.standard_deviation = operator, _data(operator, data), fidelity, standard_deviation
         dtype = self.data.dtype.to_complex() if operator.domain.dtype.is_complex else self.data.dtype.to_real()
         self.space = Space(operator.domain.shape, dtype, self.data.device)
         batch = self.data.shape[:self.data.dim() - operator.range.ndim]
@@ -222,6 +222,10 @@ class Reconstruction(Composite):
     # ---- what follows
     def finish(self, point):
         return point["x"] if self._product is None else self._product.split(point["x"])[0]
+
+    def misfit(self, image: torch.Tensor) -> torch.Tensor:
+        """f(A x), summed over all images: |A x - b|^2 / (2 s^2), or the divergence of the counts from those that are expected."""
+        return _total(self._f(self._A(image)))
 
     def predicted(self, image: torch.Tensor) -> torch.Tensor:
         """What the data would be without noise: A x, plus the background."""

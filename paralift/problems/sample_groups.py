@@ -43,6 +43,7 @@ class SampleGroups:
     A real image has F u(-k) = conj F u(k). So for a FourierTransform of a real space a group and its mirror image, where that is a group too, are one choice, named by the
     smaller label, and a mask takes the cheaper of the two (the first where they cost the same). Elsewhere every group is a choice of its own.
     `choice` (k-space's shape): the label of the choice that each sample belongs to; `costs`: the samples that a choice adds to the forced ones, 0 for labels that are none.
+    Both, and all scores, lie on the CPU; masks lie where the transform's images do.
     Raises ValueError for labels or forced samples of another kind or shape.
     """
 
@@ -56,6 +57,7 @@ class SampleGroups:
             raise ValueError(f"{who} got groups={given}; it needs int64 labels >= 0 of k-space's shape {shape}.")
         if not torch.is_tensor(self.forced) or self.forced.dtype != torch.bool or tuple(self.forced.shape) != shape:
             raise ValueError(f"{who} got forced={type(self.forced).__name__}; it needs a bool tensor of k-space's shape {shape}.")
+        self.labels, self.forced, self.device = self.labels.cpu(), self.forced.cpu(), transform.domain.device
         self.paired = isinstance(transform, FourierTransform) and transform.real
         labels, count = self.labels.flatten(), int(self.labels.max()) + 1
         self.sizes = torch.bincount(labels[~self.forced.flatten()], minlength=count)                     # samples of a group that are not forced
@@ -89,13 +91,13 @@ class SampleGroups:
     def mask(self, chosen: torch.Tensor) -> torch.Tensor:
         """The mask of the choices `chosen` (bool, one for each label)."""
         self._check("mask", "chosen", chosen, self.costs.shape, "one bool for each label", torch.bool)
-        return self.forced | (self._taken & chosen[self.choice])
+        return (self.forced | (self._taken & chosen[self.choice])).to(self.device)
 
     @checked
     def held(self, mask: torch.Tensor) -> torch.Tensor:
         """The choices of which a mask has a sample that is not forced."""
         self._check("held", "mask", mask, self.shape, "a bool for each sample of k-space", torch.bool)
-        return torch.bincount(self.choice[mask & ~self.forced], minlength=len(self.costs)).bool() & (self.costs > 0)
+        return torch.bincount(self.choice[mask.cpu() & ~self.forced], minlength=len(self.costs)).bool() & (self.costs > 0)
 
     @checked
     def sums(self, energy: torch.Tensor) -> torch.Tensor:
@@ -125,4 +127,4 @@ class SampleGroups:
         """A random mask of at most `budget` samples: choices without replacement, with chances proportional to `density` (one for each label); infinite: always."""
         self._check("draw", "density", density, self.costs.shape, "one number for each label")
         clock = torch.empty(len(self.costs), dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(seed))
-        return self.mask(self.fill(density.double() / clock, budget))
+        return self.mask(self.fill(density.cpu().double() / clock, budget))

@@ -63,7 +63,7 @@ class SamplingDesign(Problem):
                  groups: torch.Tensor | None = None, forced: torch.Tensor | None = None):
         _, joined, terms = check_image("SamplingDesign", transform, regulariser, images)
         space = transform.domain
-        probe = space.randn(generator=torch.Generator(space.device).manual_seed(0))
+        probe = space.randn(generator=torch.Generator().manual_seed(0))
         if not torch.linalg.vector_norm(transform._adjoint(transform._call(probe)) - probe) <= 1e3 * torch.finfo(space.dtype).eps * torch.linalg.vector_norm(probe):
             raise ValueError(f"SamplingDesign got {transform!r}, which is no isometry (T*T = 1); it needs one without a mask, such as FourierTransform(space).")
         self.transform, self.images, self.count = transform, images, images.numel() // space.size
@@ -108,7 +108,7 @@ class SamplingDesign(Problem):
             self.copies = torch.ones(self.here.shape, dtype=self.images.real.dtype, device=device)
         self.free = (self.here < 0) if bool(self.forced.any()) else None
         self.costs = (self.count * self.sizes.to(device)).to(self.images.real.dtype).sqrt()
-        self._norms = None
+        self._norms, self._begin = None, None
 
     # ---- the spectrum of s = sum_j A_j* q_j
     def _coefficients(self, s):
@@ -144,6 +144,8 @@ class SamplingDesign(Problem):
     def start(self):
         if self.weight is None:
             raise ValueError("SamplingDesign has a budget and no weight yet; call design(solver), which looks for the weight, or pass weight=... to solve it as it is.")
+        if self._begin is not None:
+            return dict(self._begin)
         return {name: torch.zeros_like(x) for name, x in zip(self.names, self.points)}
 
     def _synthesis(self, point):
@@ -204,7 +206,7 @@ class SamplingDesign(Problem):
         w = self._coefficients(self._synthesis(point))
         scores = self._scores(self._sizes(w))
         norms = ((w * (1 - self._shares(self._sizes(w), self.weight))).abs().square() * self.copies).reshape(self.count, -1).sum(1).sqrt()
-        mask = self.forced | (scores > self.weight)[self.labels] if budget is None else self.groups.mask(self.groups.fill(scores, budget))
+        mask = (self.forced | (scores > self.weight)[self.labels]).to(self.groups.device) if budget is None else self.groups.mask(self.groups.fill(scores, budget))
         return Sampling(mask, self.weight, norms.reshape(self.images.shape[:self.images.dim() - self.transform.domain.ndim]), int(mask.sum()), scores)
 
     def _scores(self, size):
@@ -231,14 +233,12 @@ class SamplingDesign(Problem):
             raise ValueError("SamplingDesign.design needs a budget; with a weight, solver.solve(problem).solution is the sampling.")
         if self.weight is not None:
             return self.sampling(self._best, self.budget)
-        low, high, point, start = 0.0, math.inf, None, self.start
+        low, high = 0.0, math.inf
         try:
             self.weight = 1.0
-            zero = self.start()
-            self.weight = self._weight(self._steepest(zero))
+            self.weight = self._weight(self._steepest())
             for _ in range(trials):
-                self.start = lambda: dict(zero if point is None else point)
-                point = solver.solve(self, progress=False).x
+                point = self._begin = solver.solve(self, progress=False).x
                 found = int(self.groups.mask(self._scores(self._sizes(self._coefficients(self._synthesis(point)))) > self.weight).sum())
                 if abs(found - self.budget) <= tolerance * self.budget:
                     break
@@ -252,9 +252,9 @@ class SamplingDesign(Problem):
             self.weight = None                                   # nothing is known yet
             raise
         finally:
-            self.start = start
+            self._begin = None
 
-    def _steepest(self, zero):
+    def _steepest(self):
         """A first q: x over its size, the subgradient that is certain, by way of prox residuals."""
         return {name: x - f._prox(x, 1.0) for name, f, x in zip(self.names, self.potentials, self.points)}
 

@@ -9,7 +9,7 @@ from ..operators.functional import Functional
 from ..operators.linear import IdentityOperator
 from ..operators.norms import GroupL1Norm, ZeroFunctional
 from ..operators.operator import LinearOperator
-from ..operators.space import finite, inner
+from ..operators.space import Space, finite, inner
 from ..operators.stacks import ProductSpace, Selection
 from ..operators.transforms import FourierTransform
 from .certificate import Certificate, certain_subgradient, nearest_subgradient
@@ -44,7 +44,7 @@ def check_image(who, operator, functional, image):
 
 def projects(K, image, seed=0):
     """Whether K*K is (the identity, an orthogonal projector), tried on one random image: for a linear map, almost surely right."""
-    x = torch.randn(image.shape, dtype=image.dtype, device=image.device, generator=torch.Generator(image.device).manual_seed(seed))
+    x = Space.of(image).randn(generator=torch.Generator().manual_seed(seed))
     y, level = K._normal(x), 1e3 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(x)
     return tuple(bool(torch.linalg.vector_norm(d) <= level) for d in (y - x, K._normal(y) - y))
 

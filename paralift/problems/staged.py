@@ -10,7 +10,7 @@ from ..operators import Identity
 from ..operators.functional import Functional
 from ..operators.module import is_random
 from ..operators.potentials import activation
-from .stages import Stage
+from .stages import Stage, space_of
 
 __all__ = ["Staged"]
 
@@ -49,7 +49,7 @@ class Staged(nn.Module):
         values = [x]
         for module, potential, parents in zip(self.operators, self.potentials, self.parents):
             z = module(*(values[p] for p in parents))
-            values.append(z if potential is None else activation(potential.on(tuple(z.shape[1:])), z))
+            values.append(z if potential is None else activation(potential.on(space_of(z)), z))
         return values[-1]
 
     def stages(self, bind: Callable) -> list[Stage]:

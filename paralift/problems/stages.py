@@ -4,7 +4,7 @@ Every stage's vector-Jacobian product is local: no graph spans two stages, and n
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +19,7 @@ from ..operators.functional import Functional
 from ..operators.module import call_module
 from ..operators.operator import push_forward
 from ..operators.penalties import Penalty
+from ..operators.space import Space
 from .loans import lending, lent_input
 from .problem import Point
 
@@ -43,7 +44,7 @@ class Activation(nn.Module):
         if found is not None:                                    # a graph is being found: one call, which names the potential
             found.append(self.potential)
             return torch.ops.paralift.activation(z, len(found) - 1)
-        return P.activation(self.potential.on(tuple(z.shape[1:])), z)
+        return P.activation(self.potential.on(space_of(z)), z)
 
     def extra_repr(self):
         return repr(self.potential)
@@ -74,6 +75,11 @@ def lifted_potential(key):
 def chain(*parts: Annotated[nn.Module | Functional, Kind("torch.nn.Modules and Functionals", lambda v: isinstance(v, (nn.Module, Functional)))]) -> nn.Sequential:
     """torch.nn.Sequential of modules and potentials: `chain(affine(784, 300), SoftThreshold(0.3), affine(300, 784))`."""
     return nn.Sequential(*(Activation(part) if isinstance(part, Functional) else part for part in parts))
+
+
+def space_of(z):
+    """The space of one sample of z."""
+    return Space(tuple(z.shape[1:]), z.dtype, z.device)
 
 
 def corrected(r, correction):
@@ -107,7 +113,7 @@ class Stage:
     parents: tuple = ()
     label: str = ""                             # where the network has it
     random: bool = False                        # holds Dropout: drawn once a subproblem
-    space: tuple = field(default=())
+    elements: Space | None = None               # of one sample's z_l and x_l, once a few inputs have passed
     operator: str = ""                          # what the module does, in words
     products: torch.dtype | None = None         # in which the products with residuals are made; None: as everything else
     pieces: dict = field(default_factory=dict)  # {position of a parent whose output is only taken apart: by which call}
@@ -115,6 +121,11 @@ class Stage:
     def __post_init__(self):
         self.parents = self.parents or (self.index - 1,)
         self.operator = self.operator or ", ".join(type(m).__name__ for m in (self.module if isinstance(self.module, nn.Sequential) else [self.module]))
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The shape of one sample's z_l and x_l; () before any input has passed."""
+        return () if self.elements is None else self.elements.shape
 
     @property
     def is_linear_layer(self) -> bool:
@@ -173,7 +184,7 @@ class Stage:
 
     def pull_linear(self, x: torch.Tensor, point: Point, wrt_input: bool = True, wrt_theta: bool = True) -> Any:
         """The local map of a linear layer in closed form."""
-        W = next(point[name] for name, inside in self.theta.items() if inside == "weight")
+        W = point[self.names["weight"]]
 
         def pull(r, scale=1.0, correction=None):
             gx = None if not wrt_input else r @ W if self.products is None else self._product(r, W)
@@ -236,7 +247,7 @@ class Stage:
         """|A'(x)|^2 in all parents from number `lowest` on at once, by power iteration on at most 8 samples (for affine layers the operator is the same for each),
         with 10 % on top."""
         if self.is_linear_layer:
-            W = point[next(name for name, inside in self.theta.items() if inside == "weight")]
+            W = point[self.names["weight"]]
             v = torch.ones(W.shape[1], dtype=W.dtype, device=W.device)
             for _ in range(iterations):
                 v = W.T @ (W @ (v / torch.linalg.vector_norm(v).clamp(min=1e-30)))
@@ -256,8 +267,18 @@ class Stage:
         length = lambda vs: sum(v.square().sum() for v in vs).sqrt().clamp(min=1e-30)
         for _ in range(iterations):
             size = length(vs)
-            vs = torch.func.vjp(f, *at)[1](push_forward(f, at, tuple(v / size for v in vs)))
+            vs = torch.func.vjp(f, *at)[1](differential(f, at, tuple(v / size for v in vs)))
         return 1.1 * length(vs)
+
+
+def differential(f: Callable[..., torch.Tensor], at: tuple, along: tuple) -> torch.Tensor:
+    """f'(at) along; by a central difference where a layer knows no forward derivative, as recurrences on GPUs, which is good enough for bounds."""
+    try:
+        return push_forward(f, at, along)
+    except NotImplementedError:
+        step = lambda a, d, h: {k: step(v, d[k], h) for k, v in a.items()} if isinstance(a, dict) else a + h * d
+        there, back = (f(*(step(a, d, h) for a, d in zip(at, along))) for h in (1e-4, -1e-4))
+        return (there - back) / 2e-4
 
 
 def bind_spaces(stages: Sequence[Stage], x: torch.Tensor, theta: Point) -> torch.Tensor:
@@ -274,8 +295,8 @@ def bind_spaces(stages: Sequence[Stage], x: torch.Tensor, theta: Point) -> torch
                 shapes = ", ".join(str(tuple(v.shape)) for v in (given if isinstance(given, tuple) else (given,)))
                 raise ValueError(f"stage {stage.index} ({stage.operator}) refused an input of shape {shapes}, dtype {x.dtype}: {reason(error)}. "
                                  "Make the layer's size and dtype fit the data or the layer before.") from None
-            stage.space = tuple(z.shape[1:])
+            stage.elements = space_of(z)
             if stage.penalty is not None:
-                stage.penalty = stage.penalty.on(stage.space)
+                stage.penalty = stage.penalty.on(stage.elements)
                 values[stage.index] = stage.penalty.activation(z)
     return z

@@ -1,6 +1,7 @@
 """Sweeps on a minibatch: the explicit and the implicit step of the implicit stochastic gradient method."""
 
 import math
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from types import SimpleNamespace
 
@@ -10,23 +11,25 @@ from ..operators.penalties import LiftedBregman
 from ..operators.potentials import activation_
 from .loans import LARGE, Loan, Pieces
 from .problem import Point
+from .stages import Stage
 
 __all__ = ["Sweeps"]
 
 
 class Sweeps:
-    """Part of `LiftedProblem`: backward sweeps from the forward pass."""
+    """Part of `LiftedProblem`: backward sweeps from the forward pass, over all stages or, in streams over several workers, over some consecutive ones."""
 
-    def _evaluate_all(self, theta, recall=None, pieces=None, stages=None, values=None, gather=False):
+    def evaluate_stages(self, theta: Point, recall: Callable | None = None, pieces: dict | None = None, stages: Sequence[Stage] | None = None,
+                        values: dict[int, torch.Tensor] | None = None, gather: bool = False) -> tuple[dict, dict]:
         """Forward pass that keeps every stage's local map: {l: (x_in, z, pull)} and {l: sigma(z)}; 0 holds the data. With `recall`, what the backward sweep does without is
         dropped on the way: the local maps ask recall(l) for sigma(z) where it is computed again. `pieces` {l: Pieces} is filled where all pulls on x_l are on parts of it.
         `stages`: some consecutive ones only, which go on from `values` {l: x_l} of earlier ones. `gather`: the local maps of linear layers leave their parameters out."""
         values, kept, dropped, plan = {0: self.inputs, **(values or {})}, {}, set(), self._plan
         for stage in self.stages if stages is None else stages:
             x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
-            loans = {i: Loan(values[p], partial(recall, p) if p in plan.again else None, pieces.get(p)) for i, p in enumerate(stage.parents) if p in dropped}
+            loans = {i: Loan(values[p], partial(recall, p) if p in plan.again else None, pieces.get(p)) for i, p in enumerate(stage.parents) if p in dropped}  # type: ignore[arg-type]
             z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=tuple(p > 0 for p in stage.parents),
-                                     wrt_theta=not self._trained.isdisjoint(stage.theta) and not (gather and stage.is_linear_layer), loans=loans)
+                                     wrt_theta=self.trains(stage) and not (gather and stage.is_linear_layer), loans=loans)
             kept[stage.index] = (x if recall is None else None, z, pull)
             if stage.index < self.depth:
                 values[stage.index] = stage.penalty.activation(z)
@@ -37,7 +40,7 @@ class Sweeps:
                     if stage.index not in plan.again:
                         kept[stage.index] = (None, None, pull)
                     if stage.index in plan.apart:
-                        pieces[stage.index] = Pieces(z)
+                        pieces[stage.index] = Pieces(z)  # type: ignore[index]
                 for p in dropped.intersection(stage.parents):
                     if plan.last_use[p] == stage.index:
                         del values[p]
@@ -75,26 +78,27 @@ class Sweeps:
             return values[l]
 
         pieces, free, plan = {}, {}, self._plan
-        kept, values = self._evaluate_all(theta, recall, pieces)
-        loss, r = self._loss_and_residual(kept)
+        kept, values = self.evaluate_stages(theta, recall, pieces)
+        loss, r = self.loss_and_residual(kept)
         loss = loss + self._activations_value(values)
-        gradient, _ = self._sweep_back(self.stages, kept, values, {}, r, recall=recall, free=free, pieces=pieces)
+        gradient, _ = self.sweep_back(self.stages, kept, values, {}, r, recall=recall, free=free, pieces=pieces)
         return loss, gradient
 
-    def _loss_and_residual(self, kept):
+    def loss_and_residual(self, kept: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """(mean loss, its gradient in z_L for each sample)."""
         losses, r = self.loss.value_and_gradient(kept[self.depth][1], self.targets)
         return losses.sum() / self.samples, r
 
-    def _sweep_back(self, stages, kept, values, pulls, r=None, n=None, recall=None, free=None, pieces=None, feedback=None, gathered=None):
+    def sweep_back(self, stages: Sequence[Stage], kept: dict, values: dict, pulls: dict, r: torch.Tensor | None = None, n: int | None = None, recall: Callable | None = None,
+                   free: dict | None = None, pieces: dict | None = None, feedback: tuple | None = None, gathered: dict | None = None) -> tuple[Point, dict]:
         """({name: gradient}, pulls) of a sweep over consecutive `stages`, backwards, from the pulls {l: (g, weight)} on their outputs, the pull on x_l being weight * g, and the
         loss's residual r where they end the network; what is left in `pulls` is for earlier stages. Gradients are of means over n samples; `recall`, `free` and `pieces` are
-        `_evaluate_all`'s. `feedback` = (c, theta now, rows): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual of the first rows in the gradient of theta_l.
+        `evaluate_stages`'s. `feedback` = (c, theta now, rows): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual of the first rows in the gradient of theta_l.
         `gathered` {l: [..]} takes linear layers' parts of `Stage.gathered_gradient`, in the place of their gradients."""
         n, gradient, plan, weight = self.samples if n is None else n, {}, self._plan, 1.0      # r is the residual without its weight
         pieces = {l: q for l, q in (pieces or {}).items() if q.calls is not None}
         for stage in reversed(stages):
-            l, trained, moved, behind = stage.index, not self._trained.isdisjoint(stage.theta), None, None
+            l, trained, moved, behind = stage.index, self.trains(stage), None, None
             apart = gathered is not None and trained and stage.is_linear_layer
             if l < self.depth:
                 p = recall(l) if recall is not None and l in plan.again else values.get(l)
@@ -115,7 +119,7 @@ class Sweeps:
                 pieces[p].begin(weight)
             if apart:
                 gathered.setdefault(l, []).append((r, x, weight / n, behind))
-            gx, own = pull(r, weight / n) if moved is None else pull(r, weight / n, moved.mul_(feedback[0] * self.rho[l] / weight))
+            gx, own = pull(r, weight / n) if moved is None else pull(r, weight / n, moved.mul_(feedback[0] * self.rho[l] / weight))  # type: ignore[index]
             for name, g in own.items():
                 gradient[name] = gradient[name] + g if name in gradient else g         # shared by two stages
             for p, g in stage.pairs(gx):
@@ -144,14 +148,14 @@ class Sweeps:
     def implicit_point(self, theta: Point, tau: float, sweeps: int) -> tuple[torch.Tensor, Point]:
         """(loss of the forward pass, point after `sweeps` sweeps from there): backwards through the stages, a proximal step in x_l, then one in theta_l."""
         anchor = theta
-        kept, values = self._evaluate_all(theta)
+        kept, values = self.evaluate_stages(theta)
         loss = self.loss.value(kept[self.depth][1], self.targets).sum() / self.samples + self._activations_value(values)
         point = {**theta, **{f"x{l}": p for l, p in values.items() if l}}
         for sweep in range(sweeps):
             pulls = {}                                             # {l: (gradient in x_l of the children's terms, bound on its slope)}
             for stage in reversed(self.stages):
                 l = stage.index
-                x_in, wanted, trained = self._input(stage, point), tuple(p > 0 for p in stage.parents), not self._trained.isdisjoint(stage.theta)
+                x_in, wanted, trained = self._input(stage, point), tuple(p > 0 for p in stage.parents), self.trains(stage)
                 # in the first sweep theta_l and the parents' x are still those of the forward pass
                 _, z, pull = kept.pop(l) if sweep == 0 else (x_in, *stage.evaluate(x_in, point, self.seed, wrt_input=wanted, wrt_theta=trained))
                 if l < self.depth:
@@ -166,16 +170,16 @@ class Sweeps:
                         z, pull = stage.evaluate(x_in, point, self.seed, wrt_input=wanted, wrt_theta=False)
                         gx = pull(self._residual(stage, point, z))[0]
                 if any(wanted):
-                    bound = self._slope(stage) * stage.input_norm_squared(x_in, point, self.seed, iterations=6)
+                    bound = self.slope(stage) * stage.input_norm_squared(x_in, point, self.seed, iterations=6)
                     for p, g in stage.pairs(gx):
                         pulls[p] = (g, bound) if p not in pulls else (pulls[p][0] + g, pulls[p][1] + bound)
         return loss, point
 
     def _theta_step(self, stage, point, anchor, x, z, r, own, tau):
         """theta_l: minimise the majorised regression rho_l P_l + |theta - anchor|^2 / (2 tau) [+ R]."""
-        n, slope = self.samples, self._slope(stage)
-        names = {inside: name for name, inside in stage.theta.items()}
-        if stage.is_linear_layer and x.dim() == 2 and not any(name in self.regularisers for name in stage.theta) and self._trained.issuperset(stage.theta) and math.isfinite(slope):
+        n, slope = self.samples, self.slope(stage)
+        names = stage.names
+        if stage.is_linear_layer and x.dim() == 2 and not any(name in self.regularisers for name in stage.theta) and self.trained.issuperset(stage.theta) and math.isfinite(slope):
             a = tau / n
             z_anchor = stage.forward(x, anchor)
             wide = torch.float32 if x.element_size() == 2 else x.dtype              # half precision has no factorisation
@@ -190,7 +194,7 @@ class Sweeps:
             return
         bound = slope * self._theta_norm(stage, point) / n + 1 / tau if math.isfinite(slope) else 1 / tau
         for name in stage.theta:
-            if name in self._trained:
+            if name in self.trained:
                 g = own[name] / n + (point[name] - anchor[name]) / tau
                 v = point[name] - g / bound
                 point[name] = self.regularisers[name]._prox(v, 1 / bound) if name in self.regularisers else v

@@ -9,6 +9,7 @@ from ..arguments import Count, Extended
 from ..operators.least_squares import LeastSquares, conjugate_gradients
 from ..operators.linear import IdentityOperator
 from ..operators.norms import QuadraticForm
+from .pdhg import adjoints
 from .solver import NO_PROX, NOT_CONVEX, Solver
 from .stopping import Tolerance
 
@@ -71,7 +72,7 @@ class ADMM(Solver):
         x, F = problem.start()["x"], problem.smooth_part
         images = [K._call(x) for _, K in problem.linear]
         L = 0.0 if F is None else F.grad_lipschitz
-        quadratic = isinstance(F, (LeastSquares, QuadraticForm)) or F is not None and 0 < F.strong_convexity == L
+        quadratic = isinstance(F, (LeastSquares, QuadraticForm)) or F is not None and F.curvature > 0
         zeros = [torch.zeros_like(v) for v in images]
         return {"point": {"x": x}, "images": images, "z": images, "u": zeros, "dual": zeros, "rho": self.rho, "L": L,
                 "norm2": sum((1.01 * K.norm()) ** 2 for _, K in problem.linear), "k": 0, "next": 10,
@@ -90,11 +91,13 @@ class ADMM(Solver):
         x, zs, us, rho = state["point"]["x"], state["z"], state["u"], state["rho"]
         G, K = problem.nonsmooth_part, [K for _, K in problem.linear]
         if state["exact"]:
-            new = self._solve(problem, state, x, rho * sum(k._adjoint(z - u) for k, z, u in zip(K, zs, us)) - state["offset"])
+            new = self._solve(problem, state, x, adjoints(problem, [z - u for z, u in zip(zs, us)], x).mul_(rho).sub_(state["offset"]))
         else:
             tau = 1 / (state["L"] + rho * state["norm2"])
-            pull = sum(k._adjoint(v - z + u) for k, v, z, u in zip(K, state["images"], zs, us)).mul(rho)
-            v = torch.sub(x, pull if problem.smooth_part is None else pull + problem.gradient({"x": x})["x"], alpha=tau)
+            v = adjoints(problem, [v - z + u for v, z, u in zip(state["images"], zs, us)], x).mul_(rho)
+            if problem.smooth_part is not None:
+                v.add_(problem.gradient({"x": x})["x"])
+            torch.sub(x, v, alpha=tau, out=v)
             new = v if G is None else G._prox(v, tau)
         images = [k._call(new) for k in K]
         mixed = images if self.relaxation == 1 else [torch.lerp(z, v, self.relaxation) for z, v in zip(zs, images)]
@@ -105,10 +108,10 @@ class ADMM(Solver):
 
         def residuals():
             primal = norms([v - z for v, z in zip(images, new_z)])
-            drift = rho * sum(k._adjoint(a - b) for k, a, b in zip(K, new_z, zs))
+            drift = rho * adjoints(problem, [a - b for a, b in zip(new_z, zs)], x)
             if not state["exact"]:
                 # what the linearisation leaves: (1/tau - rho K*K)(x - x+) + grad F(x+) - grad F(x)
-                drift = drift + (x - new) / tau - rho * sum(k._adjoint(a - b) for k, a, b in zip(K, state["images"], images))
+                drift = drift + (x - new) / tau - rho * adjoints(problem, [a - b for a, b in zip(state["images"], images)], x)
                 if problem.smooth_part is not None:
                     drift = drift + problem.gradient({"x": new})["x"] - problem.gradient({"x": x})["x"]
             return primal, problem.norm({"x": drift})

@@ -188,8 +188,8 @@ class BCD(Solver):
     # ---- one pass over groups of samples
     def _restrict(self, problem, point, rows, g, S, tau=inf):
         """The problem and the point of group g, the samples S; a group keeps its masks of dropout."""
-        dtype = next(v.dtype for k, v in point.items() if k not in rows)
-        own = {k: v.index_select(0, S).to(dtype) if k in rows else v for k, v in point.items()}
+        like = next(v for k, v in point.items() if k not in rows)
+        own = {k: v.index_select(0, S.to(v.device)).to(like) if k in rows else v for k, v in point.items()}
         return problem.restrict(S, {k: v for k, v in point.items() if k not in rows}, tau, seed=self.seed * 7919 + g), own
 
     def _value(self, problem, point, rows, groups):
@@ -209,7 +209,7 @@ class BCD(Solver):
                 new = self._sweep(sub, own, sweep * len(groups) + turn)[0]
             for k, v in new.items():
                 if k in rows:
-                    point[k].index_copy_(0, groups[g], v.to(point[k].dtype))
+                    point[k].index_copy_(0, groups[g].to(point[k].device), v.to(point[k]))
                 else:
                     point[k] = v
         after = self._value(problem, point, rows, groups)

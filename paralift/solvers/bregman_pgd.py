@@ -70,7 +70,7 @@ class BregmanPGD(Solver):
             for _ in range(60):
                 new = h.bregman_step(x, g, tau, G)
                 slack = 10 * torch.finfo(x.dtype).eps * abs(lin.value)
-                if problem.smooth_value({"x": new}) <= lin.value + torch.sum(g * (new - x)) + h.distance(new, x) / tau + slack:
+                if problem.smooth_value({"x": new}) <= lin.value + problem.inner({"x": g}, {"x": new - x}) + h.distance(new, x) / tau + slack:
                     break
                 tau *= 0.5
         state = {**state, "point": {"x": new}, "tau": tau}

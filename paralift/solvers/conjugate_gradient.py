@@ -72,9 +72,9 @@ class ConjugateGradient(Solver):
         total = 0.0
         for f, K in parts:
             if K is None:
-                total = total + (f.grad_lipschitz * v if f.strong_convexity == f.grad_lipschitz else f._gradient(v) - f._gradient(torch.zeros_like(v)))
-            elif f.strong_convexity == f.grad_lipschitz:
-                total = total + f.grad_lipschitz * K._normal(v)
+                total = total + (f.curvature * v if f.curvature else f._gradient(v) - f._gradient(torch.zeros_like(v)))
+            elif f.curvature:
+                total = total + f.curvature * K._normal(v)
             else:
                 z = K._call(v)
                 total = total + K._adjoint(f._gradient(z) - f._gradient(torch.zeros_like(z)))
@@ -117,4 +117,4 @@ class ConjugateGradient(Solver):
 
 
 def _quadratic(f):
-    return isinstance(f, QuadraticForm) or 0 < f.strong_convexity == f.grad_lipschitz
+    return isinstance(f, QuadraticForm) or f.curvature > 0

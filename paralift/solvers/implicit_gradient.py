@@ -58,7 +58,7 @@ class ImplicitGradient(Solver):
         first, second = torch.lerp(state["first"]["x0"], g, 0.1), torch.addcmul(0.99 * state["second"]["x0"], g, g, value=0.01)
         H = (second / (1 - 0.99**k)).sqrt_().add_(1e-12)
         moved = torch.addcdiv(x, first, H, value=-self.step_size / (1 - 0.9**k))
-        new = problem.prox({"x0": moved}, {"x0": problem.samples * alpha * self.step_size / H})["x0"]
+        new = problem.input_prox(moved, self.step_size / H, alpha)
         point = {**state["point"], "x0": new}
         return {"point": point, "first": {"x0": first}, "second": {"x0": second}, "k": k}, lambda: {
             "objective": problem.input_value(point), "residual": problem.norm({"x0": new - x}) / self.step_size, **problem.metrics(point)}

@@ -67,6 +67,6 @@ class Katyusha(Stochastic):
                     z[k] = new
         if due:
             gradient, renewals, due = self._full_gradient(problem, w, factored), renewals + 1, False
-        self._passes = 2.0 + renewals
+        self.passes_per_step = 2.0 + renewals
         state = {**state, "point": y, "z": z, "snapshot": w, "gradient": gradient, "epoch": state["epoch"] + 1}
         return state, self._record(problem, y, w, gradient, {k: step for k in names})

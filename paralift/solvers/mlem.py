@@ -71,7 +71,7 @@ class MLEM(Solver):
         x, size = state["point"]["x"], 0.0
         for term, seen in zip(self._terms(problem), state["sensitivity"]):
             counts, A, background = _poisson(term)
-            z = term._image(x)
+            z = term.image(x)
             expected = z if background is None else z + background
             back = A._adjoint(torch.where(counts > 0, counts / expected, 0)).clamp(min=0)
             new = torch.where(seen > 0, x / seen * back, x)

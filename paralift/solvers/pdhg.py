@@ -57,29 +57,17 @@ class PDHG(Solver):
         point = problem.start()
         if list(point) != ["x"] or not hasattr(problem, "smooth_part"):
             raise TypeError(f"PDHG cannot solve {type(problem).__name__}: it needs a Composite; use PGD or BCD for problems of several blocks.")
-        L, c = self._curvature(problem)
+        L = curvatures(problem)[0]
         if not isfinite(L):
             raise ValueError(f"PDHG cannot take gradient steps on {problem.smooth_part!r}: its gradient has no finite Lipschitz bound; pass it as linear=f @ K, or use BregmanPGD.")
-        if self.variant == "accelerated" and not max(c, self._modulus(problem)) > 0:
+        if self.variant == "accelerated" and not modulus(problem) > 0:
             raise ValueError("PDHG got variant='accelerated' for a problem without known strong convexity; use PDHG(variant='adaptive') or ADMM.")
         if self.relaxation is not None and self.relaxation > 1 and L > 0:
             raise ValueError("PDHG got relaxation > 1 with a gradient step on F, which is not proved at the step it takes; use relaxation=1.")
 
-    @staticmethod
-    def _curvature(problem):
-        """(L of an explicit gradient step, c of an implicit one)."""
-        F = problem.smooth_part
-        if F is None:
-            return 0.0, 0.0
-        return (0.0, F.grad_lipschitz) if 0 < F.strong_convexity == F.grad_lipschitz else (F.grad_lipschitz, 0.0)
-
-    @staticmethod
-    def _modulus(problem):
-        return 0.0 if problem.nonsmooth_part is None else problem.nonsmooth_part.strong_convexity
-
     def start(self, problem):
         x = problem.start()["x"]
-        (L, c), norms2 = self._curvature(problem), [(1.01 * K.norm()) ** 2 for _, K in problem.linear]
+        (L, c), norms2 = curvatures(problem), [(1.01 * K.norm()) ** 2 for _, K in problem.linear]
         norm2 = sum(norms2)
         weights = [norm2 / (len(norms2) * max(n, 1e-30)) if self.step_size == "auto" else 1.0 for n in norms2]              # sigma_j = weights[j] sigma
         sigma = self.ratio / max(norm2, 1e-30) ** 0.5
@@ -96,7 +84,7 @@ class PDHG(Solver):
     def step(self, problem, state):
         x, duals, tau, sigma, c, G = state["base"], state["base_dual"], state["tau"], state["sigma"], state["c"], problem.nonsmooth_part
         gradient = problem.gradient({"x": x})["x"] if problem.smooth_part is not None and not c else None
-        v = _adjoints(problem, duals, x)
+        v = adjoints(problem, duals, x)
         if gradient is not None:
             v.add_(gradient)
         shrink = 1 / (1 + tau * c)
@@ -104,7 +92,7 @@ class PDHG(Solver):
         new = v if G is None else G._prox(v, tau * shrink)
         theta, later = 1.0, state
         if self.variant == "accelerated":
-            theta = (1 + 2 * max(c, self._modulus(problem)) * tau) ** -0.5
+            theta = (1 + 2 * modulus(problem) * tau) ** -0.5
             sigma = sigma / theta
             later = {**state, "tau": theta * tau, "sigma": sigma}
         ahead = torch.lerp(x, new, 1 + theta)
@@ -116,7 +104,7 @@ class PDHG(Solver):
             new_duals.append(H._conj_prox(z, s, out=z))
 
         def residuals():
-            p = torch.sub(x, new).div_(tau).sub_(_adjoints(problem, [y - z for y, z in zip(duals, new_duals)], x))
+            p = torch.sub(x, new).div_(tau).sub_(adjoints(problem, [y - z for y, z in zip(duals, new_duals)], x))
             if gradient is not None:
                 p.sub_(gradient).add_(problem.gradient({"x": new})["x"])
             d = [(y - z).div_(s).add_(K._call(ahead - new)) for (_, K), y, z, s in zip(problem.linear, duals, new_duals, sigmas)]
@@ -148,7 +136,20 @@ class PDHG(Solver):
         return {**state, "tau": tau, "sigma": sigma, "mark": {"x": x, "dual": dual}, "next": ceil(2**0.5 * state["next"])}
 
 
-def _adjoints(problem, duals, x):
+def curvatures(problem):
+    """(L of an explicit gradient step on F, c of an implicit one)."""
+    F = problem.smooth_part
+    c = 0.0 if F is None else F.curvature
+    return (0.0 if F is None or c else F.grad_lipschitz), c
+
+
+def modulus(problem):
+    """The strong convexity of what the prox step on x takes: G, and an F of constant curvature."""
+    G = problem.nonsmooth_part
+    return max(curvatures(problem)[1], 0.0 if G is None else G.strong_convexity)
+
+
+def adjoints(problem, duals, x):
     """sum_j K_j* y_j, in memory of its own."""
     total = None
     for (_, K), y in zip(problem.linear, duals):

@@ -177,7 +177,7 @@ class PIAG(Solver):
             self._update(problem, now, lambda: sum(now["values"]))
             for n in names:
                 ring[n][(k + 1) % (self.max_delay + 1)] = now["point"][n]
-        self._passes = 1.0 if state["values"] else 2.0
+        self.passes_per_step = 1.0 if state["values"] else 2.0
         now.update(ring=ring, table=table)
         lag = lambda: float(sum((ring[n] - now["point"][n]).abs().square().flatten(1).sum(1, dtype=torch.float64) for n in names).max().sqrt())
         return now, lambda: self._record(problem, now, lag())
@@ -207,7 +207,7 @@ class PIAG(Solver):
             ages.append(now["k"] - min(born))
             means.append(now["k"] - sum(born) / m)
             self._update(problem, now, model)
-        now["taken"], self._passes = taken, rows / problem.samples
+        now["taken"], self.passes_per_step = taken, rows / problem.samples
 
         def record():
             lags = [_distance(now["point"], at) for at in taken]
@@ -241,12 +241,6 @@ class PIAG(Solver):
         if judged:
             point = self._judge(point, previous, gamma, before, 4 * (oldest + 1), k + 1, bold)
         now.update(point=point, previous=previous, k=k + 1)
-
-    _passes = 1.0
-
-    @property
-    def passes_per_step(self) -> float:  # type: ignore[override]
-        return self._passes
 
     def _judge(self, point, previous, gamma, value, window, k, bold):
         """The safeguard of the bold step, in `bold`: the point to go on from. `value` is the aggregated objective before the step."""

@@ -7,7 +7,7 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """`due(now)` costs a comparison; `show(...)` draws. Nothing appears for runs shorter than half a second (30 s in a file)."""
+    """`show(...)` draws; a line is due from the time `next` on. Nothing appears for runs shorter than half a second (30 s in a file)."""
 
     def __init__(self, name, total, wanted):
         self.terminal = sys.stderr.isatty()

@@ -124,7 +124,7 @@ class Result:
 
     @classmethod
     def load(cls, path: str | os.PathLike, problem: Problem | None = None) -> Result:
-        """Read a saved result; with the problem, `network` (or the solution) is rebuilt too."""
+        """Read a saved result; with the problem, `network` (or the solution) is rebuilt too. Tensors come to the CPU; a run goes on on its problem's device."""
         d = load_checked(path)
         if not isinstance(d, dict) or not {"status", "x", "state", "history", "iterations", "seconds", "data_passes", "provenance"} <= set(d) or "point" not in d["state"]:
             raise ValueError(f"{path} holds no result; pass a file written by result.save(...) or by checkpoint=....")
@@ -203,8 +203,8 @@ class Writer:
 
 
 def load_checked(path: str | os.PathLike) -> Any:
-    """Read what `save_checked` wrote; tensors and plain values only, no pickled code is run."""
+    """Read what `save_checked` wrote, onto the CPU; tensors and plain values only, no pickled code is run."""
     digest, data = _content(path)
     if hashlib.sha256(data).hexdigest().encode() != digest:
         raise ValueError(f"{path} is damaged: its checksum does not match its content; use an earlier checkpoint.")
-    return torch.load(io.BytesIO(data), weights_only=True)
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -94,9 +94,9 @@ class SAGA(Stochastic):
 
     def step(self, problem, state):
         theta, names = {k: v.clone() for k, v in state["point"].items()}, problem.theta_names
-        steps, n, metric, ell, self._passes = state["steps"], problem.samples, state["metric"], state["ell"], 1.0
+        steps, n, metric, ell, self.passes_per_step = state["steps"], problem.samples, state["metric"], state["ell"], 1.0
         if state["table"] is None:
-            (old, mean), self._passes = self._fill(problem, theta), 2.0
+            (old, mean), self.passes_per_step = self._fill(problem, theta), 2.0
         else:
             old, mean = state["table"], {k: v.clone() for k, v in state["mean"].items()}
         table, count = {k: torch.empty_like(v) for k, v in old.items()}, 0

@@ -15,7 +15,7 @@ import torch
 
 from ..arguments import Count, Extended, FilePath, check, checked, shown
 from ..notices import warn
-from ..problems.problem import AgreedInterrupt, Point, Problem
+from ..problems.problem import AgreedInterrupt, Point, Problem, numbers
 from .progress import Progress
 from .result import Result, Status, Writer, check_writable
 from .stopping import Tolerance
@@ -84,7 +84,7 @@ class Solver:
         """The point that the result holds."""
         return state["point"]
 
-    passes_per_step = 1.0
+    passes_per_step = 1.0        # over the data, in the step just made
 
     def form(self, problem: Problem) -> Problem:
         """The problem as the method wants it, where it has several forms (`Reconstruction`)."""
@@ -109,7 +109,7 @@ class Solver:
         resume : a Result, or the path of a checkpoint, to go on from, exactly.
         callback : called with the running Result after every recorded step; `raise StopIteration` stops.
         checkpoint : path, written and verified in the background after a recorded step that is at least `checkpoint_every` seconds after the last one, and at the end; the old
-            file stays until the new one is whole. After a restart by torchrun the run goes on from it.
+            file stays until the new one is whole. After a restart by torchrun, or of a job that Slurm has requeued, the run goes on from it.
         progress : False for silence; otherwise one line on a terminal, a line at most every 30 s in a file.
         strict : raise RuntimeError unless the solver ended well.
         record_every : record, look for NaN and try the stopping rules every so many steps (and at the last one); the objective is evaluated there only.
@@ -129,7 +129,8 @@ class Solver:
             raise TypeError(f"{who} got resume={shown(resume)}; it needs a Result, or the path of a checkpoint.")
         if not checkpoint_every >= 0:
             raise ValueError(f"{who} got checkpoint_every={checkpoint_every!r}; it needs a number of seconds >= 0.")
-        if checkpoint is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and os.path.exists(checkpoint):
+        restarted = any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+        if checkpoint is not None and restarted and os.path.exists(checkpoint):
             resume = checkpoint
         options = resume, callback, checkpoint, progress, strict, record_every, checkpoint_every
         if workers is None and "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -143,13 +144,7 @@ class Solver:
         if resume is None:
             state, history, iteration, passes, before = self.start(problem), {}, 0, 0.0, 0.0
         else:
-            saved = resume if isinstance(resume, Result) else Result.load(resume)
-            saved = replace(saved, state=problem.spread(saved.state))
-            self._check_resume(problem, saved)
-            state, history = _clone(saved.state), {k: list(v) for k, v in saved.history.items()}
-            iteration, passes, before = saved.iterations, saved.data_passes, saved.seconds
-            if hasattr(problem, "set_buffers"):
-                problem.set_buffers(state["buffers"])
+            state, history, iteration, passes, before = self._resumed(problem, resume)
         provenance = {"solver": repr(self), "arguments": self._arguments(), "paralift": _version(), "torch": str(torch.__version__), "python": platform.python_version(),
                       "machine": platform.machine(), "threads": torch.get_num_threads()}
         rule = self.tolerance if isinstance(self.tolerance, Tolerance) else Tolerance(residual=self.tolerance)
@@ -239,7 +234,18 @@ class Solver:
             raise ValueError(f"{type(self).__name__} records no residual to stop on; it records {', '.join(record)}: use Tolerance(change=...), seconds or passes.")
         return run
 
+    def _resumed(self, problem, resume):
+        """(state, history, iteration, passes, seconds) to go on from: the state on the devices of a fresh one, whatever machine it was made on."""
+        saved = resume if isinstance(resume, Result) else Result.load(resume)
+        saved = replace(saved, state=problem.spread(saved.state))
+        fresh = self._check_resume(problem, saved)
+        state = _clone(saved.state, fresh, next(iter(fresh["point"].values())).device)
+        if hasattr(problem, "set_buffers"):
+            problem.set_buffers(state["buffers"])
+        return state, {k: list(v) for k, v in saved.history.items()}, saved.iterations, saved.data_passes, saved.seconds
+
     def _check_resume(self, problem, saved):
+        """A fresh state, of the form that the saved one has; ValueError where it has another."""
         kind = saved.provenance.get("solver", "").split("(")[0]
         if kind != type(self).__name__:
             raise ValueError(f"the result to resume from was made by {kind}; resume with the same method, not {type(self).__name__}.")
@@ -256,6 +262,7 @@ class Solver:
         changed = [f"{k}={v} instead of {then[k]}" for k, v in now.items() if then.get(k, v) != v and " at 0x" not in v]
         if changed:
             warn(f"{type(self).__name__} goes on with {', '.join(changed)}: the run is not the one that would have been without a stop.")
+        return fresh
 
     def _arguments(self):
         """{name: text} of what steers the iteration: all arguments but budgets and tolerances."""
@@ -275,12 +282,8 @@ def _stops(callback, result):
 
 
 def _numbers(record):
-    """Floats; tensors of an accelerator come in one transfer."""
-    tensors = [k for k, v in record.items() if torch.is_tensor(v)]
-    if len(tensors) > 1 and record[tensors[0]].device.type != "cpu":
-        values = torch.stack([record[k].to(torch.float64) for k in tensors]).tolist()
-        record = {**record, **dict(zip(tensors, values))}
-    return {k: float(v) for k, v in record.items()}
+    tensors = {k: v for k, v in record.items() if torch.is_tensor(v)}
+    return {k: float(v) for k, v in {**record, **dict(zip(tensors, numbers(list(tensors.values()))))}.items()}
 
 
 def _sound(record):
@@ -297,12 +300,15 @@ def _alike(a, b):
     return keys(a) == keys(b)
 
 
-def _clone(value):
+def _clone(value, like, device):
+    """A copy of a saved state, each tensor where `like`, a fresh one, has its own, others on `device`."""
     if torch.is_tensor(value):
-        return value.clone()
+        return value.to(like.device if torch.is_tensor(like) else device, copy=True)
     if isinstance(value, dict):
-        return {k: _clone(v) for k, v in value.items()}
-    return [_clone(v) for v in value] if isinstance(value, list) else value
+        return {k: _clone(v, like.get(k) if isinstance(like, dict) else None, device) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_clone(v, like[i] if isinstance(like, list) and i < len(like) else None, device) for i, v in enumerate(value)]
+    return value
 
 
 def _version():

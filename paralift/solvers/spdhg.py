@@ -7,7 +7,7 @@ import torch
 
 from ..arguments import Count, Extended, Seed
 from ..notices import warn
-from .pdhg import PDHG, Variant
+from .pdhg import Variant, curvatures, modulus
 from .solver import NO_PROX, NOT_CONVEX, Solver
 from .stopping import Tolerance
 
@@ -62,10 +62,10 @@ class SPDHG(Solver):
         super().check(problem)
         if list(problem.start()) != ["x"] or not hasattr(problem, "smooth_part"):
             raise TypeError(f"SPDHG cannot solve {type(problem).__name__}: it needs a Composite; use PGD or BCD for problems of several blocks.")
-        L, c = PDHG._curvature(problem)
+        L, c = curvatures(problem)
         if L or problem.smooth_part is not None and not c and problem.smooth_part._gradient(problem.start()["x"]).any():
             raise TypeError(f"SPDHG takes no gradient steps on {problem.smooth_part!r}; pass it as a linear term f @ K, in blocks (linear=subsets(f @ K, 8)), or use PDHG.")
-        if self.variant == "accelerated" and not max(c, PDHG._modulus(problem)) > 0:
+        if self.variant == "accelerated" and not modulus(problem) > 0:
             raise ValueError("SPDHG got variant='accelerated' for a problem without known strong convexity; use variant='adaptive'.")
         for name, value in (("probabilities", self.probabilities), ("sigmas", self.step_size[1] if self.step_size != "auto" else None)):
             if isinstance(value, (list, tuple)) and len(value) != len(problem.linear):
@@ -83,7 +83,7 @@ class SPDHG(Solver):
             products = [tau * s for s in (sigma if isinstance(sigma, (list, tuple)) else [sigma] * J)]
             if any(s > 1.03 * b for s, b in zip(products, bounds)):
                 warn(f"SPDHG's steps {self.step_size} break sigma_j tau |K_j|^2 <= p_j (p_j / |K_j|^2 >= {min(bounds):.3g} here); use step='auto'.")
-        c = PDHG._curvature(problem)[1]
+        c = curvatures(problem)[1]
         dual, zero = [torch.zeros_like(K._call(x)) for _, K in problem.linear], torch.zeros_like(x)
         offset = problem.smooth_part._gradient(zero) if c else None
         return {"point": {"x": x}, "dual": dual, "z": zero, "ahead": zero, "first": x, "tau": tau, "products": products, "p": p, "c": c, "offset": offset, "k": 0, "next": 1}
@@ -102,7 +102,7 @@ class SPDHG(Solver):
         (H, K), tau, y = problem.linear[j], state["tau"], state["dual"][j]
         sigma, theta = state["products"][j] / tau, 1.0
         if self.variant == "accelerated":
-            theta = (1 + 2 * max(state["c"], PDHG._modulus(problem)) * tau) ** -0.5
+            theta = (1 + 2 * modulus(problem) * tau) ** -0.5
         x = self._primal(problem, state, state["point"]["x"], state["ahead"])
         new = torch.add(y, K._call(x), alpha=sigma)
         new = H._conj_prox(new, sigma, out=new)

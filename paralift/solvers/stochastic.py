@@ -7,7 +7,7 @@ import torch
 
 from ..arguments import Count, Extended, Seed
 from ..notices import warn
-from ..problems.finite_sum import FiniteSum, chunks
+from ..problems.finite_sum import FiniteSum, chunks, slices
 from .solver import NO_PROX, Solver
 from .steps import check_step
 from .stopping import Tolerance
@@ -27,21 +27,16 @@ def expected_smoothness(full: float, largest: float, n: int, batch: int) -> floa
 
 
 class Stochastic(Solver):
-    """Base of the methods on finite sums (1/n) sum_i f_i + R. A subclass sets `_passes`, the passes of the step just made."""
+    """Base of the methods on finite sums (1/n) sum_i f_i + R. A subclass sets `passes_per_step`, the passes of the step just made."""
 
     needs = (("samples", "it has no samples to draw minibatches from; use PGD, BCD or PIAG."), NO_PROX)
     shared = "samples"
     bounded = True               # whether a step needs a Lipschitz bound, also one that the user gives
-    _passes = 1.0
 
     def __init__(self, epochs: Count, batch_size: Count, step: float | str, seed: Seed, tolerance: float | Tolerance, max_seconds: Extended, rules: Sequence[str] = ("auto",)):
         super().__init__(epochs, tolerance, max_seconds)
         name = type(self).__name__
         self.batch_size, self.step_size, self.seed = batch_size, check_step(step, name, rules), seed
-
-    @property
-    def passes_per_step(self) -> float:  # type: ignore[override]
-        return self._passes
 
     def check(self, problem):
         super().check(problem)
@@ -59,8 +54,7 @@ class Stochastic(Solver):
         x = problem.inputs
         size = max(1, CACHE // (x[0].numel() * x.element_size() * self.batch_size)) * self.batch_size
         for rows in order.tensor_split(-(-n // size)):
-            cuts = torch.arange(len(rows)).tensor_split(max(1, round(len(rows) / self.batch_size)))
-            yield problem.restrict(rows, seed=self.seed * 7919 + epoch), rows, [slice(int(c[0]), int(c[-1]) + 1) for c in cuts]
+            yield problem.restrict(rows, seed=self.seed * 7919 + epoch), rows, slices(len(rows), round(len(rows) / self.batch_size))
 
     # ---- steps
     def _steps(self, problem, theta, rule):

@@ -16,7 +16,7 @@ class Storage:
     """Auxiliary variables in another precision, in a memory-mapped file, or both: `BCD(batch_size=500, storage=Storage(torch.bfloat16, "/scratch"))`.
 
     dtype : torch.bfloat16 halves the memory of float32; x is then rounded by 2^-9, relative, which ends the descent of E where its changes are as small. None: as computed.
-    folder : of files that the system pages in and out as it needs, so that x may be larger than memory; they vanish with the tensors. None: in memory.
+    folder : of files that the system pages in and out as it needs, so that x may be larger than the memory of the CPU or of a GPU; they vanish with the tensors. None: in memory.
     Raises ValueError where the folder does not exist, TypeError where dtype is no floating-point type.
     """
 

@@ -54,6 +54,6 @@ class SVRG(Stochastic):
                     if k in problem.regularisers:
                         theta[k].copy_(problem.regularisers[k]._prox(theta[k], steps[k]))
                 due = soon and self.refresh == "random"
-        self._passes = 2.0 + renewals
+        self.passes_per_step = 2.0 + renewals
         state = {**state, "point": theta, "epoch": state["epoch"] + 1, "snapshot": anchor, "gradient": None if due else gradient}
         return state, self._record(problem, theta, anchor, gradient, steps)

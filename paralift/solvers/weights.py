@@ -53,7 +53,7 @@ def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None
     poisson = problem.fidelity == "poisson"
     if problem.fidelity not in ("gaussian", "poisson"):
         raise ValueError(f"discrepancy_weight got a problem with fidelity={problem.fidelity!r}; the principle is stated for 'gaussian' and 'poisson'.")
-    whitened = problem._given["standard_deviation"] is not None
+    whitened = problem.standard_deviation is not None
     if (noise_level is None) != (poisson or whitened):
         raise ValueError(f"discrepancy_weight got noise_level={noise_level!r}; it needs the standard deviation of a datum for 'gaussian', unless the problem has one, and "
                          "none for 'poisson'.")
@@ -67,7 +67,7 @@ def discrepancy_weight(problem: Reconstruction, noise_level: float | None = None
     def misfit(a):
         image = results[min(results, key=lambda b: abs(log(b / a)))].solution if results else None
         results[a] = _solve(solver, problem.reweighted(a, image))
-        value = 2 * float(problem._f(problem._A._call(results[a].solution)).sum())
+        value = 2 * float(problem.misfit(results[a].solution))
         for name, v in zip(table, (a, value, target)):
             table[name].append(v)
         return log(value / target) if value > 0 else -inf

@@ -3,8 +3,11 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -196,3 +199,38 @@ def test_garbage_of_an_earlier_group_is_not_collected_in_a_worker(tmp_path):
         assert pl.PGD(2, step=0.1).solve(problem(), workers=mesh(1, 2, timeout=20), callback=lambda result: gc.collect()).iterations == 2
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_where_worker_0_is_killed(tmp_path, sign):
+    """Its children end, and the last of them remove the folder in which they met."""
+    script = tmp_path / "train.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport paralift as pl\nfrom placed_problems import mesh, problem\n"
+                      "def note(result):\n    if pl.distributed.rank() == 0:\n        print(*[c.pid for c in __import__('multiprocessing').active_children()], flush=True)\n"
+                      "pl.PGD(10**6, step=0.1).solve(problem(), workers=mesh(1, 3), callback=note, progress=False)\n")
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"})
+    children = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(children) == 2 and list(tmp_path.glob("paralift*"))
+    process.send_signal(sign)
+    process.wait(10)
+    end = time.time() + 10
+    while time.time() < end and (list(tmp_path.glob("paralift*")) or any(Path(f"/proc/{pid}").exists() for pid in children)):
+        time.sleep(0.05)
+    assert not list(tmp_path.glob("paralift*")) and not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_a_group_without_a_backend_for_small_tensors_is_refused(tmp_path):
+    from paralift.distributed.launch import _check_backends
+
+    dist = torch.distributed
+    for backend, device, lacking in (("cuda:gloo", "cuda", "cpu"), ("cpu:gloo", "cuda", "cuda"), ("cpu:gloo", "cpu", None)):
+        dist.init_process_group(backend, store=dist.FileStore(str(tmp_path / f"{backend}{device}"), 1), rank=0, world_size=1)
+        try:
+            if lacking is None:
+                _check_backends(torch.device(device))
+            else:
+                with pytest.raises(RuntimeError, match=f"{backend}. has no backend for tensors on the {lacking}; workers need one"):
+                    _check_backends(torch.device(device))
+        finally:
+            dist.destroy_process_group()

@@ -9,7 +9,8 @@ import torch
 from placed_problems import mesh, normalised, problem
 
 import paralift as pl
-from paralift.distributed import Flushed, Streamed, room
+from paralift.distributed import Flushed, Streamed, layout, room
+from paralift.distributed.mesh import Mesh
 
 MESHES = [(2, 1), (1, 2), (2, 2), (4, 1), (1, 4), (1, 8)]
 METHODS = {"pgd": lambda: pl.PGD(3), "fista": lambda: pl.FISTA(3), "heavy ball": lambda: pl.PGD(3, step=0.1, acceleration="heavy_ball"), "bcd": lambda: pl.BCD(2),
@@ -81,6 +82,21 @@ def test_a_stream_is_what_its_simulation_says(kind, layers, dtype):
     assert not all(torch.equal(real.x[n], serial.x[n]) for n in real.x) and abs(real.objective - serial.objective) < 0.05 * serial.objective
 
 
+@pytest.mark.parametrize("kind, layers", [("chain", 2), ("tied", 3)])
+def test_messages_may_go_by_lanes(kind, layers, monkeypatch):
+    """As NCCL needs it: a group for every kind of message; here they are gloo's, without the memory that forked workers share."""
+    def apart(*arguments, lanes=None):
+        found = Mesh(*arguments, lanes=True)
+        found.room = None
+        return found
+
+    solver = pl.ISGM(2, 8, 1e-2)
+    plain = solver.solve(problem(kind), workers=mesh(1, layers))
+    monkeypatch.setattr(layout, "Mesh", apart)
+    other = solver.solve(problem(kind), workers=mesh(1, layers))
+    assert all(torch.equal(plain.x[n], other.x[n]) for n in plain.x)
+
+
 def test_a_stream_over_one_worker_is_the_serial_method():
     solver = pl.ISGM(2, 8)
     assert all(torch.equal(a, b) for a, b in zip(solver.solve(problem(), workers=pl.Simulated(layers=1, schedule=Streamed(4))).x.values(),
@@ -124,6 +140,14 @@ def test_float32_agrees_to_rounding():
     for data, layers in ((2, 1), (2, 2), (3, 1)):
         other = pl.PGD(5, step=0.2).solve(problem(dtype=torch.float32), workers=mesh(data, layers))
         assert all(torch.allclose(serial.x[n], other.x[n], rtol=1e-4, atol=1e-6) for n in serial.x)
+
+
+def test_a_search_in_float32_knows_its_rounding():
+    """Sums over workers are in float64; what they sum is not."""
+    g = torch.Generator().manual_seed(0)
+    p = pl.linear_model(torch.randn(64, 10, generator=g), torch.randn(64, generator=g), regulariser=0.05 * pl.L1Norm())
+    alone, shared = (pl.PGD(300, step="backtracking").solve(p, workers=workers) for workers in (None, mesh(2, 1)))
+    assert shared.state["scale"] > 0.1 * alone.state["scale"] and 0 < shared.residual < 1e-5
 
 
 @pytest.mark.parametrize("most", [2**20, 2**13])

@@ -17,65 +17,74 @@ POSITIVE = torch.rand(6, 7, dtype=torch.float64) * 3 + 0.1
 MATRIX = torch.randn(7, 7, dtype=torch.float64)
 RAMP = torch.arange(4, dtype=torch.float64).expand(3, 4)
 v = lambda *a: torch.tensor(a, dtype=torch.float64)
+NUMBERS = POSITIVE, MATRIX, RAMP
 
-# name: (instance, points or None, (element, value computed by hand))
-CASES = {
-    "ZeroFunctional": (pl.ZeroFunctional(), None, (v(1, 2), 0)),
-    "L1Norm": (pl.L1Norm(), None, (v(1, -2), 3)),
-    "L2Norm": (pl.L2Norm(), None, (v(3, -4), 5)),
-    "L2NormSquared": (pl.L2NormSquared(), None, (v(3, -4), 25)),
-    "GroupL1Norm": (pl.GroupL1Norm(), None, (v([3, 0], [4, 1]), 6)),
-    "GroupHuber": (pl.GroupHuber(0.5), None, (v([3, 0], [4, 0.3]), 4.75 + 0.09)),
-    "SupNorm": (pl.SupNorm(), None, (v(3, -4), 4)),
-    "NuclearNorm": (pl.NuclearNorm(), None, (v([3, 0], [0, -4]), 7)),
-    "Huber": (pl.Huber(0.5), None, (v(0.25, -2), 0.0625 + 1.75)),
-    "QuadraticForm": (pl.QuadraticForm(MATRIX @ MATRIX.T, MATRIX[0]), None, (torch.zeros(7, dtype=torch.float64), 0)),
-    "NegativeEntropy": (pl.NegativeEntropy(), POSITIVE, (v(math.e, 1), math.e)),
-    "KullbackLeibler": (pl.KullbackLeibler(POSITIVE[0]), POSITIVE, (POSITIVE[0], 0)),
-    "LogisticLoss": (pl.LogisticLoss(MATRIX[0].sign()), None, (torch.zeros(7, dtype=torch.float64), 7 * math.log(2))),
-    "LeastSquares": (pl.LeastSquares(MATRIX[:4], MATRIX[:4, 0], weight=1.5), None, (torch.eye(7, dtype=torch.float64)[0], 0)),
-    "EuclideanKernel": (pl.EuclideanKernel(), None, (v(3, -4), 12.5)),
-    "EntropyKernel": (pl.EntropyKernel(), POSITIVE, (v(math.e, 1), -1)),
-    "BurgKernel": (pl.BurgKernel(), POSITIVE, (v(math.e, 1), -1)),
-    "IndicatorBox": (pl.IndicatorBox(-0.5, 2.0), None, (v(0, 3), math.inf)),
-    "IndicatorNonnegative": (pl.IndicatorNonnegative(), None, (v(0, -1), math.inf)),
-    "IndicatorSimplex": (pl.IndicatorSimplex(2.0), None, (v(0.5, 1.5), 0)),
-    "IndicatorL1Ball": (pl.IndicatorL1Ball(1.5), None, (v(1, -1), math.inf)),
-    "IndicatorL2Ball": (pl.IndicatorL2Ball(1.5), None, (v(1, -1), 0)),
-    "IndicatorLinfBall": (pl.IndicatorLinfBall(0.7), None, (v(1, 0), math.inf)),
-    "IndicatorAffine": (pl.IndicatorAffine(MATRIX[:3], MATRIX[:3, 0]), None, (torch.eye(7, dtype=torch.float64)[0], 0)),
-    "TotalVariation": (pl.TotalVariation(tolerance=1e-11, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64), (v([0, 3], [4, 0]), 5 + 3 + 4)),
-    "TotalGeneralisedVariation": (pl.TotalGeneralisedVariation(), None, (5 * RAMP + v([0], [1], [2]), 0)),
-    "WeightedL1Norm": (pl.WeightedL1Norm(v(0, 1, 2, 0.5, 3)), None, (v(7, -1, 2, 2, 0), 6)),
-    "PlugAndPlay": (pl.PlugAndPlay(lambda z: z, convex=True), None, (v([1, 2]), 0)),
-    "HuberTotalVariation": (pl.HuberTotalVariation(0.5, tolerance=1e-15, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64), (v([0, 3], [4, 0]), 5 + 3 + 4 - 0.75)),
-    "DirectionalTotalVariation": (pl.DirectionalTotalVariation(RAMP, 1e-8, tolerance=1e-11, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64),
-                                  (5 * RAMP + v([0], [1], [2]), 8)),
-    "DualProx": (pl.DualProx(pl.TotalVariation(), pl.IndicatorNonnegative(), pl.Space((3, 4), torch.float64), tolerance=1e-12, max_iterations=20000),
-                 torch.randn(5, 3, 4, dtype=torch.float64), (torch.arange(12.0, dtype=torch.float64).reshape(3, 4), 6 * 17**0.5 + 2 * 4 + 3)),
-    "IndicatorReal": (pl.IndicatorReal(), None, (v(1, -2), 0)),
-    "Identity": (pl.Identity(), None, (v(1, 2), 0)),
-    "ReLU": (pl.ReLU(), None, (v(1, 2), 0)),
-    "LeakyReLU": (pl.LeakyReLU(0.2), None, (v(1, -2), 8)),
-    "Clip": (pl.Clip(-0.5, 1.0), None, (v(0, 0.5), 0)),
-    "HardTanh": (pl.HardTanh(), None, (v(0, 2), math.inf)),
-    "ReLU6": (pl.ReLU6(), None, (v(0, 6), 0)),
-    "HardSigmoid": (pl.HardSigmoid(), None, (v(1, 0.4), -0.5 + 0.4 - 1.2)),
-    "SoftThreshold": (pl.SoftThreshold(0.4), None, (v(1, -2), 1.2)),
-    "Tanh": (pl.Tanh(), None, (v(0, 1), math.log(2) - 0.5)),
-    "Sigmoid": (pl.Sigmoid(), None, (v(1, 0.5), -0.5 - math.log(2) - 0.125)),
-    "Softplus": (pl.Softplus(1.5), None, (v(0.0), math.pi**2 / 6 / 2.25)),
-    "LogSigmoid": (pl.LogSigmoid(), None, (v(0.0), math.pi**2 / 6)),
-    "Softmax": (pl.Softmax(), None, (v(0.5, 0.5), -math.log(2) - 0.25)),
-    "ELU": (pl.ELU(0.7), None, (v(2, -0.7), 0.7 - 0.245)),
-    "CELU": (pl.CELU(2.5), None, (v(2, -2.5), 3.125)),
-    "SELUEnergy": (pl.SELUEnergy(), None, (v(2, -pl.SELUEnergy.slope), 2 / pl.SELUEnergy.scale + pl.SELUEnergy.slope)),
-    "MoreauEnvelope": (pl.MoreauEnvelope(pl.L1Norm(), 0.5), None, (v(3, 0.5), 2.75 + 0.25)),
-    "BregmanDistance": (pl.BregmanDistance(pl.L2NormSquared(), v(1, 2, 0, 0, 0)), 2 * torch.randn(6, 5, dtype=torch.float64), (v(2, 4, 0, 0, 0), 5)),
-    "JointProx": (pl.JointProx(pl.ReLU(), 0.5 * pl.L1Norm()), None, (v(2, 3), 2.5)),
-    "PenaltyTerm": (pl.PenaltyTerm(pl.LiftedBregman(pl.ReLU()), POSITIVE[0], MATRIX[0]), None, (POSITIVE[0] - MATRIX[0], 0)),
-    "Sparsemax": (pl.Sparsemax(), None, (v(0.5, 0.5), 0)),
-}
+
+def cases(device="cpu"):
+    """{name: (instance, points or None, (element, value computed by hand))}, its numbers on the device."""
+    POSITIVE, MATRIX, RAMP = (t.to(device) for t in NUMBERS)
+    v = lambda *a: torch.tensor(a, dtype=torch.float64, device=device)
+    return {
+        "ZeroFunctional": (pl.ZeroFunctional(), None, (v(1, 2), 0)),
+        "L1Norm": (pl.L1Norm(), None, (v(1, -2), 3)),
+        "L2Norm": (pl.L2Norm(), None, (v(3, -4), 5)),
+        "L2NormSquared": (pl.L2NormSquared(), None, (v(3, -4), 25)),
+        "GroupL1Norm": (pl.GroupL1Norm(), None, (v([3, 0], [4, 1]), 6)),
+        "GroupHuber": (pl.GroupHuber(0.5), None, (v([3, 0], [4, 0.3]), 4.75 + 0.09)),
+        "SupNorm": (pl.SupNorm(), None, (v(3, -4), 4)),
+        "NuclearNorm": (pl.NuclearNorm(), None, (v([3, 0], [0, -4]), 7)),
+        "Huber": (pl.Huber(0.5), None, (v(0.25, -2), 0.0625 + 1.75)),
+        "QuadraticForm": (pl.QuadraticForm(MATRIX @ MATRIX.T, MATRIX[0]), None, (torch.zeros(7, dtype=torch.float64), 0)),
+        "NegativeEntropy": (pl.NegativeEntropy(), POSITIVE, (v(math.e, 1), math.e)),
+        "KullbackLeibler": (pl.KullbackLeibler(POSITIVE[0]), POSITIVE, (POSITIVE[0], 0)),
+        "LogisticLoss": (pl.LogisticLoss(MATRIX[0].sign()), None, (torch.zeros(7, dtype=torch.float64), 7 * math.log(2))),
+        "LeastSquares": (pl.LeastSquares(MATRIX[:4], MATRIX[:4, 0], weight=1.5), None, (torch.eye(7, dtype=torch.float64)[0], 0)),
+        "EuclideanKernel": (pl.EuclideanKernel(), None, (v(3, -4), 12.5)),
+        "EntropyKernel": (pl.EntropyKernel(), POSITIVE, (v(math.e, 1), -1)),
+        "BurgKernel": (pl.BurgKernel(), POSITIVE, (v(math.e, 1), -1)),
+        "IndicatorBox": (pl.IndicatorBox(-0.5, 2.0), None, (v(0, 3), math.inf)),
+        "IndicatorNonnegative": (pl.IndicatorNonnegative(), None, (v(0, -1), math.inf)),
+        "IndicatorSimplex": (pl.IndicatorSimplex(2.0), None, (v(0.5, 1.5), 0)),
+        "IndicatorL1Ball": (pl.IndicatorL1Ball(1.5), None, (v(1, -1), math.inf)),
+        "IndicatorL2Ball": (pl.IndicatorL2Ball(1.5), None, (v(1, -1), 0)),
+        "IndicatorLinfBall": (pl.IndicatorLinfBall(0.7), None, (v(1, 0), math.inf)),
+        "IndicatorAffine": (pl.IndicatorAffine(MATRIX[:3], MATRIX[:3, 0]), None, (torch.eye(7, dtype=torch.float64)[0], 0)),
+        "TotalVariation": (pl.TotalVariation(tolerance=1e-11, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64), (v([0, 3], [4, 0]), 5 + 3 + 4)),
+        "TotalGeneralisedVariation": (pl.TotalGeneralisedVariation(), None, (5 * RAMP + v([0], [1], [2]), 0)),
+        "WeightedL1Norm": (pl.WeightedL1Norm(v(0, 1, 2, 0.5, 3)), None, (v(7, -1, 2, 2, 0), 6)),
+        "PlugAndPlay": (pl.PlugAndPlay(lambda z: z, convex=True), None, (v([1, 2]), 0)),
+        "HuberTotalVariation": (pl.HuberTotalVariation(0.5, tolerance=1e-15, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64),
+                                (v([0, 3], [4, 0]), 5 + 3 + 4 - 0.75)),
+        "DirectionalTotalVariation": (pl.DirectionalTotalVariation(RAMP, 1e-8, tolerance=1e-11, max_iterations=20000), torch.randn(5, 3, 4, dtype=torch.float64),
+                                      (5 * RAMP + v([0], [1], [2]), 8)),
+        "DualProx": (pl.DualProx(pl.TotalVariation(), pl.IndicatorNonnegative(), pl.Space((3, 4), torch.float64, device), tolerance=1e-12, max_iterations=20000),
+                     torch.randn(5, 3, 4, dtype=torch.float64), (torch.arange(12.0, dtype=torch.float64).reshape(3, 4), 6 * 17**0.5 + 2 * 4 + 3)),
+        "IndicatorReal": (pl.IndicatorReal(), None, (v(1, -2), 0)),
+        "Identity": (pl.Identity(), None, (v(1, 2), 0)),
+        "ReLU": (pl.ReLU(), None, (v(1, 2), 0)),
+        "LeakyReLU": (pl.LeakyReLU(0.2), None, (v(1, -2), 8)),
+        "Clip": (pl.Clip(-0.5, 1.0), None, (v(0, 0.5), 0)),
+        "HardTanh": (pl.HardTanh(), None, (v(0, 2), math.inf)),
+        "ReLU6": (pl.ReLU6(), None, (v(0, 6), 0)),
+        "HardSigmoid": (pl.HardSigmoid(), None, (v(1, 0.4), -0.5 + 0.4 - 1.2)),
+        "SoftThreshold": (pl.SoftThreshold(0.4), None, (v(1, -2), 1.2)),
+        "Tanh": (pl.Tanh(), None, (v(0, 1), math.log(2) - 0.5)),
+        "Sigmoid": (pl.Sigmoid(), None, (v(1, 0.5), -0.5 - math.log(2) - 0.125)),
+        "Softplus": (pl.Softplus(1.5), None, (v(0.0), math.pi**2 / 6 / 2.25)),
+        "LogSigmoid": (pl.LogSigmoid(), None, (v(0.0), math.pi**2 / 6)),
+        "Softmax": (pl.Softmax(), None, (v(0.5, 0.5), -math.log(2) - 0.25)),
+        "ELU": (pl.ELU(0.7), None, (v(2, -0.7), 0.7 - 0.245)),
+        "CELU": (pl.CELU(2.5), None, (v(2, -2.5), 3.125)),
+        "SELUEnergy": (pl.SELUEnergy(), None, (v(2, -pl.SELUEnergy.slope), 2 / pl.SELUEnergy.scale + pl.SELUEnergy.slope)),
+        "MoreauEnvelope": (pl.MoreauEnvelope(pl.L1Norm(), 0.5), None, (v(3, 0.5), 2.75 + 0.25)),
+        "BregmanDistance": (pl.BregmanDistance(pl.L2NormSquared(), v(1, 2, 0, 0, 0)), 2 * torch.randn(6, 5, dtype=torch.float64), (v(2, 4, 0, 0, 0), 5)),
+        "JointProx": (pl.JointProx(pl.ReLU(), 0.5 * pl.L1Norm()), None, (v(2, 3), 2.5)),
+        "PenaltyTerm": (pl.PenaltyTerm(pl.LiftedBregman(pl.ReLU()), POSITIVE[0], MATRIX[0]), None, (POSITIVE[0] - MATRIX[0], 0)),
+        "Sparsemax": (pl.Sparsemax(), None, (v(0.5, 0.5), 0)),
+    }
+
+
+CASES = cases()
 MODULES = [importlib.import_module(f"paralift.operators.{m.name}") for m in pkgutil.iter_modules(operators.__path__)]
 CLASSES = {n: c for m in MODULES for n, c in inspect.getmembers(m, inspect.isclass) if c.__module__ == m.__name__ and not n.startswith("_")}
 FOUND = sorted(n for n, c in CLASSES.items() if issubclass(c, pl.Functional) and c not in (pl.Functional, kernels.Kernel))
@@ -281,3 +290,39 @@ def test_a_wrong_potential_is_caught():
         pl.testing.check_functional(Wrong())
     with pytest.raises(pl.testing.CheckFailed):
         pl.testing.check_penalty(pl.LiftedBregman(Wrong()))
+
+
+SINGLE = [(pl.KullbackLeibler(torch.tensor([1e4, 3e5, 7.0, 0.3, 0.0])), torch.tensor([1.003e4, 2.991e5, 7.01, 1e-9, 2.0])), (pl.Tanh(), torch.tensor([1e-3, -3e-2, 1.0])),
+          (pl.ELU(0.7), torch.tensor([-1e-3, 2e-2, -0.7])), (pl.SELUEnergy(), torch.tensor([-1e-3, 2e-2]))]
+
+
+@pytest.mark.parametrize("f,x", SINGLE, ids=lambda v: type(v).__name__ if isinstance(v, pl.Functional) else "")
+def test_values_in_single_precision(f, x):
+    """Coordinate by coordinate the value is that of double precision to rounding of the second order in x (of KL: in x - data), where terms of the first order cancel."""
+    wide = type(f).__new__(type(f))
+    vars(wide).update({k: v.double() if torch.is_tensor(v) else v for k, v in vars(f).items()})
+    f, wide = f.on(()), wide.on(())
+    first = (x - f.data).abs() if isinstance(f, pl.KullbackLeibler) else x.abs()
+    assert ((f._value(x).double() - wide._value(x.double())).abs() <= 4e-7 * (first + wide._value(x.double()).abs())).all()
+
+
+def test_prox_of_kullback_leibler_in_single_precision():
+    """The root stays exact, relatively, where the step is far larger than x."""
+    x, g = torch.tensor([1.0, 5.0, 0.0, 300.0]), torch.tensor([0.25, 3.0, 0.0, 2.0])
+    p, exact = pl.KullbackLeibler(g).prox(x, 1000.0), pl.KullbackLeibler(g.double()).prox(x.double(), 1000.0)
+    assert ((p.double() - exact).abs() <= 1e-6 * exact).all()
+
+
+def test_distances_of_kernels_do_not_cancel():
+    x = torch.linspace(0.5, 2.0, 50)
+    u = x * (1 + 1e-5)
+    for h in (pl.EuclideanKernel(), pl.EntropyKernel(), pl.BurgKernel()):
+        assert float(h.distance(u, x)) == pytest.approx(float(h.distance(u.double(), x.double())), rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_projections_onto_a_simplex_in_half_precision(dtype):
+    """Sums over a thousand entries, which half precision cannot count."""
+    x = 4 * torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
+    for f in (pl.IndicatorSimplex(), pl.IndicatorL1Ball(1.0)):
+        assert (f.prox(x.to(dtype), 1.0).float() - f.prox(x.to(dtype).float(), 1.0)).abs().max() < 1e-2

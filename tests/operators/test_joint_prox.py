@@ -70,3 +70,9 @@ def test_a_regulariser_that_does_not_compose_is_refused_when_the_problem_is_buil
         pl.LiftedTraining(net(pl.Sigmoid()), X, Y, activation_regulariser={2: L1})
     with pytest.raises(ValueError, match="use LiftedBregman, MAC or Lifted"):
         pl.LiftedTraining(net(pl.ReLU()), X, Y, penalty=lambda psi: pl.Fenchel(psi, activation=torch.relu, slope=1.0), activation_regulariser={2: L1})
+
+
+def test_either_part_may_say_the_space():
+    box, norm = pl.Clip(torch.full((9,), -1.0), torch.linspace(0.5, 2, 9)), pl.WeightedL1Norm(torch.linspace(0, 1, 9))
+    x = torch.linspace(-3, 3, 9)
+    assert torch.equal(pl.JointProx(box, norm).prox(x, 0.7), pl.JointProx(norm, box).prox(x, 0.7))

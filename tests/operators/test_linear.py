@@ -13,33 +13,42 @@ import paralift as pl
 S = pl.Space((5, 6), torch.float64)
 M = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 MASK = torch.rand(5, 6, generator=torch.Generator().manual_seed(1)) < 0.6
-CASES = {
-    "IdentityOperator": pl.IdentityOperator(S),
-    "MatrixOperator": pl.MatrixOperator(M),
-    "DiagonalOperator": pl.DiagonalOperator(M),
-    "Convolution": pl.Convolution(M[:3, :3], S),
-    "Gradient": pl.Gradient(S),
-    "SpacedGradient": pl.Gradient(pl.Space((2, 5, 6), torch.float64), axes=(2, -2), spacing=(0.5, 2.0)),
-    "ZeroPaddedConvolution": pl.Convolution(M[:4, :3], S, padding="zero"),
-    "HorizontalStack": pl.HorizontalStack(pl.Gradient(S).adjoint, pl.IdentityOperator(S)),
-    "DiagonalStack": pl.DiagonalStack(pl.Gradient(S), pl.MatrixOperator(M)),
-    "DirectionalGradient": pl.DirectionalGradient(S, M.new_tensor(range(30)).reshape(5, 6) ** 2, eta=3.0),
-    "SymmetrisedGradient": pl.SymmetrisedGradient(pl.Space((3, 4, 3), torch.float64), spacing=(1.0, 0.5, 2.0)),
-    "Wavelet": pl.Wavelet(pl.Space((8, 4), torch.float64), "db2", 2),
-    "Casorati": pl.Casorati(pl.Space((3, 2, 4), torch.float64)),
-    "Selection": pl.Selection(pl.ProductSpace(S, pl.Space((3,), torch.float64), S), (2, 0)),
-    "JosephProjector": pl.JosephProjector(pl.Rays(4 * M[:, :2], 4 * M[:, 2:4]), (5, 6), (1.0, 0.7), dtype=torch.float64),
-    "RayTransform": pl.RayTransform((5, 6), torch.arange(4) * 0.7, dtype=torch.float64),
-    "GaussianBlur": pl.GaussianBlur(S, (2.0, 3.0), 1.5),
-    "PET": pl.PET(pl.CylindricalScanner(18, 9.0, 7, block=9), (5, 6), 1.5, attenuation=0.01 * torch.ones(5, 6), resolution=2.0, dtype=torch.float64),
-    "FourierTransform": pl.FourierTransform(pl.Space((5, 6), torch.complex128), MASK),
-    "HadamardTransform": pl.HadamardTransform(pl.Space((4, 5, 32), torch.float64), axes=(0, -1)),
-    "FilterBank": pl.FilterBank(M[:, :6].reshape(4, 2, 3), S),
-    "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
-    "MRI": pl.MRI(M[:, :5].abs(), torch.stack([M[:, :5], M[:, 2:]]).to(torch.complex128)),
-    "NUFFT": pl.NUFFT(M[:, :2], (5, 4), dtype=torch.complex128),
-    "ToeplitzOperator": pl.NUFFT(M[:, :2], (5, 4), dtype=torch.complex128).gram(M[:, 2].abs()),
-}
+NUMBERS = M, MASK
+
+
+def cases(device="cpu"):
+    """{name: operator}, its numbers on the device."""
+    S, M, MASK = pl.Space((5, 6), torch.float64, device), NUMBERS[0].to(device), NUMBERS[1].to(device)
+    return {
+        "IdentityOperator": pl.IdentityOperator(S),
+        "MatrixOperator": pl.MatrixOperator(M),
+        "DiagonalOperator": pl.DiagonalOperator(M),
+        "Convolution": pl.Convolution(M[:3, :3], S),
+        "Gradient": pl.Gradient(S),
+        "SpacedGradient": pl.Gradient(pl.Space((2, 5, 6), torch.float64, device), axes=(2, -2), spacing=(0.5, 2.0)),
+        "ZeroPaddedConvolution": pl.Convolution(M[:4, :3], S, padding="zero"),
+        "HorizontalStack": pl.HorizontalStack(pl.Gradient(S).adjoint, pl.IdentityOperator(S)),
+        "DiagonalStack": pl.DiagonalStack(pl.Gradient(S), pl.MatrixOperator(M)),
+        "DirectionalGradient": pl.DirectionalGradient(S, M.new_tensor(range(30)).reshape(5, 6) ** 2, eta=3.0),
+        "SymmetrisedGradient": pl.SymmetrisedGradient(pl.Space((3, 4, 3), torch.float64, device), spacing=(1.0, 0.5, 2.0)),
+        "Wavelet": pl.Wavelet(pl.Space((8, 4), torch.float64, device), "db2", 2),
+        "Casorati": pl.Casorati(pl.Space((3, 2, 4), torch.float64, device)),
+        "Selection": pl.Selection(pl.ProductSpace(S, pl.Space((3,), torch.float64, device), S), (2, 0)),
+        "JosephProjector": pl.JosephProjector(pl.Rays(4 * M[:, :2], 4 * M[:, 2:4]), (5, 6), (1.0, 0.7), dtype=torch.float64, device=device),
+        "RayTransform": pl.RayTransform((5, 6), torch.arange(4) * 0.7, dtype=torch.float64, device=device),
+        "GaussianBlur": pl.GaussianBlur(S, (2.0, 3.0), 1.5),
+        "PET": pl.PET(pl.CylindricalScanner(18, 9.0, 7, block=9), (5, 6), 1.5, attenuation=0.01 * torch.ones(5, 6), resolution=2.0, dtype=torch.float64, device=device),
+        "FourierTransform": pl.FourierTransform(pl.Space((5, 6), torch.complex128, device), MASK),
+        "HadamardTransform": pl.HadamardTransform(pl.Space((4, 5, 32), torch.float64, device), axes=(0, -1)),
+        "FilterBank": pl.FilterBank(M[:, :6].reshape(4, 2, 3), S),
+        "VerticalStack": pl.VerticalStack(pl.Gradient(S), pl.IdentityOperator(S)),
+        "MRI": pl.MRI(M[:, :5].abs(), torch.stack([M[:, :5], M[:, 2:]]).to(torch.complex128)),
+        "NUFFT": pl.NUFFT(M[:, :2], (5, 4), dtype=torch.complex128),
+        "ToeplitzOperator": pl.NUFFT(M[:, :2], (5, 4), dtype=torch.complex128).gram(M[:, 2].abs()),
+    }
+
+
+CASES = cases()
 FOUND = sorted({"ZeroPaddedConvolution", "SpacedGradient"} | {name for module in pkgutil.iter_modules(pl.operators.__path__) for name, c in inspect.getmembers(
     importlib.import_module(f"paralift.operators.{module.name}"), inspect.isclass) if issubclass(c, pl.LinearOperator) and name[0] != "_" and c is not pl.LinearOperator})
 
@@ -81,7 +90,7 @@ def test_fourier_transform(shape, dtype):
         plain = np.fft.fftshift(np.fft.fftn(x.numpy(), axes=axes, norm="ortho"), axes=axes) * (1 if op.mask is None else mask.numpy())
         assert np.allclose(op(x).numpy(), plain) and torch.allclose(op.normal(x), op.adjoint(op(x)))
         assert torch.allclose(op._complement(x), x - op.adjoint(op(x)))
-        f, u = pl.LeastSquares(op, op(x), weight=1.4), op.resolvent(x, 0.7)
+        f, u = pl.LeastSquares(op, op(x), weight=1.4), op._resolvent(x, 0.7)
         p = f.prox(-x, 0.5)
         assert torch.allclose(u + 0.7 * op.normal(u), x) and torch.allclose(p + x + 0.5 * f.gradient(p), torch.zeros_like(x), atol=1e-12)
         if op.real:
@@ -176,7 +185,7 @@ BAD = [
     (lambda: pl.HorizontalStack(), "at least one"),
     (lambda: pl.HorizontalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:3])), "ranges .* equal"),
     (lambda: pl.VerticalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:, :3])), "domains .* equal"),
-    (lambda: pl.DiagonalStack(pl.from_module(torch.nn.Linear(3, 3), 3)), "needs a LinearOperator"),
+    (lambda: pl.DiagonalStack(pl.from_module(torch.nn.Linear(3, 3), 3)), "LinearOperator"),
     (lambda: pl.DiagonalStack(pl.IdentityOperator(S), pl.IdentityOperator(pl.Space((2,)))), "one dtype"),
     (lambda: pl.Gradient(S, axes=(0, -2)), "different ones of -2 to 1"),
     (lambda: pl.Gradient(S, spacing=(1.0, 0.0)), "one for each axis"),

@@ -221,3 +221,11 @@ def test_list_mode_with_time_of_flight():
     dead = torch.nonzero(~scanner.live)[:2]
     with pytest.raises(ValueError, match="2 events on lines of sensitivity 0"):
         pl.PET(scanner, (6, 5), 1.5).list_mode(pl.Events(dead[:, 0], dead[:, 1]))
+
+
+def test_events_by_number_slice_and_tensor():
+    events = pl.Events(torch.tensor([3, 1, 2]), torch.tensor([0, 5, 4]))
+    assert torch.equal(events[1:].view, torch.tensor([1, 2])) and torch.equal(events[torch.tensor([2, 0])].bin, torch.tensor([4, 0]))
+    for index in (0, 3, torch.tensor([3]), "a"):
+        with pytest.raises(IndexError, match="of 3 events"):
+            events[index]

@@ -85,6 +85,18 @@ def test_normal_operator_and_norm(name):
     assert A.norm(3000, 1e-12) <= exact * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("A", [CASES["grid"], CASES["one coil"], CASES["frames without coils"], pl.MRI(torch.rand(8, 9, dtype=T), dtype=C), pl.MRI(coil_maps=randn(3, 8, 9)),
+                               -0.5j * CASES["one coil"]], ids=["grid", "one coil", "frames", "weights", "coils", "multiple"])
+def test_least_squares_have_a_closed_prox(A):
+    """Without coils in k-space, fully sampled pixel by pixel; a step for each sample."""
+    x, s = A.domain.randn(3, generator=G), torch.tensor([0.2, 1.0, 7.0], dtype=T).reshape(3, *[1] * A.domain.ndim)
+    f = pl.LeastSquares(A, A.range.randn(generator=G), weight=1.4)
+    for step in (0.7, s):
+        u = f.prox(x, step)
+        assert torch.allclose(u - x + step * f.gradient(u), torch.zeros_like(u), atol=1e-12)
+        assert torch.allclose(u, f._conjugate_gradients(x + 1.4 * step * f._pulled_back(), x, 1.4 * step), atol=1e-9)
+
+
 @pytest.mark.parametrize("shape", [(8, 10), (7, 9), (7, 10), (6, 5, 4), (3, 5, 7), (1, 6)])
 def test_cartesian_is_the_centred_orthonormal_transform(shape):
     d, maps, mask, x = len(shape), randn(3, *shape), torch.rand(shape, dtype=T, generator=G), randn(2, *shape)

@@ -213,3 +213,35 @@ def test_products_in_bfloat16_keep_the_gradient():
     assert a == b and all(0 < float((g[n] - h[n]).norm() / g[n].norm()) < 1e-2 for n in g if n.endswith("weight"))
     with pytest.raises(ValueError, match="torch.bfloat16 for a network in float32"):
         pl.LiftedTraining(network, x, y, products=torch.int8)
+
+
+def test_a_problem_on_some_samples_is_a_problem_of_its_own():
+    """Methods on all samples, on minibatches and in groups solve it from the initial parameters, or from the anchor."""
+    problem = pl.LiftedTraining(mlp(nn.ReLU()), X, LABELS)
+    few = problem.restrict(slice(0, 8))
+    same = pl.LiftedTraining(mlp(nn.ReLU()), X[:8], LABELS[:8])
+    for solver in (pl.PGD(2, step=0.1), pl.ISGM(2, 4), pl.SAGA(2, 4), pl.BCD(1, batch_size=4)):
+        ours, theirs = solver.solve(few), solver.solve(same)
+        assert ours.history["objective"] == theirs.history["objective"] and all(torch.equal(v, theirs.x[name]) for name, v in ours.x.items())
+    anchor = {name: 2 * p for name, p in problem.start_theta().items()}
+    moved = problem.restrict(slice(0, 8), anchor, 1.0).start_theta()
+    assert all(torch.equal(v, anchor[name]) and v is not anchor[name] for name, v in moved.items())
+    assert pl.LiftedTraining(convolutional(), torch.randn(6, 1, 8, 8, dtype=torch.float64), LABELS[:6]).restrict(slice(0, 4)).normalised and not few.normalised
+
+
+@pytest.mark.parametrize("name", ["x1", "r12"])
+def test_parameters_with_the_names_of_unknowns_are_refused(name):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = mlp(nn.ReLU())
+            setattr(self, name, nn.Parameter(torch.ones((), dtype=torch.float64)))
+
+        def forward(self, x):
+            return getattr(self, name) * self.body(x)
+
+    with pytest.raises(ValueError, match=f"parameters named {name}, as the lifted unknowns are"):
+        pl.LiftedTraining(Own(), X, LABELS)
+    with pytest.raises(ValueError, match=f"parameters named {name}, as the lifted unknowns are"):
+        pl.LiftedInversion(Own(), torch.zeros(2, 3, dtype=torch.float64), shape=5)
+    assert pl.ISGM(1, 4).solve(pl.LiftedTraining(nn.Sequential(Own()), X, LABELS)).iterations == 1

@@ -12,7 +12,8 @@ import torch
 
 import paralift as pl
 
-T = lambda a: torch.as_tensor(np.asarray(a, dtype=np.float64))
+DEVICE = "cpu"
+T = lambda a: torch.as_tensor(np.asarray(a, dtype=np.float64), device=DEVICE)
 
 
 @cache
@@ -88,7 +89,7 @@ def tv():
             if primal - dual < 1e-10 * primal:
                 break
     assert primal - dual < 1e-10 * primal
-    D = pl.Gradient(pl.Space((n, n), torch.float64))
+    D = pl.Gradient(pl.Space((n, n), torch.float64, DEVICE))
     F = 0.5 * pl.L2NormSquared().translated(T(b))
     return {"split": pl.Composite(F, None, a * pl.GroupL1Norm() @ D, start=T(b)),
             "smooth": pl.Composite(F, a * pl.TotalVariation(tolerance=1e-11, max_iterations=20000), start=T(b)),
@@ -171,7 +172,7 @@ def simplex():
     assert x.min() >= 0 and g @ x - g.min() < 1e-12 * abs(best)
     F, start = pl.QuadraticForm(T(Q), T(c)), T(np.full(30, 1 / 30))
     return {"smooth": pl.Composite(F, pl.IndicatorSimplex(), start=start),
-            "three": pl.Composite(F, pl.IndicatorSimplex(), pl.ZeroFunctional() @ pl.IdentityOperator(pl.Space(30, torch.float64)), start=start)}, best
+            "three": pl.Composite(F, pl.IndicatorSimplex(), pl.ZeroFunctional() @ pl.IdentityOperator(pl.Space(30, torch.float64, DEVICE)), start=start)}, best
 
 
 PROBLEMS = {"lasso": lasso, "logistic": logistic, "nonnegative": nonnegative, "tv": tv, "nuclear": nuclear, "poisson": poisson, "simplex": simplex}

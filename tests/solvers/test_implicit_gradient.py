@@ -36,6 +36,17 @@ def test_implicit_gradient_finds_the_input():
     assert half.iterations == 9 and torch.equal(short.solve(problem, resume=half).solution, alone.solution)
 
 
+def test_the_continuation_is_of_the_regulariser_and_not_of_the_constraint():
+    torch.manual_seed(0)
+    net, y = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8)).double(), torch.randn(3, 8, dtype=D)
+    solve = lambda factor, **parts: pl.ImplicitGradient(20, continuation=(0.5, factor)).solve(pl.LiftedInversion(net, y, **parts)).solution
+    plain = solve(1.0, constraint=0.3 * pl.L1Norm())
+    assert torch.equal(plain, solve(100.0, constraint=0.3 * pl.L1Norm())) and (plain == 0).any()
+    assert not torch.allclose(solve(1.0, regulariser=0.3 * pl.L1Norm()), solve(100.0, regulariser=0.3 * pl.L1Norm()))
+    problem = pl.LiftedInversion(net, y, constraint=0.3 * pl.L1Norm())
+    assert torch.allclose(pl.ImplicitGradient(20, continuation=(0.5, 100.0)).solve(problem, workers=pl.Workers(data=2, layers=1)).solution, plain, rtol=1e-9, atol=1e-12)
+
+
 def test_implicit_gradient_says_what_it_cannot():
     net, y = nn.Sequential(nn.Flatten(), nn.Linear(36, 14)).double(), torch.zeros(2, 14, dtype=D)
     with pytest.raises(TypeError, match="HuberTotalVariation"):

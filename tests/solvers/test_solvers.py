@@ -56,6 +56,15 @@ def test_callback_stops_and_interrupt_returns():
     assert pl.PGD(50).solve(lasso(), callback=interrupt).status is pl.Status.INTERRUPTED
 
 
+def test_results_of_a_lost_device_come_to_the_cpu(tmp_path, monkeypatch):
+    result = pl.PGD(5).solve(lasso())
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:64")
+        result.save(tmp_path / "a")
+    assert torch.equal(pl.Result.load(tmp_path / "a").x["x"], result.x["x"])
+    assert torch.equal(pl.PGD(9).solve(lasso(), resume=tmp_path / "a").x["x"], pl.PGD(9).solve(lasso()).x["x"])
+
+
 def test_checkpoints_are_verified(tmp_path):
     problem = lasso()
     result = pl.PGD(5).solve(problem)
@@ -94,3 +103,21 @@ def test_a_linear_program_by_primal_dual_steps():
     assert float(result.x["x"] @ cost) == pytest.approx(best, rel=1e-6) and torch.allclose(A @ result.x["x"], b, atol=1e-7)
     with pytest.raises(TypeError, match="no gradient steps"):
         pl.SPDHG(5).solve(lp)
+
+
+def test_bregman_steps_on_complex_unknowns():
+    g = torch.Generator().manual_seed(0)
+    A, b = torch.randn(20, 8, dtype=torch.complex128, generator=g), torch.randn(20, dtype=torch.complex128, generator=g)
+    problem = pl.Composite(pl.LeastSquares(A, b), 2.0 * pl.L1Norm())
+    runs = [solver.solve(problem) for solver in (pl.BregmanPGD(400, kernel=pl.EuclideanKernel()), pl.PGD(400))]
+    assert torch.allclose(runs[0].x["x"], runs[1].x["x"], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_restarted_job_goes_on_from_its_checkpoint(name, tmp_path, monkeypatch):
+    solve = lambda n: pl.PGD(n).solve(lasso(), checkpoint=tmp_path / "run")
+    whole, _ = pl.PGD(6).solve(lasso()), solve(4)
+    assert solve(2).iterations == 2                              # not restarted: from the beginning
+    monkeypatch.setenv(name, "1")
+    result = solve(6)
+    assert result.history["objective"] == whole.history["objective"] and result.seconds > result.history["seconds"][1] > 0

@@ -61,7 +61,7 @@ def test_extrapolated_images_are_those_of_the_operator(make):
     w = problem.extrapolate({"x": u}, {"x": v}, 0.7, ["x"])["x"]
     assert torch.allclose(w, v + 0.7 * (v - u), atol=1e-12)
     for point in (u, v, w):
-        assert torch.allclose(F._image(point), fresh._map(point), atol=1e-11)
+        assert torch.allclose(F.image(point), fresh._map(point), atol=1e-11)
         assert torch.allclose(F(point), fresh(point.clone()), rtol=1e-12)
     v.add_(1.0)                                                                       # a kept image does not outlive its point
     assert torch.allclose(F.gradient(v), fresh.gradient(v.clone()), atol=1e-11)
