@@ -4,6 +4,7 @@ A problem is E(u) = F(u) + G(u) over named blocks u = {name: tensor}: F smooth, 
 terms H_j(K_j u) besides, H_j with a prox and K_j linear (`linear`). Solvers see these methods only; they know no network, no data set and no worker.
 """
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -31,6 +32,16 @@ class Linearisation:
     gradient: dict
 
 
+def _for_later(init):
+    """A constructor whose tensors are ordinary ones also under torch.inference_mode(): the problem is solved later."""
+    @functools.wraps(init)
+    def made(self, *given, **named):
+        with torch.inference_mode(False):
+            init(self, *given, **named)
+
+    return made
+
+
 class Problem:
     """min_u F(u) + G(u) [+ sum_j H_j(K_j u)]. Subclasses define the methods that raise here."""
 
@@ -45,7 +56,7 @@ class Problem:
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
-            cls.__init__ = torch.inference_mode(False)(cls.__init__)                 # what a problem keeps is solved with later
+            cls.__init__ = _for_later(cls.__init__)
         checked(cls)
 
     def start(self) -> Point:
