@@ -158,7 +158,7 @@ def write_ismrmrd(path: FilePath, kspace: torch.Tensor, field_of_view: Sequence[
     d = kspace.dim() - axis - 1
     if kspace.dtype != torch.complex64 or noise is not None and noise.dtype != torch.complex64:
         raise TypeError(f"write_ismrmrd got {kspace.dtype}; the format holds complex64: pass kspace.to(torch.complex64), and the noise alike.")
-    if axis not in (0, 1) or d not in (2, 3) or len(field_of_view) != d:
+    if axis not in (0, 1) or d not in (2, 3) or len(field_of_view) != d or not kspace.numel():
         raise ValueError(f"write_ismrmrd got k-space of shape {tuple(kspace.shape)} with axis={axis} and field_of_view={field_of_view}; it needs "
                          "([slices,] coils, [kz,] ky, kx) and a length in mm for each axis after the coils.")
     y = kspace.detach().cpu().resolve_conj().numpy()

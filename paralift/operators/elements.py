@@ -4,9 +4,10 @@ import torch
 
 from ..arguments import shown
 
-__all__ = ["NUMBERS", "misfit", "no_samples"]
+__all__ = ["NUMBERS", "REALS", "misfit", "no_samples"]
 
-NUMBERS = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex128, torch.complex64})
+REALS = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
+NUMBERS = REALS | {torch.complex128, torch.complex64}
 
 
 def misfit(thing, x, shape, ndim=0):
@@ -16,6 +17,8 @@ def misfit(thing, x, shape, ndim=0):
         return TypeError(f"{name} got {shown(x)} as an element; it needs a tensor of floating-point numbers: torch.as_tensor(x, dtype=torch.float32) makes one.")
     if x.dtype not in NUMBERS:
         return TypeError(f"{name} got an element of dtype {x.dtype}; it needs floating-point or complex numbers: pass it as .float() or .double().")
+    if x.is_complex() and getattr(thing, "_dtypes", NUMBERS) is REALS:
+        return TypeError(f"{name} got an element of dtype {x.dtype}; it takes real numbers only: pass its real part, or constrain it by IndicatorReal(nonnegative=True).")
     if shape is None:
         return ValueError(f"{name} got an element of shape {tuple(x.shape)}; it needs at least {ndim} axes, and batch axes before them.")
     return ValueError(f"{name} got an element of shape {tuple(x.shape)}; it needs trailing axes {shape}.")

@@ -5,6 +5,7 @@ import math
 import torch
 
 from ..arguments import Array
+from .elements import REALS
 from .functional import Functional
 from .space import Space, SpaceLike
 
@@ -14,6 +15,7 @@ __all__ = ["NegativeEntropy", "KullbackLeibler", "LogisticLoss"]
 class NegativeEntropy(Functional):
     """sum x log x on x >= 0; its Bregman distance is the Kullback-Leibler divergence. prox: u + sigma (log u + 1) = x."""
 
+    _dtypes = REALS
     separable = True
 
     def _value(self, x):
@@ -41,6 +43,7 @@ class KullbackLeibler(Functional):
     prox(x, s) = (x - b - s + sqrt((x + b - s)^2 + 4 s g)) / 2. Raises ValueError for counts or a background below 0, NaN, or a background of another shape.
     """
 
+    _dtypes = REALS
     separable = True
 
     def __init__(self, data: torch.Tensor, space: SpaceLike | None = None, background: Array | None = None):
@@ -90,6 +93,7 @@ class KullbackLeibler(Functional):
 class LogisticLoss(Functional):
     """sum log(1 + exp(-b z)), labels b in {-1, 1}. prox: z + s b / (1 + exp(b u)) = u, by Newton from the side where it is monotone."""
 
+    _dtypes = REALS
     separable = True
     grad_lipschitz = 0.25
 

@@ -10,7 +10,7 @@ from math import inf
 import torch
 
 from ..arguments import checked, refuse, shown
-from .elements import NUMBERS, misfit, no_samples
+from .elements import NUMBERS, REALS, misfit, no_samples
 from .operator import Operator
 from .space import Space, SpaceLike, sum_trailing
 
@@ -50,6 +50,7 @@ class Functional:
     ndim: int = 1
     space: Space | None = None
     _such_as = "L1Norm()"
+    _dtypes = NUMBERS                 # of elements; REALS where these have an order, or a real argument of exp and log
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -104,6 +105,8 @@ class Functional:
     # ---- spaces
     def _bind(self, space):
         self.space = space if isinstance(space, Space) else Space(space)
+        if self.space.dtype.is_complex and self._dtypes is REALS:
+            raise misfit(self, self.space.zero(), self.space.shape)
         self.ndim = self.space.ndim
 
     def on(self, space: SpaceLike) -> "Functional":
@@ -149,7 +152,7 @@ class Functional:
     def _fit(self, x):
         """Refuse what is no element."""
         try:
-            good = x.dtype in NUMBERS and (x.dim() >= self.ndim if self.space is None else self.space.fits(x))
+            good = x.dtype in self._dtypes and (x.dim() >= self.ndim if self.space is None else self.space.fits(x))
         except AttributeError:
             good = False
         if not good:

@@ -9,6 +9,7 @@ from math import inf
 import torch
 
 from ..arguments import shown
+from .elements import NUMBERS, REALS
 from .functional import Functional
 from .space import Space, all_finite, inner
 
@@ -27,6 +28,10 @@ class _Wrapper(Functional):
         super()._bind(space)
         for name in self.parts:
             setattr(self, name, getattr(self, name).on(space))
+
+    @property
+    def _dtypes(self):
+        return REALS if any(getattr(self, name)._dtypes is REALS for name in self.parts) else NUMBERS
 
     @property
     def has_prox(self):

@@ -6,6 +6,7 @@ Sources: Parikh & Boyd, Found. Trends Optim. 1(3), 2014; simplex and l1 ball: Du
 import torch
 
 from ..arguments import Array, Quantity
+from .elements import REALS
 from .functional import Functional
 from .norms import onto_discs
 from .space import Space, SpaceLike, finite, inner
@@ -57,6 +58,7 @@ class _Set(Functional):
 class IndicatorBox(_Set):
     """lower <= x <= upper, coordinatewise; numbers or tensors of the element's shape. Raises ValueError where lower > upper."""
 
+    _dtypes = REALS
     separable = True
 
     def __init__(self, lower: Quantity = 0.0, upper: Quantity = 1.0, space: SpaceLike | None = None):
@@ -82,6 +84,7 @@ class IndicatorBox(_Set):
 class IndicatorNonnegative(_Set):
     """x >= 0, coordinatewise."""
 
+    _dtypes = REALS
     separable = True
 
     def _inside(self, x):
@@ -97,6 +100,7 @@ class IndicatorNonnegative(_Set):
 class IndicatorSimplex(_Set):
     """x >= 0 and sum x = radius on the last axis; projection by sorting. Raises ValueError unless radius > 0."""
 
+    _dtypes = REALS
     def __init__(self, radius: float = 1.0, space: SpaceLike | None = None):
         if not radius > 0:
             raise ValueError(f"IndicatorSimplex got radius = {radius}; it needs a number > 0.")

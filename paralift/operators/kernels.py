@@ -2,6 +2,7 @@
 
 import torch
 
+from .elements import REALS
 from .functional import Functional, _Scaled
 from .indicators import IndicatorNonnegative, IndicatorSimplex
 from .norms import L1Norm, ZeroFunctional
@@ -64,6 +65,7 @@ class EntropyKernel(Kernel):
     The step is x exp(-tau (g + a)) for G = a |x|_1 or x >= 0 (a = 0), the same scaled to the radius on the simplex of the last axis.
     """
 
+    _dtypes = REALS
     separable = True
 
     def can_step(self, G):
@@ -92,6 +94,7 @@ class BurgKernel(Kernel):
     """h = -sum log x on x > 0: D_h(u, x) = sum u/x - log(u/x) - 1. The step is x / (1 + tau x (g + a)) for G = a |x|_1 or x >= 0 (a = 0), where it
     is positive; inf marks a step that is too long."""
 
+    _dtypes = REALS
     separable = True
 
     def can_step(self, G):

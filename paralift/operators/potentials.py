@@ -11,6 +11,7 @@ from typing import NoReturn
 import torch
 
 from ..arguments import check, refuse
+from .elements import REALS
 from .functional import Functional
 from .indicators import IndicatorBox, IndicatorNonnegative, IndicatorSimplex
 from .norms import L1Norm, ZeroFunctional
@@ -25,7 +26,7 @@ def activation(potential: Functional, z: torch.Tensor, own: Callable[[torch.Tens
         special = own or getattr(potential, "_activation", None)
         return potential._prox(z, 1.0) if special is None else special(z)
     except (AttributeError, IndexError, RuntimeError, TypeError) as error:
-        _refused(error, potential, z)
+        _refused(error, potential, z, own)
 
 
 def activation_(potential: Functional, z: torch.Tensor) -> torch.Tensor:
@@ -37,9 +38,10 @@ def activation_(potential: Functional, z: torch.Tensor) -> torch.Tensor:
         _refused(error, potential, z)
 
 
-def _refused(error, potential, z) -> NoReturn:
+def _refused(error, potential, z, own=None) -> NoReturn:
     """Where sigma(z) could not be computed the arguments are looked at, not before."""
     check("activation", "potential", Functional, potential)
+    check("activation", "own", Callable | None, own)
     potential._fit(z)
     refuse(error, potential, z)
 
@@ -70,6 +72,7 @@ class ReLU(IndicatorNonnegative):
 class LeakyReLU(Functional):
     """Psi(x) = (1/s - 1) min(x, 0)^2 / 2, slope s in (0, 1], ValueError for another: sigma(z) = z for z > 0, s z below."""
 
+    _dtypes = REALS
     separable = True
 
     def __init__(self, slope: float = 0.01, space: SpaceLike | None = None):
@@ -125,6 +128,7 @@ class ReLU6(Clip):
 class HardSigmoid(Functional):
     """Psi(x) = 5 x^2 / 2 - 3 x on [0, 1]: sigma(z) = z/6 + 1/2 cut to [0, 1] (torch's Hardsigmoid)."""
 
+    _dtypes = REALS
     separable = True
     strong_convexity = 5.0
 

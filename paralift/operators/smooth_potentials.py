@@ -8,6 +8,7 @@ from math import inf
 
 import torch
 
+from .elements import REALS
 from .functional import Functional
 from .space import SpaceLike
 
@@ -28,6 +29,7 @@ def _increasing_root(function, derivative, v, low, high, iterations=60):
 class Tanh(Functional):
     """Psi(x) = x artanh x + (log(1 - x^2) - x^2) / 2 on [-1, 1]: sigma = tanh, phi*(z) = log cosh z."""
 
+    _dtypes = REALS
     separable = True
 
     def _value(self, x):
@@ -53,6 +55,7 @@ class Tanh(Functional):
 class Sigmoid(Functional):
     """Psi(x) = x log x + (1 - x) log(1 - x) - x^2 / 2 on [0, 1]: sigma = logistic, phi*(z) = log(1 + e^z)."""
 
+    _dtypes = REALS
     separable = True
 
     def _value(self, x):
@@ -89,6 +92,7 @@ def _dilogarithm(x):
 class Softplus(Functional):
     """Psi(x) = Li2(exp(-beta x)) / beta^2 on x >= 0: sigma(z) = log(1 + e^(beta z)) / beta, slope at most 1 for every beta."""
 
+    _dtypes = REALS
     separable = True
 
     def __init__(self, beta: float = 1.0, space: SpaceLike | None = None):
@@ -138,6 +142,7 @@ class LogSigmoid(Softplus):
 class _ExponentialLinear(Functional):
     """Psi(x) = b ((a + x) log(1 + x/a) - x) - x^2/2 for -a <= x <= 0, 0 for x > 0, where 0 < a <= b: sigma(z) = z for z > 0, a (e^(z/b) - 1) below."""
 
+    _dtypes = REALS
     separable = True
 
     def __init__(self, a, b, space):
@@ -195,6 +200,7 @@ class SELUEnergy(Functional):
     c = 1.0507.., a = 1.7580..: the slope reaches a > 1, so SELU is no proximal map, and F serves the `Fenchel` penalty; SELUEnergy.slope is a.
     """
 
+    _dtypes = REALS
     separable = True
     scale = 1.0507009873554804934193349852946
     slope = scale * 1.6732632423543772848170429916717
@@ -224,6 +230,7 @@ class Softmax(Functional):
     `axis` is one of an element, without its batch axes: 0 is the channels of (C, H, W).
     """
 
+    _dtypes = REALS
     def __init__(self, axis: int = -1, space: SpaceLike | None = None):
         self.axis = axis
         super().__init__(space)

@@ -18,7 +18,7 @@ __all__ = ["Certificate", "certain_subgradient", "nearest_subgradient"]
 def nearest_subgradient(f: Functional, z: torch.Tensor, q: torch.Tensor, tolerance: float = 1e-12) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(p, gap) with f(y) >= f(z) + <p, y - z> - gap for all y: the element p of df(z) nearest to q, in closed form, for f differentiable, an l1, l2 or group norm, a box, a
     multiple, translate or sum with a known one; elsewhere `certain_subgradient`. Norms take entries of z below `tolerance` times the largest for 0; that shows in the gap, which
-    is 0 where p is in df(z), up to rounding. ValueError where z or q is no element of f, or their shapes differ."""
+    is 0 where p is in df(z), up to rounding. ValueError where z or q is no element of f, or their batch axes do not broadcast."""
     _check("nearest_subgradient", f, z, q)
     if f.smooth and f.differentiable:
         return f.gradient(z), _nothing(f, z)
@@ -49,8 +49,8 @@ def nearest_subgradient(f: Functional, z: torch.Tensor, q: torch.Tensor, toleran
 
 def _check(who, f, z, q):
     f._fit(z), f._fit(q)
-    if q.shape != z.shape or q.dtype != z.dtype:
-        raise ValueError(f"{who} got z={shown(z)} and q={shown(q)}; it needs two elements of one shape and dtype.")
+    if q.dtype != z.dtype or any(a != b and 1 not in (a, b) for a, b in zip(reversed(q.shape), reversed(z.shape))):
+        raise ValueError(f"{who} got z={shown(z)} and q={shown(q)}; it needs elements of one dtype whose batch axes broadcast.")
 
 
 def _times(found, change):
@@ -70,7 +70,7 @@ def _nothing(f, z):
 @checked
 def certain_subgradient(f: Functional, z: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(p, gap), p = q where f*(q) is finite, for norms q cut to the dual unit ball, and gap = f(z) + f*(p) - <p, z>, Fenchel's, so that f(y) >= f(z) + <p, y - z> - gap for all y;
-    None where f* is not known. ValueError where z or q is no element of f, or their shapes differ."""
+    None where f* is not known. ValueError where z or q is no element of f, or their batch axes do not broadcast."""
     _check("certain_subgradient", f, z, q)
     if f.smooth and f.differentiable:
         return f.gradient(z), _nothing(f, z)

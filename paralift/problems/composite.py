@@ -5,7 +5,7 @@ from math import inf
 
 import torch
 
-from ..arguments import ArgumentError, reason
+from ..arguments import reason
 from ..operators.functional import Functional, _Composed, _Scaled, _Translated
 from ..operators.least_squares import LeastSquares
 from ..operators.norms import L2NormSquared
@@ -13,15 +13,6 @@ from ..operators.space import Space, inner
 from .problem import Linearisation, Problem
 
 __all__ = ["Composite"]
-
-
-def check_complex(who, f, x):
-    """TypeError where x is complex and f is for real numbers, as those that order them: its value at x tells."""
-    if x.is_complex():
-        try:
-            f(x)
-        except ArgumentError as error:
-            raise TypeError(f"{who} got {f!r} for an unknown of {x.dtype}; it takes real numbers only: make the unknown real, or use IndicatorReal(nonnegative=True).") from error
 
 
 class Composite(Problem):
@@ -72,11 +63,12 @@ class Composite(Problem):
         self._start = start.clone()
         for f in (smooth, *terms):
             self._check_dtype(f, start)
+        for f in (smooth, nonsmooth):
+            if f is not None:
+                f._fit(start)
         space = Space.of(start)
         bound = lambda f: f if f is None or f.space is not None else f.on(space)
         self.smooth_part, self.nonsmooth_part = _least_squares(bound(smooth)), bound(nonsmooth)
-        if self.nonsmooth_part is not None:
-            check_complex("Composite", self.nonsmooth_part, start)
         self.linear = tuple((t.f, t.op) for t in terms)
         self.convex = all(f is None or f.convex for _, f in parts)
 

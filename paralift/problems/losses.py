@@ -109,6 +109,8 @@ class Logistic(Loss):
     @checked
     def check(self, z: torch.Tensor, y: torch.Tensor) -> None:
         super().check(z, y)
+        if y.is_complex():
+            raise TypeError(f"labels of dtype {y.dtype} were given; the logistic loss needs 0 and 1.")
         if not ((y == 0) | (y == 1)).all():
             raise ValueError(f"labels from {y.min()} to {y.max()} were given; the logistic loss needs 0 and 1: pass (labels > 0), or use cross_entropy for several classes.")
 

@@ -18,7 +18,7 @@ from ..operators.operator import LinearOperator, Operator, _Composition
 from ..operators.space import Space, all_finite, finite
 from ..operators.stacks import ProductSpace, Selection
 from ..operators.subsets import subsets as in_subsets
-from .composite import Composite, _total, check_complex
+from .composite import Composite, _total
 
 __all__ = ["Reconstruction"]
 
@@ -128,9 +128,7 @@ class Reconstruction(Composite):
             raise TypeError(f"Reconstruction got {f!r} as its {name}; it needs a Functional, such as 2e-3 * TotalVariation().")
         if f.space is not None and f.space.shape != self.space.shape:
             raise ValueError(f"Reconstruction got {f!r} as its {name}; the image has the shape {self.space.shape}.")
-        f = f.on(self.space)
-        check_complex("Reconstruction", f, self.space.zero())
-        return f
+        return f.on(self.space)
 
     def _constraint(self, given):
         complex_image = self.space.dtype.is_complex

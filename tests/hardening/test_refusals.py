@@ -67,7 +67,7 @@ def test_certificates_need_the_problems_own_shapes():
     with pytest.raises(TypeError, match="Certificate.weight got delta='a'"):
         found.weight("a")
     for q in (torch.ones(2), torch.ones(3, dtype=torch.float64)):
-        with pytest.raises(ValueError, match="two elements of one shape and dtype"):
+        with pytest.raises(ValueError, match="elements of one dtype whose batch axes broadcast"):
             pl.problems.certificate.nearest_subgradient(pl.L1Norm(), torch.ones(3), q)
 
 
@@ -80,6 +80,16 @@ def test_complex_images_have_no_box():
                  lambda: pl.IndicatorBox()(z), lambda: pl.IndicatorNonnegative().prox(z)):
         with pytest.raises(TypeError, match="real numbers only|cannot compute with .*complex64"):
             make()
+
+
+@pytest.mark.parametrize("f", [pl.LogSigmoid(), 2.0 * pl.NegativeEntropy(), pl.KullbackLeibler(torch.ones(3)), pl.ReLU() + pl.L1Norm(), pl.MoreauEnvelope(pl.Softmax(), 0.5)])
+def test_functionals_of_real_numbers_refuse_complex_ones(f):
+    z = torch.ones(3, dtype=torch.complex64)
+    for call in (f, f.gradient, f.prox):
+        with pytest.raises(TypeError, match="takes real numbers only"):
+            call(z)
+    with pytest.raises(TypeError, match="takes real numbers only"):
+        f.on(pl.Space(3, torch.complex64))
 
 
 def test_groups_of_samples_say_what_they_take():

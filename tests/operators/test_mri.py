@@ -225,7 +225,7 @@ BAD = [
     (lambda: pl.MRI(torch.full((8, 6), math.nan), S), ValueError, "finite weights"),
     (lambda: pl.MRI(torch.ones(8, 6) + 0j, S), TypeError, "real weights"),
     (lambda: pl.MRI(torch.ones(8, 6), S[0]), ValueError, r"image shape \(6,\).*coil_maps are \(coils, \*shape\)"),
-    (lambda: pl.MRI(shape=64), ValueError, "two or three axes"),
+    (lambda: pl.MRI(shape=64), ValueError, "lengths of axes"), (lambda: pl.MRI(shape=(64,)), ValueError, "two or three axes"),
     (lambda: pl.MRI(coil_maps=S, shape=(8, 7)), ValueError, r"coil_maps of shape \(3, 8, 6\)"),
     (lambda: pl.MRI(coil_maps=S[0], shape=(8, 6)), ValueError, "unsqueeze the coil axis"),
     (lambda: pl.MRI(coil_maps=S / 0), ValueError, "coil_maps that holds NaN"),

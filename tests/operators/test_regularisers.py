@@ -218,18 +218,18 @@ def test_a_network_as_prior():
 
 
 BAD = [
-    (lambda: pl.TotalVariation(tolerance=-1), ValueError, "tolerance >= 0"), (lambda: pl.TotalVariation(channel_axis=3), ValueError, "number of -3 to 2"),
+    (lambda: pl.TotalVariation(tolerance=-1), ValueError, "a number >= 0"), (lambda: pl.TotalVariation(channel_axis=3), ValueError, "number of -3 to 2"),
     (lambda: pl.TotalVariation(channel_axis=0, axes=(0, 1)), ValueError, "not along the channels"), (lambda: pl.TotalVariation(spacing=(1.0, -1.0)), ValueError, "positive number"),
     (lambda: pl.TotalVariation().prox(x, torch.ones(6, 5)), ValueError, "one for each sample"),
     (lambda: pl.TotalVariation().prox(x.clone().requires_grad_(), 0.1), TypeError, "without a derivative"),
     (lambda: pl.HuberTotalVariation(0), ValueError, "delta > 0"), (lambda: pl.GroupHuber(-1), ValueError, "delta > 0"),
     (lambda: pl.DirectionalTotalVariation(x[0] + 0j), TypeError, "its modulus"), (lambda: pl.DirectionalTotalVariation(x[0], eta=0), ValueError, "eta > 0"),
     (lambda: pl.DirectionalTotalVariation(x[0][:4])(x), ValueError, "resample it"), (lambda: pl.TotalGeneralisedVariation((1.0, 0.0)), ValueError, "two positive"),
-    (lambda: pl.TotalGeneralisedVariation(2.0), ValueError, "two positive"),
+    (lambda: pl.TotalGeneralisedVariation(2.0), ValueError, "2 finite numbers"),
     (lambda: pl.Wavelet((12, 10), "db2", 2), ValueError, r"1 <= levels <= 1, or an element padded to \[12, 12\]"), (lambda: pl.Wavelet((7, 8)), ValueError, "padded to"),
     (lambda: pl.Wavelet((8, 8), "bior2.2"), ValueError, "not orthogonal"), (lambda: pl.Wavelet((8, 8), "nonsense"), ValueError, "orthogonal wavelet"),
     (lambda: pl.Casorati((5,)), ValueError, "frames"), (lambda: pl.WeightedL1Norm(-torch.ones(3)), ValueError, "weights >= 0"),
-    (lambda: pl.PlugAndPlay(torch.nn.Dropout()), ValueError, "training mode"), (lambda: pl.PlugAndPlay(3), TypeError, "needs a torch module"),
+    (lambda: pl.PlugAndPlay(torch.nn.Dropout()), ValueError, "training mode"), (lambda: pl.PlugAndPlay(3), TypeError, "needs a function or a module"),
     (lambda: pl.PlugAndPlay(lambda z: z[..., 1:]).prox(x), ValueError, "keep the shape"),
 ]
 

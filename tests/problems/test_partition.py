@@ -30,7 +30,7 @@ def test_costs_follow_the_work():
 
 
 @pytest.mark.parametrize("call,words", [(lambda: pl.partition([1, 2], 3), "parts=3 for 2 stages"), (lambda: pl.partition([1, -2], 1), "the cost -2"),
-                                        (lambda: pl.partition([1.0], 0), "parts=0"), (lambda: pl.stage_costs(None, batch_size=0), "batch_size=0")])
+                                        (lambda: pl.partition([1.0], 0), "parts=0"), (lambda: pl.stage_costs(batch_size=0, problem=None), "batch_size=0")])
 def test_what_a_partition_needs_is_said(call, words):
     with pytest.raises(ValueError, match=words):
         call()

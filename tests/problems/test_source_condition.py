@@ -312,7 +312,7 @@ class NoAdjoint(pl.LinearOperator):
 
 
 @pytest.mark.parametrize("arguments,error,text", [
-    ((torch.eye(4), pl.L1Norm(), images(4, 4)), TypeError, "LinearOperator with an adjoint"),
+    ((torch.eye(4), pl.L1Norm(), images(4, 4)), TypeError, "needs a LinearOperator"),
     ((NoAdjoint(K.domain, K.domain), pl.L1Norm(), images(4, 4)), TypeError, "LinearOperator with an adjoint"),
     ((K, "tv", images(4, 4)), TypeError, "needs a Functional"),
     ((K, pl.L1Norm() @ pl.from_module(torch.nn.Tanh(), K.domain), images(4, 4)), TypeError, "not convex|not linear"),
