@@ -34,9 +34,17 @@ lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
-dist: install
+# wheel and source archive, what is in them, and whether a package index takes them; PARALIFT_SOURCE: setup.py
+dist: $(VENV)/.release
 	rm -rf dist
-	$(RUN) -m build --no-isolation
+	$(RUN) -m build --no-isolation --quiet
+	$(RUN) -m zipfile --list dist/*.whl
+	$(RUN) -m tarfile --list dist/*.tar.gz
+	$(RUN) -m twine check --strict dist/*
+
+$(VENV)/.release: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	touch $@
 
 # the wheel alone in an environment of its own, without network: the packages it needs are those of .venv, by a path file
 WHEEL := build/wheel-test

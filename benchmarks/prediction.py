@@ -1,9 +1,9 @@
 """What `pl.distributed.simulate` predicts against real processes: `python benchmarks/prediction.py [--rounds 3] [--workers 2 4] [cases WIDTH/BATCH ...]`.
 
 Eight ReLU layers: PGD on all blocks split by layers, by samples and by both, ISGM streamed (with its feedback) and flushed over layers. What messages and sums take of time and
-processors, and a microbatch's visit, comes from `calibrate()`, which knows none of these networks. The stages' costs, and what a step does beside them, come from this network on
-one worker, while as many processes do the same as there are cores. Times are medians of the intervals between steps. Ends with curves to 4096 workers, for 20 us and 10 GB/s and
-a core each, in --output.
+processors comes from `calibrate()`, which knows none of these networks. The stages' costs, and what a step, an update and a microbatch's visit take beside them, come from this
+network on one worker, while as many processes do the same as there are cores. Times are medians of the intervals between steps. Ends with curves to 4096 workers, for 20 us and
+10 GB/s and a core each, in --output.
 """
 
 import argparse
@@ -53,12 +53,17 @@ def isgm(width, batch, workers, steps):
 
 
 def costs_alone(width, batch, steps, microbatches):
-    """(StageCosts of PGD, {M: those of ISGM in M microbatches}) on one worker, while as many processes as there are cores do the same."""
+    """(StageCosts of PGD, {M: those of ISGM in M microbatches, and the seconds of a visit}) on one worker, while as many processes as there are cores do the same."""
+    def micro(p, M, update):
+        costs = dataclasses.replace(pl.distributed.measured_costs(p, -(-batch // M), 9, gradients=False), update=update)
+        alone = isgm(width, batch, pl.Simulated(layers=1, schedule=pl.distributed.Flushed(M)), steps)
+        return costs, max(0.0, alone - M * sum(costs.seconds(-(-batch // M))) - sum(costs.update_seconds(batch))) / M
+
     def measure():
         p = problem(width, batch)
         whole = pl.distributed.measured_costs(p, batch, 9).completed({rows: pgd(width, rows, None, steps) for rows in (batch // 4, batch)})
         update = pl.distributed.measured_costs(p, batch, 9, gradients=False).completed({batch: isgm(width, batch, None, steps)}).update
-        return whole, {M: dataclasses.replace(pl.distributed.measured_costs(p, -(-batch // M), 9, gradients=False), update=update) for M in microbatches}
+        return whole, {M: micro(p, M, update) for M in microbatches}
 
     return crowd(measure, os.cpu_count())
 
@@ -82,9 +87,9 @@ def compare(width, batch, workers, rounds, machine, seconds):
     for _ in range(rounds):
         own, micro = costs_alone(width, batch, steps, counts)
         for (P, name), (run, mesh, options) in cases.items():
-            costs = micro[options["microbatches"]] if run is isgm else own
+            costs, visit = micro[options["microbatches"]] if run is isgm else (own, 0.0)
             measured[P, name].append(run(width, batch, mesh, steps))
-            predicted[P, name].append(pl.distributed.simulate(costs, P, batch, machine=machine, **options).runs[0].seconds)
+            predicted[P, name].append(pl.distributed.simulate(costs, P, batch, machine=dataclasses.replace(machine, visit=visit), **options).runs[0].seconds)
     for (P, name) in cases:
         a, b = statistics.median(measured[P, name]), statistics.median(predicted[P, name])
         errors.append(b / a - 1)

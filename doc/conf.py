@@ -54,6 +54,8 @@ def _read(app, docname, source):
         source[0] = _links((ROOT / "README.md").read_text(), ROOT) + "\n" + "\n".join(lines)
     elif page.exists():
         source[0] = _links(source[0], page.parent)
+    if docname == "methods/README":
+        source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n*\n```\n"
 
 
 def setup(app):

@@ -63,12 +63,13 @@ def best(solve, weights):
 
 print(f"noisy {float(psnr(noisy).mean()):.2f} dB; zero-filled, {100 * float(K.mask.double().mean()):.0f} % of k-space, {float(psnr(K.adjoint(kspace)).mean()):.2f} dB\n")
 print("| regulariser | norm of v, mean | for a quarter of k-space; distance | J(image) / J(noise) | denoised, dB; weight | reconstructed, dB; weight |\n" + "|---" * 6 + "|")
-shown = {"image": test[0], "zero-filled": K.adjoint(kspace)[0]}
+first = int(test.std((1, 2)).argmax())                              # the image of most contrast is shown
+shown = {"image": test[first], "zero-filled": K.adjoint(kspace)[first]}
 for name, J in regularisers.items():
     found = [pl.FISTA(steps, tolerance=1e-8).solve(pl.SourceCondition(A, J, test), **every).solution for A in (pl.IdentityOperator(space), K)]
     denoised = best(lambda w: pl.PDHG(steps).solve(pl.Reconstruction(pl.IdentityOperator(space), noisy, regulariser=w * J), **every).solution, (0.02, 0.03, 0.05, 0.08))
     imaged = best(lambda w: pl.PDHG(steps).solve(pl.Reconstruction(K, kspace, regulariser=w * J), **every).solution, (1e-3, 2e-3, 4e-3, 8e-3))
-    shown[f"{name}: {float(psnr(imaged[2])[0]):.2f} dB"] = imaged[2][0]
+    shown[f"{name}: {float(psnr(imaged[2])[first]):.2f} dB"] = imaged[2][first]
     v = sum(t.op.adjoint(q) for t, q in zip(J.split(space), found[0].subgradient))             # of J itself, K = 1: these q lie in dH, so v is in dJ(u)
     print(f"| {name} | {float(v.square().sum((1, 2)).sqrt().mean()):.2f} | {float(found[1].norm.mean()):.2f}; {float(found[1].distance.mean()):.2f} | "
           f"{float((J(test) / J(noise)).mean()):.4f} | {denoised[0]:.2f}; {denoised[1]:g} | {imaged[0]:.2f}; {imaged[1]:g} |", flush=True)
@@ -78,7 +79,7 @@ from matplotlib.figure import Figure  # noqa: E402
 fig = Figure(figsize=(13, 6.6), layout="constrained")
 upper, lower = fig.subfigures(2, 1)
 for ax, (title, picture) in zip(upper.subplots(1, len(shown)), shown.items()):
-    drawn = ax.imshow(picture, cmap="gray", vmin=float(test[0].min()), vmax=float(test[0].max()))
+    drawn = ax.imshow(picture, cmap="gray", vmin=float(test[first].min()), vmax=float(test[first].max()))
     ax.set_title(title, fontsize=9), ax.axis("off")
 upper.colorbar(drawn, ax=upper.axes, label="intensity", shrink=0.7)
 left, right = lower.subfigures(1, 2)
@@ -88,9 +89,9 @@ for ax, k in zip(left.subplots(2, 4).ravel(), filters):
 left.colorbar(drawn, ax=left.axes, label="entry of a filter", shrink=0.7)
 left.suptitle("learned filters", fontsize=9)
 ax = right.subplots()
-ax.semilogy(result.history["iteration"], result.history["source_norm"], "k-", label="mean |K* q|")
-ax.semilogy(result.history["iteration"], result.history["gap"], "k--", label="mean Fenchel gap")
+ax.semilogy(result.history["iteration"], result.history["source_norm"], "k-", label="|K* q|, the norm sought small")
+ax.semilogy(result.history["iteration"], result.history["gap"], "k--", label="Fenchel gap")
 ax.yaxis.set_major_formatter("{x:g}"), ax.yaxis.set_minor_formatter("{x:g}")
-ax.set(xlabel="sweeps", title="training"), ax.grid(alpha=0.3), ax.legend(fontsize=8)
+ax.set(xlabel="sweeps", ylabel="mean over the training images", title="training"), ax.grid(alpha=0.3), ax.legend(fontsize=8)
 fig.savefig(output / "learned_regulariser.png", dpi=120)
 print(f"\nfigure: {output / 'learned_regulariser.png'}")

@@ -59,13 +59,22 @@ for pattern in ("samples", "lines"):
         found = reconstruct(mask, test)
         level = float(pl.metrics.psnr(found, test).mean())
         print(f"| {pattern} | {name} | {int(mask.sum())} | {level:.2f} |", flush=True)
-        shown.append((f"{name}, {pattern}\n{level:.2f} dB", mask, found[0]))
+        shown.append((f"{pattern}, {name}\nmean {level:.2f} dB", mask, found[0]))
 
 from matplotlib.figure import Figure  # noqa: E402
 
-fig = Figure(figsize=(2.6 * len(shown), 5.8), layout="constrained")
-for column, (title, mask, picture) in zip(fig.subplots(2, len(shown)).T, shown):
-    column[0].imshow(mask, cmap="gray"), column[0].set_title(title, fontsize=9), column[0].axis("off")
-    column[1].imshow(picture, cmap="gray", vmin=0, vmax=float(test[0].max())), column[1].axis("off")
+fig = Figure(figsize=(2.2 * len(shown) + 1, 7), layout="constrained")
+axes, top = fig.subplots(3, len(shown)), float(test[0].max())
+for (title, mask, picture), (sampled, image, error) in zip(shown, axes.T):
+    sampled.imshow(mask, cmap="gray_r", extent=(-0.5, 0.5, 0.5, -0.5), interpolation="nearest"), sampled.set_title(title, fontsize=9)
+    sampled.set_xticks((-0.5, 0, 0.5)), sampled.set_yticks((-0.5, 0, 0.5) if image is axes[1, 0] else ()), sampled.tick_params(labelsize=8)
+    sampled.set_xlabel("k (cycles/pixel)", fontsize=8)
+    drawn = image.imshow(picture, cmap="gray", vmin=0, vmax=top)
+    wrong = error.imshow((picture - test[0]).abs(), cmap="gray", vmin=0, vmax=0.1 * top)
+    for ax in (image, error):
+        ax.set_xticks([]), ax.set_yticks([])
+for ax, label in zip(axes[:, 0], ("k (cycles/pixel)\nblack: sampled", "first test slice,\nreconstructed", "its error")):
+    ax.set_ylabel(label, fontsize=8)
+fig.colorbar(drawn, ax=axes[1, -1], label="intensity"), fig.colorbar(wrong, ax=axes[2, -1], label="|error|")
 fig.savefig(output / "optimal_sampling.png", dpi=120)
 print(f"\nfigure: {output / 'optimal_sampling.png'}")

@@ -166,11 +166,11 @@ for ax, (name, (x, chosen, score, _)) in zip(places, found.items()):
     drawn = ax.imshow(x, cmap="gray_r", vmin=0, vmax=level, extent=(-half[1], half[1], half[0], -half[0]))
     ax.set_title(f"{name}\n{chosen}: {score:.4f}", fontsize=9)
     ax.set(xlabel="x (mm)", ylabel="y (mm)")
-fig.colorbar(drawn, ax=places[:3], label="counts per mm of line", shrink=0.7)
+fig.colorbar(drawn, ax=axes[0, 3], label="counts per mm of line", shrink=0.7)
 for (name, values), style in zip(scores.items(), ("k-", "k--o", "k:s")):
     axes[1, 3].plot(range(1, 1 + len(values)), values, style, markersize=3, label=name)
 axes[1, 3].axhline(found["total variation"][2], color="0.5", linewidth=2, label="total variation")
 axes[1, 3].set(xlabel="iterations over the events", ylabel="log-likelihood per unseen event", ylim=(0.8 * max(map(max, scores.values())), None))
-axes[1, 3].legend(fontsize=8), axes[1, 3].grid(alpha=0.3)
+axes[1, 3].legend(fontsize=8, loc="lower right"), axes[1, 3].grid(alpha=0.3)
 fig.savefig(output / "pet_listmode.png", dpi=120)
 print(f"\nfigure: {output / 'pet_listmode.png'}")

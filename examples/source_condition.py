@@ -54,16 +54,19 @@ from matplotlib.figure import Figure  # noqa: E402
 
 fig = Figure(figsize=(13, 6.4), layout="constrained")
 axes = fig.subplots(2, 3)
-for ax, title, picture, limits in ((axes[0, 0], "image u", image, (0, 1.5)), (axes[0, 1], f"subgradient K* v, |v| = {float(best.norm):.3g}", p, None),
-                                   (axes[0, 2], "|q|, at most 1, and 1 on the edges", best.subgradient[0].square().sum(0).sqrt(), (0, 1)),
-                                   (axes[1, 0], f"samples, {100 * float(mask.double().mean()):.0f} %", mask.double(), (0, 1)),
-                                   (axes[1, 1], f"reconstruction, delta = {deltas[1]:g}", shown, (0, 1.5))):
-    drawn = ax.imshow(picture, cmap="gray", **({} if limits is None else {"vmin": limits[0], "vmax": limits[1]}))
-    ax.set_title(title, fontsize=10), ax.axis("off"), fig.colorbar(drawn, ax=ax, shrink=0.7)
+for ax, title, picture, limits, label in ((axes[0, 0], "image u", image, (0, 1.5), "intensity"),
+                                          (axes[0, 1], f"subgradient K* v, |v| = {float(best.norm):.3g}", p, (None, None), "K* v"),
+                                          (axes[0, 2], "|q|, at most 1, and 1 on the edges", best.subgradient[0].square().sum(0).sqrt(), (0, 1), "|q|"),
+                                          (axes[1, 1], f"reconstruction, delta = {deltas[1]:g}", shown, (0, 1.5), "intensity")):
+    drawn = ax.imshow(picture, cmap="gray", vmin=limits[0], vmax=limits[1])
+    ax.set_title(title, fontsize=10), ax.axis("off"), fig.colorbar(drawn, ax=ax, shrink=0.7, label=label)
+axes[1, 0].imshow(mask, cmap="gray_r", extent=(-0.5, 0.5, 0.5, -0.5))
+axes[1, 0].set_title(f"black: sampled, {100 * float(mask.double().mean()):.0f} % of k-space", fontsize=10)
+axes[1, 0].set(xlabel="k (cycles/pixel)", ylabel="k (cycles/pixel)", xticks=(-0.5, 0, 0.5), yticks=(-0.5, 0, 0.5))
 ax = axes[1, 2]
 ax.loglog(deltas, [float(best.rate(d)) for d in deltas], "k--", label="bound |v| delta")
 ax.loglog(deltas, [max(m, 1e-12) for m in measured], "ko-", label="measured Bregman distance")
 ax.set(xlabel="norm of the noise, delta", ylabel="D(u_alpha, u)", title=f"distance of K* v to dJ(u): at most {float(best.distance):.1e}")
 ax.grid(alpha=0.3), ax.legend(fontsize=9)
-fig.savefig(output / "source_condition.png", dpi=120)
+fig.savefig(output / "source_condition.png", dpi=120, bbox_inches="tight")
 print(f"\nfigure: {output / 'source_condition.png'}")

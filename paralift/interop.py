@@ -14,6 +14,14 @@ from .operators.space import Space, SpaceLike, inner
 __all__ = ["from_odl", "to_odl", "from_pyproximal", "to_pylops", "from_module"]
 
 
+def _odl(who):
+    try:
+        import odl
+    except ModuleNotFoundError:
+        raise ImportError(f"{who} needs odl 1.0, which is there for Python 3.11 and newer; install it with: pip install odl") from None
+    return odl
+
+
 def _numpy(x):
     return x.detach().cpu().numpy().copy()
 
@@ -108,8 +116,7 @@ class _FromODLOperator(_Batched, LinearOperator):
 
 def from_odl(obj: Any) -> Functional | LinearOperator:
     """An ODL functional or linear operator (constant weighting) as ours, on torch tensors."""
-    import odl
-
+    odl = _odl("from_odl")
     if isinstance(obj, odl.functionals.Functional):
         return _FromODLFunctional(obj)
     if isinstance(obj, odl.Operator) and obj.is_linear:
@@ -122,7 +129,7 @@ def to_odl(obj: Functional | LinearOperator) -> Any:
 
     Of ODL 1.0's own solvers accelerated_proximal_gradient fails under NumPy 2, whose scalars it multiplies elements by; proximal_gradient and pdhg work.
     """
-    import odl
+    odl = _odl("to_odl")
 
     linear = isinstance(obj, Operator) and obj.is_linear
     if not linear and (not isinstance(obj, Functional) or obj.space is None):
@@ -136,7 +143,7 @@ def to_odl(obj: Functional | LinearOperator) -> Any:
     def tensor(x):
         return torch.as_tensor(np.asarray(x.data), device=device)
 
-    class Map(odl.Operator):
+    class Map(odl.Operator):  # type: ignore[name-defined]
         def __init__(self, f, domain, range_, linear=False, adjoint=None):
             super().__init__(domain, range_, linear=linear)
             self.f, self.back = f, adjoint
@@ -151,7 +158,7 @@ def to_odl(obj: Functional | LinearOperator) -> Any:
     if linear:
         return Map(anything._call, space(anything.domain), space(anything.range), True, anything._adjoint)
 
-    class Wrapped(odl.functionals.Functional):
+    class Wrapped(odl.functionals.Functional):  # type: ignore[name-defined]
         def __init__(self, f):
             super().__init__(space(f.space), grad_lipschitz=f.grad_lipschitz)
             self.f = f

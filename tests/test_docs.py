@@ -60,6 +60,7 @@ def test_every_page_is_in_a_toctree():
     listed = [line for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", (DOC / "index.md").read_text(), re.S | re.M) for line in tree.splitlines() if line and line[0] != ":"]
     for page in DOC.glob("**/*.md"):
         name = str(page.relative_to(DOC).with_suffix(""))
+        name = "methods/README" if name.startswith("methods/") else name           # doc/conf.py gives that page a toctree of the others
         hits = [pattern for pattern in listed if fnmatch.fnmatchcase(name, pattern) and pattern.count("/") == name.count("/")]
         assert hits or name == "index", f"doc/{name}.md is in no toctree of doc/index.md"
 
@@ -124,6 +125,7 @@ def test_docstrings_keep_their_formulas(extensions):
         "\\ E = \\|A x\\|^2 with A\\* and \\ :py:obj:`PDHG <paralift.PDHG>`\\ , x\\_1 and \\ ``axis``\\ .", "", ".. rubric:: Parameters", "",
         "**step, k**", "    \\ a number: or \\|K\\|.", "", "**l**", "    \\ less.", "", "\\ Raises ValueError.", "", "\\ Source: me.", "", "::", "", "    x+ = K* y", ""]
     assert plain_text.sentence("One thing: and\nmore.\n\nText.") == "One thing" and plain_text.sentence("Both 1.5 and 2.") == "Both 1.5 and 2"
+    assert plain_text.sentence("f_1 + ... + f_n on {x : A x = b}. More.") == "f_1 + ... + f_n on {x : A x = b}"
 
 
 def test_signatures_of_methods_are_those_of_their_constructors():

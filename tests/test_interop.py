@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,7 @@ x = 2 * torch.randn(3, 7, dtype=torch.float64)
 
 
 def test_odl():
-    import odl
-
+    odl = pytest.importorskip("odl", reason="odl 1.0 needs Python 3.11")
     space = odl.rn(7)
     f = pl.from_odl(odl.functionals.L1Norm(space))
     assert torch.allclose(f(x), pl.L1Norm()(x)) and torch.allclose(f.prox(x, 0.3), pl.L1Norm().prox(x, 0.3))
@@ -30,6 +31,13 @@ def test_odl():
     assert np.allclose(B.adjoint(odl.rn(4).element(np.ones(4))).data, M.T @ np.ones(4))
     with pytest.raises(TypeError, match="needs an ODL"):
         pl.from_odl(3)
+
+
+def test_without_odl(monkeypatch):
+    monkeypatch.setitem(sys.modules, "odl", None)
+    for door in (pl.from_odl, pl.to_odl):
+        with pytest.raises(ImportError, match=f"{door.__name__} needs odl 1.0"):
+            door(pl.L1Norm(7))
 
 
 def test_pyproximal_and_pylops():

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -63,12 +64,24 @@ def test_wheel_and_source_archive(tmp_path):
     info = f"paralift-{pl.__version__}.dist-info/"
     assert f"{info}licenses/LICENSE" in inside and "paralift = paralift.cli:main" in zipfile.ZipFile(wheel).read(f"{info}entry_points.txt").decode()
     metadata = zipfile.ZipFile(wheel).read(f"{info}METADATA").decode()
-    assert "Requires-Python: >=3.10" in metadata and "Typing :: Typed" in metadata and "# PARALIFT" in metadata
+    assert "Requires-Python: >=3.10" in metadata and "Typing :: Typed" in metadata and "# PARALIFT" in metadata and "Description-Content-Type: text/markdown" in metadata
+    assert not re.search(r"\]\((?![a-z]+:)", metadata), "the long description has relative links"
 
     names = {name.partition("/")[2] for name in tarfile.open(archive).getnames()}
     wanted = {str(file.relative_to(ROOT)) for name in SOURCES for file in (ROOT / name).rglob("*") if file.is_file() and "__pycache__" not in file.parts}
-    assert wanted | {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "Makefile", "constraints.txt", "pyproject.toml"} <= names
+    assert wanted | {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "Makefile", "constraints.txt", "pyproject.toml", "setup.py"} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith((".ci", "output", "build"))]
+
+
+def test_links_of_the_long_description(monkeypatch):
+    """setup.py sends README's relative links to the sources' address, or puts the paths in their place; code and other links stay."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("setuptools.setup", lambda **options: options)
+    absolute = runpy.run_path("setup.py")["absolute"]
+    text = "[a page](doc/a.md#b) [doc/c.md](doc/c.md) [d.py](examples/d.py) [away](https://e.org)\n```python\nx = f[0](y)\n```\n"
+    code = text[text.index("[away]"):]
+    assert absolute(text, None) == "a page (`doc/a.md#b`) `doc/c.md` `examples/d.py` " + code
+    assert absolute(text, "https://h/s/") == "[a page](https://h/s/doc/a.md#b) [doc/c.md](https://h/s/doc/c.md) [d.py](https://h/s/examples/d.py) " + code
 
 
 def test_import_costs_little_beside_torch():

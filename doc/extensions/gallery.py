@@ -73,7 +73,7 @@ def _page(script, folder):
         out.extend([f".. image:: {folder.name}/{figure.name}", f"   :alt: {title}", "   :width: 100%", ""])
     out.extend(["What it prints", "--------------", "", f"Figures and text are those of ``python examples/{script.name} --quick``; in full it is run by", ""])
     out.extend(["::", "", f"    {command}", ""])
-    out.extend([f".. literalinclude:: {folder.name}/printed.txt", "   :language: none", "", "The script", "----------", ""])
+    out.extend([f".. literalinclude:: {folder.name}/printed.txt", "   :language: none", "   :class: printed", "", "The script", "----------", ""])
     return "\n".join([*out, f".. literalinclude:: ../../examples/{script.name}", "   :language: python", ""])
 
 

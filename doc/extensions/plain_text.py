@@ -41,9 +41,13 @@ def rst(lines, link=lambda code: None):
 
 
 def sentence(doc):
-    """The first sentence of a docstring, on one line."""
-    first = " ".join((doc or "").strip().split("\n\n")[0].split())
-    return re.split(r"(?<=[.:])\s", first, maxsplit=1)[0].rstrip(".:")
+    """The first sentence of a docstring, on one line: to a full stop or colon outside of brackets that is not part of "..."."""
+    first, depth = " ".join((doc or "").strip().split("\n\n")[0].split()), 0
+    for i, c in enumerate(first):
+        depth += (c in "([{") - (c in ")]}")
+        if c in ".:" and not depth and first[i + 1:i + 2] == " " and first[i - 1] not in " .":
+            return first[:i]
+    return first.rstrip(".:")
 
 
 def _escaped(text):

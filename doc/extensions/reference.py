@@ -96,12 +96,24 @@ def _page(title, text, sections, users):
             out.extend([section, "-" * len(section), ""])
         out.extend([".. list-table::", "   :widths: 30 70", "   :class: summary", ""])
         for name, thing in things.items():
-            summary = "" if isinstance(thing, dict) else " ".join(rst([sentence(thing.__doc__)], _link)).strip()
+            summary = "" if isinstance(thing, dict) else " ".join(rst([_title(name, thing) or sentence(thing.__doc__)], _link)).strip()
             out.extend([f"   * - :py:obj:`{name} <paralift.{name}>`", f"     - {summary}"])
         for name, thing in things.items():
             out.extend(["", *_entry(name, thing, users.get(name, ()))])
         out.append("")
     return "\n".join(out)
+
+
+def _method(thing):
+    """The page of a method, methods/NAME, or None."""
+    page = f"methods/{getattr(thing, '__module__', '').rpartition('.')[2]}"
+    return page if inspect.isclass(thing) and issubclass(thing, pl.Solver) and (ROOT / "doc" / f"{page}.md").exists() else None
+
+
+def _title(name, thing):
+    """What a method's page says in its title, "# PGD: proximal gradient descent", in place of the formula that its docstring begins with; None for all else."""
+    title = re.match(r"# (.*?): (.*)", (ROOT / "doc" / f"{_method(thing)}.md").read_text()) if _method(thing) else None
+    return title[2] if title and name in re.findall(r"\w+", title[1]) else None
 
 
 def _entry(name, thing, users):
@@ -110,8 +122,7 @@ def _entry(name, thing, users):
         out.extend(["   :members:"] + ["   :show-inheritance:"] * bool(_bases(thing)))
     elif not callable(thing):
         out.append("   :no-value:")
-    method = f"methods/{getattr(thing, '__module__', '').rpartition('.')[2]}"
-    links = [f":doc:`the method's page </{method}>`"] if inspect.isclass(thing) and issubclass(thing, pl.Solver) and (ROOT / "doc" / f"{method}.md").exists() else []
+    links = [f":doc:`the method's page </{_method(thing)}>`"] if _method(thing) else []
     links.extend(f":doc:`{script} </gallery/{script}>`" for script in users)
     return out + ["", f"   See {', '.join(links)}."] * bool(links)
 
