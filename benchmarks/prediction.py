@@ -2,8 +2,8 @@
 
 Eight ReLU layers: PGD on all blocks split by layers, by samples and by both, ISGM streamed (with its feedback) and flushed over layers. What messages and sums take of time and
 processors comes from `calibrate()`, which knows none of these networks. The stages' costs, and what a step, an update and a microbatch's visit take beside them, come from this
-network on one worker, while as many processes do the same as there are cores. Times are medians of the intervals between steps. Ends with curves to 4096 workers, for 20 us and 10 GB/s and
-a core each, in --output.
+network on one worker, while as many processes do the same as there are cores. Times are medians of the intervals between steps. Ends with curves to 4096 workers, for 20 us and
+10 GB/s and a core each, in --output.
 """
 
 import argparse

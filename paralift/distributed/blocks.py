@@ -62,6 +62,13 @@ class Blocks(Problem):
         """Whether the first axis is that of the samples: x_l, or the residuals and inputs of a gradient table."""
         return name not in self.problem.initial
 
+    def memory(self, name):
+        """Room for a block: a parameter, or this worker's samples of x_l."""
+        if not self.is_x(name):
+            return torch.empty_like(self.problem.initial[name])
+        own = self.problem.stages[int(name[1:]) - 1].elements
+        return torch.empty(self.rows.stop - self.rows.start, *own.shape, dtype=own.dtype, device=own.device)
+
     def _part(self, point):
         """This worker's part of a whole point."""
         for name, v in point.items():
@@ -94,18 +101,17 @@ class Blocks(Problem):
 
     def _collect(self, name, v):
         """The whole block on worker 0, from the workers that have it."""
-        shapes = self.mesh.objects(tuple(v.shape) if self.here(name) and v.numel() else None)
+        kinds = self.mesh.objects((tuple(v.shape), v.dtype) if self.here(name) and v.numel() else None)
         if not self.is_x(name):                                    # the workers along the data that have it have the same
-            first = next((rank for rank, shape in enumerate(shapes) if shape is not None), 0)
-            shapes = [shape if rank == first else None for rank, shape in enumerate(shapes)]
-        mine = shapes[self.mesh.rank] is not None
+            first = next((rank for rank, kind in enumerate(kinds) if kind is not None), 0)
+            kinds = [kind if rank == first else None for rank, kind in enumerate(kinds)]
         pieces = []
-        for rank, shape in enumerate(shapes):
-            if shape is None:
+        for rank, kind in enumerate(kinds):
+            if kind is None:
                 continue
             if self.leads:
-                pieces.append(v if rank == 0 else self.mesh.fetch(v.new_empty(shape), rank))
-            elif rank == self.mesh.rank and mine:
+                pieces.append(v if rank == 0 else self.mesh.fetch(v.new_empty(kind[0], dtype=kind[1]), rank))
+            elif rank == self.mesh.rank:
                 self.mesh.deliver(v, 0)
         return (torch.cat(pieces) if len(pieces) > 1 else pieces[0] if pieces else v) if self.leads else v
 

@@ -10,7 +10,7 @@ from ..arguments import Count, checked
 from ..problems.problem import AgreedInterrupt
 from .room import Room
 
-__all__ = ["Workers", "Simulated", "Mesh"]
+__all__ = ["Workers", "Simulated", "Mesh", "as_real"]
 
 LANES = ("x", "pull", "copy", "gradient of a copy")
 
@@ -165,13 +165,13 @@ class Mesh:
     # ---- messages along the layers
     def send(self, t, layer, tag, lane=None):
         """Post t to the worker of these layers in this row; t must not change until `settle`."""
-        t, to = t.contiguous(), self.data_rank * self.layers + layer
+        t, to = as_real(t).contiguous(), self.data_rank * self.layers + layer
         if not (self.room and t.device.type == "cpu" and self.room.mail.send(t, to, tag)):
             self._pending.append((dist.isend(t, to, group=self.lanes.get(lane), tag=tag), t))         # both must live until the message has gone
 
     def receive(self, buffer, layer, tag, lane=None):
         """Begin to receive into the buffer; `wait` of what is returned ends it."""
-        sender = self.data_rank * self.layers + layer
+        buffer, sender = as_real(buffer), self.data_rank * self.layers + layer
         if self.room and buffer.device.type == "cpu":
             return _Letter(self.room.mail, buffer, sender, tag)
         return dist.irecv(buffer, sender, group=self.lanes.get(lane), tag=tag)
@@ -202,11 +202,16 @@ class Mesh:
         return t
 
     def deliver(self, t, rank):
-        dist.send(t.contiguous(), rank)
+        dist.send(as_real(t).contiguous(), rank)
 
     def fetch(self, buffer, rank):
-        dist.recv(buffer, rank)
+        dist.recv(as_real(buffer), rank)
         return buffer
+
+
+def as_real(t):
+    """A complex tensor as pairs of real numbers, in the same memory: NCCL knows no complex ones."""
+    return torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
 
 
 class _Sum:

@@ -72,12 +72,10 @@ class PlacedBlocks(Blocks):
         self.mesh.settle()
         for name, w in sends:
             self.mesh.send(point[name], w, self.position[name])
-        rows = self.rows.stop - self.rows.start
         arrivals = []
         for name, w in receives:
-            shape = (rows, *self.problem.stages[int(name[1:]) - 1].space) if self.is_x(name) else self.problem.initial[name].shape
             if name not in self._buffers:
-                self._buffers[name] = self.empty.new_empty(shape)
+                self._buffers[name] = self.memory(name)
             arrivals.append((name, self._buffers[name], self.mesh.receive(self._buffers[name], w, self.position[name])))
         return [self._view(point, i) for i in range(len(self.parts))], arrivals
 
@@ -151,9 +149,8 @@ class PlacedBlocks(Blocks):
         """Memory for the part of a block's gradient that comes from stage l of another worker."""
         key = (l, name)
         if key not in self._buffers:
-            shape = (self.rows.stop - self.rows.start, *self.problem.stages[int(name[1:]) - 1].space) if self.is_x(name) else \
-                (*([len(self.parts)] if len(self.parts) > 1 else []), *self.problem.initial[name].shape)
-            self._buffers[key] = self.empty.new_empty(shape)
+            own = self.memory(name)
+            self._buffers[key] = own if self.is_x(name) or len(self.parts) == 1 else own.new_empty(len(self.parts), *own.shape)
         return self._buffers[key]
 
     def _sum_parts(self, terms):
@@ -319,7 +316,7 @@ class PlacedBlocks(Blocks):
                 if stage.index in far:
                     part.forget(stage)
                 p = stage.penalty.activation(part._z(stage, view))
-                squares += [((k, stage.index - 1, self.first + i), v.square().sum()) for k, v in enumerate((view[f"x{stage.index}"] - p, p))]
+                squares += [((k, stage.index - 1, self.first + i), torch.linalg.vector_norm(v).double().square()) for k, v in enumerate((view[f"x{stage.index}"] - p, p))]
         d, p = self.table((2, self.problem.depth, self.shards), squares).sum(2).sqrt()
         return float((d / p.clamp(min=1e-30))[:-1].max())
 

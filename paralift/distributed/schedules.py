@@ -5,6 +5,7 @@ from collections import deque
 import torch
 
 from ..operators.module import batch_norms
+from .mesh import as_real
 
 __all__ = ["Flushed", "Streamed"]
 
@@ -87,6 +88,8 @@ class Stream:
             groups = [work[a:a + size] for a in range(0, len(work), size)]
         self.lag, self.copies, self.seen = 0 if schedule.flush else -(-(self.layers - 1) // size), {}, 0         # updates that a copy may lie behind, so that nobody waits
         yield from self._exchange_copies(theta)
+        trained = lambda pairs: [pair for pair in pairs if pair[0] in self.problem.trained]
+        self.lent, self.borrowed = trained(self.lent), trained(self.borrowed)                 # the others stay as they are
         self.coming = deque(len(rows) for _, _, rows, _, _ in work)                           # samples of the x that arrive, in their order
         self._expect_x()
         for group in groups:
@@ -125,7 +128,7 @@ class Stream:
         for name, w in self.borrowed:
             while not self.channel.told(w, name):
                 yield
-            self.copies[name] = self.channel.hear(w, name, self.problem.initial[name].shape)
+            self.copies[name] = self.channel.hear(w, name, self.problem.initial[name])
         self.seen += 1
 
     def _gather_copies(self, gradients):
@@ -135,7 +138,7 @@ class Stream:
         for name, w in self.lent:
             while not self.channel.told(w, "gradient of " + name):
                 yield
-            for own, g in zip(gradients, self.channel.hear(w, "gradient of " + name, (len(gradients), *self.problem.initial[name].shape))):
+            for own, g in zip(gradients, self.channel.hear(w, "gradient of " + name, self.problem.initial[name], len(gradients))):
                 own[name] = own[name] + g
 
     def _forward(self, theta, k, i, rows, seed, n):
@@ -166,13 +169,14 @@ class Stream:
         """Make room for the next x, so that it travels while this worker computes."""
         if self.left and self.coming:
             rows = self.coming.popleft()
-            self.channel.expect([(rows, *self.problem.stages[p - 1].space) for p in self.left])
+            own = [self.problem.stages[p - 1].elements for p in self.left]
+            self.channel.expect([((rows, *e.shape), e.dtype) for e in own])
 
     def _expect_pulls(self):
         """The same for the pulls of the microbatch that comes back next."""
         if self.right and self.waiting:
             values = self.waiting[0][5]
-            self.channel.expect_pulls([values[p].shape for p in self.right])
+            self.channel.expect_pulls([(values[p].shape, values[p].dtype) for p in self.right])
 
     def _backward(self, theta, c, gathered):
         k, i, n, sub, kept, values, r, made = self.waiting.popleft()
@@ -203,25 +207,25 @@ class Wire:
     """
 
     def __init__(self, mesh, like, names):
-        self.mesh, self.like, self.weights, self.theirs, self.x, self.pulls = mesh, like, None, None, None, None
+        self.mesh, self.like, self.weights, self.theirs, self.x, self.pulls = mesh, like.real, None, None, None, None
         self.tags = {name: 10 + i for i, name in enumerate([*names, *("gradient of " + name for name in names)])}
 
     def ready(self, kind):
         return True
 
     def _pack(self, tensors):
-        return tensors[0].contiguous() if len(tensors) == 1 else torch.cat([t.reshape(-1) for t in tensors])
+        return tensors[0].contiguous() if len(tensors) == 1 else torch.cat([as_real(t).reshape(-1) for t in tensors])
 
-    def _room(self, shapes, layer, tag, lane):
-        """What waits for the next message of some tensors, and returns them."""
-        sizes = [torch.Size(s).numel() for s in shapes]
+    def _room(self, kinds, layer, tag, lane):
+        """What waits for the next message of some tensors, of kinds (shape, dtype), and returns them."""
+        sizes = [torch.Size(s).numel() * (1 + dtype.is_complex) for s, dtype in kinds]
         buffer = self.like.new_empty(sum(sizes))
         ask = lambda: self.mesh.receive(buffer, layer, tag, lane)
         work = ask() if self.like.device.type == "cpu" else None
 
         def arrived():
             (work or ask()).wait()
-            return [v.view(s) for v, s in zip(buffer.split(sizes), shapes)]
+            return [torch.view_as_complex(v.view(*s, 2)) if dtype.is_complex else v.view(s) for v, (s, dtype) in zip(buffer.split(sizes), kinds)]
 
         return arrived
 
@@ -229,8 +233,8 @@ class Wire:
         self.mesh.settle(8)
         self.mesh.send(self._pack(tensors), self.mesh.layer_rank + 1, 1, "x")
 
-    def expect(self, shapes):
-        self.x = self._room(shapes, self.mesh.layer_rank - 1, 1, "x")
+    def expect(self, kinds):
+        self.x = self._room(kinds, self.mesh.layer_rank - 1, 1, "x")
 
     def receive(self):
         return self.x()
@@ -242,8 +246,8 @@ class Wire:
         self.mesh.settle(8)
         self.mesh.send(self._pack([g for g, _ in pulls]), self.mesh.layer_rank - 1, 2, "pull")
 
-    def expect_pulls(self, shapes):
-        self.pulls = len(shapes), self._room(shapes, self.mesh.layer_rank + 1, 2, "pull")
+    def expect_pulls(self, kinds):
+        self.pulls = len(kinds), self._room(kinds, self.mesh.layer_rank + 1, 2, "pull")
 
     def receive_pulls(self):
         count, arrived = self.pulls
@@ -259,8 +263,8 @@ class Wire:
     def told(self, worker, name):
         return True
 
-    def hear(self, worker, name, shape):
-        return self._room([shape], worker, self.tags[name], self._lane(name))()[0]
+    def hear(self, worker, name, like, *several):
+        return self._room([((*several, *like.shape), like.dtype)], worker, self.tags[name], self._lane(name))()[0]
 
     def _lane(self, name):
         return "gradient of a copy" if name.startswith("gradient of ") else "copy"
@@ -281,7 +285,7 @@ class Post:
     def send(self, tensors):
         self._box(self.rank, self.rank + 1, "x").append([t.clone() for t in tensors])
 
-    def expect(self, shapes):
+    def expect(self, kinds):
         """Nothing: what is sent is here."""
 
     expect_pulls = expect
@@ -301,7 +305,7 @@ class Post:
     def told(self, worker, name):
         return bool(self._box(worker, self.rank, name))
 
-    def hear(self, worker, name, shape):
+    def hear(self, worker, name, like, *several):
         return self._box(worker, self.rank, name).popleft()
 
 

@@ -52,7 +52,7 @@ class BregmanDistance(Functional):
 class MoreauEnvelope(_Wrapper):
     """f_t(x) = min_u f(u) + |u - x|^2 / (2 t): smooth, with gradient (x - prox_{t f}(x)) / t.
 
-    prox(x, s) = x + s/(s + t) (prox_{(s + t) f}(x) - x). Raises ValueError unless t > 0. Source: Moreau, Bull. Soc. Math. France 93, 1965.
+    prox(x, s) = p + t/(s + t) (x - p), p = prox_{(s + t) f}(x). Raises ValueError unless t > 0. Source: Moreau, Bull. Soc. Math. France 93, 1965.
     """
 
     def __init__(self, f: Functional, t: float = 1.0):
@@ -79,4 +79,5 @@ class MoreauEnvelope(_Wrapper):
         return (x - self.f._prox(x, self.t)) / self.t
 
     def _prox(self, x, sigma):
-        return x + sigma / (sigma + self.t) * (self.f._prox(x, sigma + self.t) - x)
+        p = self.f._prox(x, sigma + self.t)
+        return p + self.t / (sigma + self.t) * (x - p)

@@ -5,7 +5,7 @@ import math
 import torch
 
 from ..arguments import Array, Count, Integers, checked
-from .space import finite
+from .space import finite, parts
 
 __all__ = ["espirit", "low_resolution_maps", "prewhiten", "compress_coils", "mix_coils", "root_sum_of_squares"]
 
@@ -199,9 +199,7 @@ def root_sum_of_squares(images: torch.Tensor, axis: int = 0) -> torch.Tensor:
     """sqrt(sum_c |m_c|^2) over the coils, axis `axis`: a real image, in the unit of `images`."""
     if not -images.dim() <= axis < images.dim():
         raise ValueError(f"root_sum_of_squares got images of shape {tuple(images.shape)} and axis={axis}; it needs the axis of the coils.")
-    if not images.is_complex():
-        return torch.linalg.vector_norm(images, dim=axis)
-    return torch.linalg.vector_norm(torch.view_as_real(images.resolve_conj()), dim=(axis % images.dim(), -1))
+    return torch.linalg.vector_norm(parts(images), dim=(axis % images.dim(), -1)) if images.is_complex() else torch.linalg.vector_norm(images, dim=axis)
 
 
 def _kspace(kspace, who, axis):

@@ -70,7 +70,8 @@ class KullbackLeibler(Functional):
         return self._sum(torch.where((x > 0) | ((x == 0) & (g == 0)), inside, torch.inf))
 
     def _gradient(self, x):
-        return torch.where(self.data > 0, 1 - self.data / self._mean(x), 1.0)          # where nothing was counted, x = 0 is inside
+        mean = self._mean(x)
+        return torch.where(self.data > 0, (mean - self.data) / mean, 1.0)              # where nothing was counted, x = 0 is inside
 
     def _prox(self, x, sigma):
         d = self._mean(x) - sigma

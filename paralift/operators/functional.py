@@ -145,6 +145,10 @@ class Functional:
     def _sum(self, x):
         return sum_trailing(x, self.ndim)
 
+    def _max(self, x):
+        """Over the element."""
+        return x.flatten(-self.ndim).amax(-1) if self.ndim else x
+
     def _fit(self, x):
         """Refuse what is no element."""
         try:

@@ -21,7 +21,7 @@ class IndicatorReal(_Set):
         good = x.imag.abs() <= _slack(x) if x.is_complex() else torch.ones_like(x, dtype=torch.bool)
         if self.nonnegative:
             good = good & (x.real >= -_slack(x))
-        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+        return self._all(good)
 
     def _prox(self, x, sigma):
         real = x.real.clamp(min=0) if self.nonnegative else x.real

@@ -8,6 +8,7 @@ import torch
 from ..arguments import Array, Quantity
 from .elements import REALS
 from .functional import Functional
+from .norms import onto_discs
 from .space import Space, SpaceLike, finite, inner
 
 __all__ = ["IndicatorBox", "IndicatorNonnegative", "IndicatorSimplex", "IndicatorL1Ball", "IndicatorL2Ball", "IndicatorLinfBall", "IndicatorAffine"]
@@ -46,6 +47,10 @@ class _Set(Functional):
     def _inside(self, x):
         raise NotImplementedError(f"{type(self).__name__} defines no _inside(x).")
 
+    def _all(self, good):
+        """Over the element."""
+        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+
     def _value(self, x):
         return torch.where(self._inside(x), 0.0, torch.inf).to(x.real.dtype if x.is_complex() else x.dtype)
 
@@ -67,8 +72,7 @@ class IndicatorBox(_Set):
 
     def _inside(self, x):
         t = _slack(x)
-        good = (x >= self.lower - t) & (x <= self.upper + t)
-        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+        return self._all((x >= self.lower - t) & (x <= self.upper + t))
 
     def _prox(self, x, sigma):
         return x.clamp(self.lower, self.upper)
@@ -84,8 +88,7 @@ class IndicatorNonnegative(_Set):
     separable = True
 
     def _inside(self, x):
-        good = x >= -_slack(x)
-        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+        return self._all(x >= -_slack(x))
 
     def _prox(self, x, sigma):
         return x.clamp(min=0)
@@ -134,7 +137,7 @@ class IndicatorL1Ball(_Ball):
         return project_l1_ball(x, self.radius, self.ndim)
 
     def _conj_value(self, x):
-        return self.radius * x.abs().flatten(-self.ndim).amax(-1)
+        return self.radius * self._max(x.abs())
 
 
 class IndicatorL2Ball(_Ball):
@@ -157,13 +160,10 @@ class IndicatorLinfBall(_Ball):
     separable = True
 
     def _inside(self, x):
-        good = x.abs() <= self.radius * (1 + _slack(x)) + _slack(x)
-        return good.flatten(-self.ndim).all(-1) if self.ndim else good
+        return self._all(x.abs() <= self.radius * (1 + _slack(x)) + _slack(x))
 
     def _prox(self, x, sigma):
-        if x.is_complex():
-            return x * (self.radius / x.abs().clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1)
-        return x.clamp(-self.radius, self.radius)
+        return onto_discs(x, self.radius) if x.is_complex() else x.clamp(-self.radius, self.radius)
 
     def _conj_value(self, x):
         return self.radius * self._sum(x.abs())

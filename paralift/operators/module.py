@@ -12,7 +12,7 @@ from ..arguments import reason
 from .operator import Operator, push_forward
 from .space import Space, SpaceLike
 
-__all__ = ["ModuleOperator", "batch_norms", "call_module", "copied", "drawing", "is_random"]
+__all__ = ["ModuleOperator", "batch_norms", "call_module", "copied", "drawing", "forked", "is_random"]
 
 drawing = threading.RLock()        # torch has one generator for all threads of a process: who seeds it holds this lock until the numbers are drawn
 
@@ -20,6 +20,11 @@ drawing = threading.RLock()        # torch has one generator for all threads of 
 def is_random(module):
     """Whether `module` draws random numbers while it trains (Dropout, RReLU, dropout inside an attention or a recurrent layer)."""
     return any(isinstance(m, (nn.modules.dropout._DropoutNd, nn.RReLU)) or getattr(m, "dropout", 0) not in (0, None, False) for m in module.modules())
+
+
+def forked(device):
+    """A context after which torch's generators, of the CPU and of `device`, are as they were before."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def batch_norms(module):
@@ -40,7 +45,7 @@ def call_module(module, parameters, x, seed=None, update_buffers=False):
         state = {**parameters, **{name: b.clone() for name, b in module.named_buffers()}}
     if seed is None:
         return _stateless(module, state, x)
-    with drawing, torch.random.fork_rng(devices=[x[0].device] if x[0].device.type == "cuda" else []):
+    with drawing, forked(x[0].device):
         torch.manual_seed(seed)
         return _stateless(module, state, x)
 

@@ -6,13 +6,18 @@ import torch
 
 from ..arguments import Array, Integers
 from .functional import Functional
-from .space import Space, SpaceLike, finite, inner, sum_trailing
+from .space import Space, SpaceLike, finite, inner, parts, squares, sum_trailing
 
 __all__ = ["ZeroFunctional", "L1Norm", "WeightedL1Norm", "L2Norm", "L2NormSquared", "GroupL1Norm", "GroupHuber", "SupNorm", "NuclearNorm", "Huber", "QuadraticForm"]
 
 
 def _tiny(x):
     return torch.finfo(x.dtype).tiny
+
+
+def onto_discs(x, radius, out=None):
+    """Complex x, coordinate by coordinate at the nearest point of |x_i| <= radius."""
+    return torch.mul(x, (radius**2 / squares(x).clamp_(min=_tiny(x))).clamp_(max=1).sqrt_(), out=out)
 
 
 def _over(value, ndim):
@@ -54,21 +59,19 @@ class L1Norm(Functional):
         return self._sum(x.abs())
 
     def _prox(self, x, sigma):
-        if x.is_complex():
-            return x * (1 - sigma / x.abs().clamp(min=_tiny(x))).clamp(min=0)
-        return x - x.clamp(-sigma, sigma)
+        return x - self._dual_ball(x, sigma)
 
     def _conj_prox(self, x, sigma, out=None):
         return self._dual_ball(x, 1.0, out)
 
     def _dual_ball(self, x, radius, out=None):
-        return torch.div(x, (x.abs() / radius).clamp(min=1), out=out) if x.is_complex() else torch.clamp(x, -radius, radius, out=out)
+        return onto_discs(x, radius, out) if x.is_complex() else torch.clamp(x, -radius, radius, out=out)
 
     def _conj_value(self, x):
         return _unit_ball(self._polar(x))
 
     def _polar(self, x):
-        return x.abs().flatten(-self.ndim).amax(-1)
+        return self._max(x.abs())
 
 
 class WeightedL1Norm(Functional):
@@ -100,15 +103,15 @@ class WeightedL1Norm(Functional):
 
     def _dual_ball(self, x, radius, out=None):
         radius = radius * self.weights
-        return torch.mul(x, (radius / x.abs().clamp(min=_tiny(x))).clamp(max=1), out=out) if x.is_complex() else torch.clamp(x, -radius, radius, out=out)
+        return onto_discs(x, radius, out) if x.is_complex() else torch.clamp(x, -radius, radius, out=out)
 
     def _conj_value(self, x):
         beyond = x.abs() - (1 + 1e-6) * self.weights > 1e-6 * self.weights.amax()
-        return torch.where(beyond.flatten(-self.ndim).any(-1), torch.inf, 0.0)
+        return torch.where(self._max(beyond), torch.inf, 0.0)
 
     def _polar(self, x):
         size = x.abs()
-        return torch.where(size > 0, size / self.weights, 0.0).flatten(-self.ndim).amax(-1)
+        return self._max(torch.where(size > 0, size / self.weights, 0.0))
 
 
 class L2Norm(Functional):
@@ -166,16 +169,18 @@ class _Groups(Functional):
         return [a - self.ndim if a >= 0 else a for a in (self.axis if isinstance(self.axis, tuple) else (self.axis,))]
 
     def _squares(self, x):
-        dims = self._dims()
-        if math.prod(x.shape[d] for d in dims) > 8:
-            return torch.linalg.vector_norm(x, dim=dims, keepdim=True).square_()
-        parts = [x.abs() if x.is_complex() else x]
-        for d in dims:
-            parts = [v for p in parts for v in p.split(1, d)]
-        squares = parts[0].square()
-        for v in parts[1:]:
-            squares.addcmul_(v, v)
-        return squares
+        dims, pieces = self._dims(), [x]
+        if x.is_complex():
+            dims, pieces = [d - 1 for d in dims] + [-1], [parts(x)]
+        if math.prod(pieces[0].shape[d] for d in dims) > 8:
+            total = torch.linalg.vector_norm(pieces[0], dim=dims, keepdim=True).square_()
+        else:
+            for d in dims:
+                pieces = [v for p in pieces for v in p.split(1, d)]
+            total = pieces[0].square()
+            for v in pieces[1:]:
+                total.addcmul_(v, v)
+        return total.squeeze(-1) if x.is_complex() else total
 
     def _size(self, x):
         return self._squares(x).sqrt_()
@@ -209,7 +214,7 @@ class GroupL1Norm(_Groups):
         return _unit_ball(self._polar(x))
 
     def _polar(self, x):
-        return self._size(x).flatten(-self.ndim).amax(-1)
+        return self._max(self._size(x))
 
 
 class GroupHuber(_Groups):
@@ -237,7 +242,7 @@ class GroupHuber(_Groups):
 
     def _prox(self, x, sigma):
         size = self._size(x)
-        return x * (1 - sigma / torch.maximum(size, size * 0 + sigma + self.delta))
+        return x * ((size - sigma).clamp(min=self.delta) / size.clamp(min=sigma + self.delta))
 
     def _conj_prox(self, x, sigma, out=None):
         y = torch.div(x, 1 + sigma * self.delta, out=out)
@@ -254,7 +259,7 @@ class SupNorm(Functional):
     positive_homogeneous = True
 
     def _value(self, x):
-        return x.abs().flatten(-self.ndim).amax(-1)
+        return self._max(x.abs())
 
     def _prox(self, x, sigma):
         from .indicators import project_l1_ball
@@ -284,7 +289,7 @@ class NuclearNorm(Functional):
     def _prox(self, x, sigma):
         if torch.is_tensor(sigma) and sigma.dim():
             sigma = sigma.squeeze(-1)                  # (..., 1, 1) per sample -> (..., 1) per singular value
-        size = torch.linalg.vector_norm(x, dim=(-2, -1)).unsqueeze(-1)
+        size = inner(x, x, 2).sqrt().unsqueeze(-1)
         if not (sigma > 1e-6 * size).all():
             U, s, Vh = torch.linalg.svd(x, full_matrices=False)
             return (U * (s - sigma).clamp(min=0).unsqueeze(-2)) @ Vh
@@ -332,7 +337,8 @@ class Huber(Functional):
         return x / x.abs().clamp(min=self.delta)
 
     def _prox(self, x, sigma):
-        return x * (1 - sigma / torch.maximum(x.abs(), x.abs() * 0 + sigma + self.delta))
+        size = x.abs()
+        return x * ((size - sigma).clamp(min=self.delta) / size.clamp(min=sigma + self.delta))
 
     def _conj_value(self, x):
         inside = self.delta / 2 * (x * x.conj()).real if x.is_complex() else self.delta / 2 * x * x

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..arguments import Count, Seed, checked, refuse, shown
 from .elements import NUMBERS, misfit, no_samples
-from .space import Space, inner
+from .space import Space, inner, norm
 
 __all__ = ["Operator", "LinearOperator", "push_forward"]
 
@@ -190,13 +190,13 @@ class LinearOperator(Operator):
         if self.unitary:
             return 1.0
         x = self.domain.randn(generator=torch.Generator().manual_seed(seed))
-        x = x / torch.linalg.vector_norm(x).clamp(min=1e-30)
+        x = x / norm(x).clamp(min=1e-30)
         old, diagonal, off, value = torch.zeros_like(x), [], [], 0.0
         for _ in range(iterations):
             y = self._normal(x)
             diagonal.append(inner(x, y).item())
             y = y - diagonal[-1] * x - (off[-1] if off else 0.0) * old
-            beta, last = torch.linalg.vector_norm(y).item(), value
+            beta, last = norm(y).item(), value
             T = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
             if off:
                 T += torch.diag(torch.tensor(off, dtype=torch.float64), -1)               # eigh reads the lower triangle

@@ -157,9 +157,6 @@ class SoftThreshold(L1Norm):
     def _value(self, x):
         return self.threshold * super()._value(x)
 
-    def _prox(self, x, sigma):
-        return super()._prox(x, self.threshold * sigma)
-
     def _dual_ball(self, x, radius, out=None):
         return super()._dual_ball(x, self.threshold * radius, out)
 

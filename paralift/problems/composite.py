@@ -63,10 +63,10 @@ class Composite(Problem):
         self._start = start.clone()
         for f in (smooth, *terms):
             self._check_dtype(f, start)
-        space = Space.of(start)
         for f in (smooth, nonsmooth):
             if f is not None:
                 f._fit(start)
+        space = Space.of(start)
         bound = lambda f: f if f is None or f.space is not None else f.on(space)
         self.smooth_part, self.nonsmooth_part = _least_squares(bound(smooth)), bound(nonsmooth)
         self.linear = tuple((t.f, t.op) for t in terms)

@@ -22,7 +22,7 @@ class AffinePart(LinearOperator):
         self.stage, self.theta = stage, theta
         self.offset = stage.forward(space.zero(1), theta)[0]
         parts = list(stage.module) if isinstance(stage.module, nn.Sequential) else [stage.module]
-        flat = [type(m) for m in parts] in ([nn.Linear], [nn.Flatten, nn.Linear]) and parts[-1].in_features == space.size
+        flat = [type(m) for m in parts] in ([nn.Linear], [nn.Flatten, nn.Linear]) and parts[-1].in_features == space.size and not space.dtype.is_complex
         self.matrix = theta[next(name for name, inside in stage.theta.items() if inside.endswith("weight"))] if flat else None
         super().__init__(space, Space(tuple(self.offset.shape), space.dtype, space.device))
 

@@ -7,6 +7,7 @@ import torch
 from torch import fx
 
 from ..arguments import reason
+from ..operators.module import forked
 from .stages import lifting
 
 __all__ = ["exported", "kind_of", "place_of", "is_value", "finite_mask", "VIEWS"]
@@ -27,7 +28,7 @@ def exported(module, example):
         raise ValueError(f"an example of {len(example)} samples was given; lift needs at least 2, so that the batch axis can be told from the others.")
     buffers = {name: b.clone() for name, b in module.named_buffers()}
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with forked(example.device), torch.no_grad():
             output = module(example)
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise ValueError(f"{type(module).__name__} refused an input of shape {tuple(example.shape)}, dtype {example.dtype}: {_sentence(error)}") from error
@@ -46,6 +47,7 @@ def exported(module, example):
         for name, b in module.named_buffers():
             b.copy_(buffers[name])
     _functional(graph)
+    _any_layout(graph)
     _finite_masks(graph)
     return graph
 
@@ -76,6 +78,18 @@ def _functional(graph):
                 node.target = getattr(packet, node.target._overloadname)
                 later = {user for user in value.users if user is not node and user > node}
                 value.replace_all_uses_with(node, delete_user_cb=lambda user: user in later)
+
+
+def _any_layout(graph):
+    """torch.export leaves out copies that the example's strides do without; an unknown may come with others, from a file or another worker."""
+    for node in list(graph.nodes):
+        if kind_of(node) in ("view", "_unsafe_view"):
+            node.target = torch.ops.aten.reshape.default
+        elif kind_of(node) == "view_as_complex":
+            with graph.inserting_before(node):
+                dense = graph.call_function(torch.ops.aten.contiguous.default, (node.args[0],))
+            dense.meta = dict(node.args[0].meta)
+            node.args = (dense,)
 
 
 MASKED, MASKING = -1e4, {"masked_fill", "masked_fill_", "where", "full", "full_like", "new_full", "scalar_tensor", "fill", "fill_", "mul"}

@@ -97,7 +97,7 @@ class FiniteSum:
                 if self.trains(stage):
                     if not stage.is_linear_layer:
                         first = x[0] if isinstance(x, tuple) else x
-                        top = first.flatten(1).double().norm(dim=1).topk(min(2, len(first))).indices
+                        top = first.flatten(1).abs().double().norm(dim=1).topk(min(2, len(first))).indices
                         size = part.restrict(top)._theta_norm(stage, {**theta, **{f"x{p}": v[top] for p, v in stage.pairs(x)}})
                     else:
                         places = x[0].numel() // x.shape[-1] if "bias" in stage.names else 0

@@ -14,7 +14,7 @@ from ..operators.functional import Functional
 from ..operators.module import batch_norms
 from .finite_sum import FiniteSum, take
 from .losses import Loss
-from .problem import Linearisation, Point, Problem, numbers
+from .problem import Linearisation, Point, Problem, dot, numbers
 from .stages import Stage
 from .stagewise import Stagewise, gram
 from .sweeps import Sweeps
@@ -116,7 +116,8 @@ class LiftedProblem(Sweeps, FiniteSum, Stagewise, Problem):  # type: ignore[over
 
     def proximity(self, point: Point, blocks: Collection[str] | None = None) -> Any:
         """|theta - anchor|^2 / (2 tau) over the parameters in `blocks` (None: all)."""
-        return sum((point[name] - self.anchor[name]).square().sum() for name in self.theta_names if blocks is None or name in blocks) / (2 * self.tau)  # type: ignore[index, misc]
+        far = [point[name] - self.anchor[name] for name in self.theta_names if blocks is None or name in blocks]  # type: ignore[index]
+        return sum(dot(d, d) for d in far) / (2 * self.tau)
 
     def gradient(self, point, blocks=None):
         return self.linearise(point, blocks, value=False).gradient

@@ -14,9 +14,9 @@ from torch import nn
 
 from ..arguments import Names
 from ..operators.functional import Functional
-from ..operators.module import batch_norms, call_module, copied, drawing
+from ..operators.module import batch_norms, call_module, copied, drawing, forked
 from ..operators.penalties import Penalty
-from ..operators.space import Space, all_finite
+from ..operators.space import Space, all_finite, inner
 from .lift import lift
 from .lifted import LiftedProblem, check_names
 from .losses import Loss, loss_from
@@ -232,7 +232,7 @@ class LiftedTraining(LiftedProblem):
         """`restrict`, on samples read anew where the data came as a Dataset that is random (augmentation); torch's generator is at `seed` meanwhile."""
         sub = self.restrict(samples, anchor, tau, seed)
         if self._dataset is not None:
-            with drawing, torch.random.fork_rng(devices=[]):
+            with drawing, forked(self.inputs.device):
                 torch.manual_seed(seed)
                 sub.inputs, sub.targets = _tensors(torch.utils.data.Subset(self._dataset, samples.tolist()), None, self.inputs)
             if sub.inputs.shape[1:] != self.inputs.shape[1:]:
@@ -279,12 +279,15 @@ class LiftedTraining(LiftedProblem):
         norms = [m for m in batch_norms(self.network) if m.track_running_stats] if "x1" in point else []
         if norms:
             momenta = [m.momentum for m in norms]
-            for m in norms:
-                m.momentum = 1.0
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                torch.func.functional_call(self.network, {name: point[name].to(v.device) for name, v in self.initial.items()}, (self.inputs,))
-            for m, momentum in zip(norms, momenta):
-                m.momentum = momentum
+            try:
+                for m in norms:
+                    m.momentum = 1.0
+                with torch.no_grad(), forked(self.inputs.device):
+                    theta = {name: point[name].to(v.device) for name, v in self.initial.items()}
+                    torch.func.functional_call(self.network, theta, (self.inputs,))
+            finally:
+                for m, momentum in zip(norms, momenta):
+                    m.momentum = momentum
 
     def metrics(self, point):
         """Validation loss and accuracy of the *forward* network, and the penalty residual |x - sigma(z)| / |sigma(z)| where x is at hand."""
@@ -299,7 +302,7 @@ class LiftedTraining(LiftedProblem):
                 counted = torch.ones_like(targets, dtype=torch.bool) if getattr(self.loss, "ignore_index", None) is None else targets != self.loss.ignore_index
                 columns["accuracy"] = int(((z.argmax(-1) == targets) & counted).sum()) / max(int(counted.sum()), 1)
             if not self.loss.classifies:
-                columns["validation_error"] = float((z - targets).square().flatten(1).sum(1).mean())
+                columns["validation_error"] = float(inner(z - targets, z - targets, z.dim() - 1).mean())
         if "x1" in point and len(point["x1"]) == self.samples:
             residuals = self.penalty_residuals(point)
             columns["penalty_residual"] = max(residuals.values())

@@ -4,6 +4,7 @@ A problem is E(u) = F(u) + G(u) over named blocks u = {name: tensor}: F smooth, 
 terms H_j(K_j u) besides, H_j with a prox and K_j linear (`linear`). Solvers see these methods only; they know no network, no data set and no worker.
 """
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from ..arguments import checked, shown
+from ..operators.space import inner, norm, parts
 
 __all__ = ["Problem", "Linearisation"]
 
@@ -30,6 +32,16 @@ class Linearisation:
     gradient: dict
 
 
+def _for_later(init):
+    """A constructor whose tensors are ordinary ones also under torch.inference_mode(): the problem is solved later."""
+    @functools.wraps(init)
+    def made(self, *given, **named):
+        with torch.inference_mode(False):
+            init(self, *given, **named)
+
+    return made
+
+
 class Problem:
     """min_u F(u) + G(u) [+ sum_j H_j(K_j u)]. Subclasses define the methods that raise here."""
 
@@ -44,7 +56,7 @@ class Problem:
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
-            cls.__init__ = torch.inference_mode(False)(cls.__init__)                 # what a problem keeps is solved with later
+            cls.__init__ = _for_later(cls.__init__)
         checked(cls)
 
     def start(self) -> Point:
@@ -121,12 +133,12 @@ class Problem:
         """Global sum over blocks of Re <a, b>."""
         if len(a) == 1:
             (k, v), = a.items()
-            return _dot(v, b[k])
-        return sum(_dot(a[k], b[k]) for k in a)
+            return dot(v, b[k])
+        return sum(dot(a[k], b[k]) for k in a)
 
     def inners(self, a: Point, b: Point) -> dict[str, float]:
         """{block: Re <a, b>} as numbers."""
-        return dict(zip(a, numbers([_dot(v, b[k]) for k, v in a.items()])))
+        return dict(zip(a, numbers([dot(v, b[k]) for k, v in a.items()])))
 
     def group_values(self, point: Point, groups: Iterable[Collection[str]]) -> list[float]:
         """[number, ..]: `smooth_value(point, group)` for each group of blocks."""
@@ -141,7 +153,7 @@ class Problem:
 
     def image_square(self, K: Any, y: torch.Tensor) -> torch.Tensor:
         """|y|^2, y in the range of K, an operator of the problem; over all workers, where they share its rows."""
-        return torch.linalg.vector_norm(y) ** 2
+        return norm(y) ** 2
 
     def gap(self, point: Point, dual: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """Primal-dual gap, an upper bound on E(point) - min E; `dual` as the method keeps it."""
@@ -219,10 +231,12 @@ def numbers(tensors: Sequence[torch.Tensor]) -> list[float]:
     return [float(v) for v in tensors]
 
 
-def _dot(a, b):
+def dot(a, b):
     """Re <a, b>; one pass where memory is contiguous."""
+    if a.is_complex() and b.is_complex():
+        a, b = parts(a), parts(b)
     if a.is_complex() or b.is_complex():
-        return torch.sum((a * b.conj()).real)
+        return inner(a, b)
     if a.is_contiguous() and b.is_contiguous() and a.dtype == b.dtype and a.element_size() > 2:
         return torch.dot(a.view(-1), b.view(-1))
     return torch.sum(a * b)

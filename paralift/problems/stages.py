@@ -89,6 +89,11 @@ def corrected(r, correction):
     return r
 
 
+def _moves(x):
+    """Whether x has a gradient."""
+    return x.is_floating_point() or x.is_complex()
+
+
 def _is_fresh(z, xs):
     """Whether z shares no memory with its arguments `xs` and is not a result that its own graph keeps (as of tanh, exp)."""
     if z.untyped_storage().data_ptr() in {x.untyped_storage().data_ptr() for x in xs}:
@@ -127,9 +132,10 @@ class Stage:
         """The shape of one sample's z_l and x_l; () before any input has passed."""
         return () if self.elements is None else self.elements.shape
 
-    @property
+    @cached_property
     def is_linear_layer(self) -> bool:
-        return type(self.module) is nn.Linear
+        """A real nn.Linear and nothing else, whose products are known in closed form."""
+        return type(self.module) is nn.Linear and not self.module.weight.is_complex()
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -210,7 +216,7 @@ class Stage:
         with torch.enable_grad(), lending(loans.values()) if loans else nullcontext():
             xs = x if several else (x,)
             wanted = wrt_input if isinstance(wrt_input, tuple) else (wrt_input,) * len(xs)
-            wanted = [bool(w) and v.is_floating_point() for v, w in zip(xs, wanted)]
+            wanted = [bool(w) and _moves(v) for v, w in zip(xs, wanted)]
             pairs = [lent_input(v, w, loans.get(i) if loans else None) for i, (v, w) in enumerate(zip(xs, wanted))]
             inputs, xs = [leaf for (leaf, _), w in zip(pairs, wanted) if w], [v for _, v in pairs]
             local = {k: v.data.requires_grad_(wrt_theta) for k, v in self._local(point).items()}          # .data: changed in place meanwhile, the map is that of the newest theta
@@ -253,7 +259,7 @@ class Stage:
                 v = W.T @ (W @ (v / torch.linalg.vector_norm(v).clamp(min=1e-30)))
             return 1.1 * torch.linalg.vector_norm(v)
         xs = [v[:8] for v in (x if isinstance(x, tuple) else (x,))]
-        moving = [i for i, v in enumerate(xs) if v.is_floating_point() and (self.parents[i] >= lowest or len(xs) == 1)]
+        moving = [i for i, v in enumerate(xs) if _moves(v) and (self.parents[i] >= lowest or len(xs) == 1)]
         local = self._local(point)
 
         def f(*us):
@@ -263,8 +269,8 @@ class Stage:
             return self._call_module(local, tuple(full) if len(full) > 1 else full[0], seed, False)
 
         at = tuple(xs[i] for i in moving)
-        vs = tuple(torch.ones_like(u) + 0.1 * torch.sin(torch.arange(u.numel(), dtype=u.dtype, device=u.device)).view_as(u) for u in at)
-        length = lambda vs: sum(v.square().sum() for v in vs).sqrt().clamp(min=1e-30)
+        vs = tuple(torch.ones_like(u) + 0.1 * torch.sin(torch.arange(u.numel(), dtype=u.real.dtype, device=u.device)).view_as(u) for u in at)
+        length = lambda vs: torch.stack([torch.linalg.vector_norm(v) for v in vs]).norm().clamp(min=1e-30)
         for _ in range(iterations):
             size = length(vs)
             vs = torch.func.vjp(f, *at)[1](differential(f, at, tuple(v / size for v in vs)))

@@ -1,9 +1,10 @@
 """Sweeps on a minibatch: the explicit and the implicit step of the implicit stochastic gradient method."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ __all__ = ["Sweeps"]
 class Sweeps:
     """Part of `LiftedProblem`: backward sweeps from the forward pass, over all stages or, in streams over several workers, over some consecutive ones."""
 
-    def evaluate_stages(self, theta: Point, recall: Callable | None = None, pieces: dict | None = None, stages: Sequence[Stage] | None = None,
+    def evaluate_stages(self, theta: Point, recall: Any = None, pieces: Any = None, stages: Sequence[Stage] | None = None,
                         values: dict[int, torch.Tensor] | None = None, gather: bool = False) -> tuple[dict, dict]:
         """Forward pass that keeps every stage's local map: {l: (x_in, z, pull)} and {l: sigma(z)}; 0 holds the data. With `recall`, what the backward sweep does without is
         dropped on the way: the local maps ask recall(l) for sigma(z) where it is computed again. `pieces` {l: Pieces} is filled where all pulls on x_l are on parts of it.
@@ -27,7 +28,7 @@ class Sweeps:
         values, kept, dropped, plan = {0: self.inputs, **(values or {})}, {}, set(), self._plan
         for stage in self.stages if stages is None else stages:
             x = values[stage.parents[0]] if len(stage.parents) == 1 else tuple(values[p] for p in stage.parents)
-            loans = {i: Loan(values[p], partial(recall, p) if p in plan.again else None, pieces.get(p)) for i, p in enumerate(stage.parents) if p in dropped}  # type: ignore[arg-type]
+            loans = {i: Loan(values[p], partial(recall, p) if p in plan.again else None, pieces.get(p)) for i, p in enumerate(stage.parents) if p in dropped}
             z, pull = stage.evaluate(x, theta, self.seed, update_buffers=True, wrt_input=tuple(p > 0 for p in stage.parents),
                                      wrt_theta=self.trains(stage) and not (gather and stage.is_linear_layer), loans=loans)
             kept[stage.index] = (x if recall is None else None, z, pull)
@@ -40,7 +41,7 @@ class Sweeps:
                     if stage.index not in plan.again:
                         kept[stage.index] = (None, None, pull)
                     if stage.index in plan.apart:
-                        pieces[stage.index] = Pieces(z)  # type: ignore[index]
+                        pieces[stage.index] = Pieces(z)
                 for p in dropped.intersection(stage.parents):
                     if plan.last_use[p] == stage.index:
                         del values[p]
@@ -89,8 +90,8 @@ class Sweeps:
         losses, r = self.loss.value_and_gradient(kept[self.depth][1], self.targets)
         return losses.sum() / self.samples, r
 
-    def sweep_back(self, stages: Sequence[Stage], kept: dict, values: dict, pulls: dict, r: torch.Tensor | None = None, n: int | None = None, recall: Callable | None = None,
-                   free: dict | None = None, pieces: dict | None = None, feedback: tuple | None = None, gathered: dict | None = None) -> tuple[Point, dict]:
+    def sweep_back(self, stages: Sequence[Stage], kept: dict, values: dict, pulls: dict, r: torch.Tensor | None = None, n: int | None = None, recall: Any = None,
+                   free: dict | None = None, pieces: dict | None = None, feedback: Any = None, gathered: dict | None = None) -> tuple[Point, dict]:
         """({name: gradient}, pulls) of a sweep over consecutive `stages`, backwards, from the pulls {l: (g, weight)} on their outputs, the pull on x_l being weight * g, and the
         loss's residual r where they end the network; what is left in `pulls` is for earlier stages. Gradients are of means over n samples; `recall`, `free` and `pieces` are
         `evaluate_stages`'s. `feedback` = (c, theta now, rows): c (sigma(z_l at theta now) - sigma(z_l)) is added to the residual of the first rows in the gradient of theta_l.
@@ -119,7 +120,7 @@ class Sweeps:
                 pieces[p].begin(weight)
             if apart:
                 gathered.setdefault(l, []).append((r, x, weight / n, behind))
-            gx, own = pull(r, weight / n) if moved is None else pull(r, weight / n, moved.mul_(feedback[0] * self.rho[l] / weight))  # type: ignore[index]
+            gx, own = pull(r, weight / n) if moved is None else pull(r, weight / n, moved.mul_(feedback[0] * self.rho[l] / weight))
             for name, g in own.items():
                 gradient[name] = gradient[name] + g if name in gradient else g         # shared by two stages
             for p, g in stage.pairs(gx):

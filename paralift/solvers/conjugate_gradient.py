@@ -8,7 +8,7 @@ from ..arguments import Count, Extended
 from ..operators.functional_algebra import _Composed, _Sum
 from ..operators.norms import QuadraticForm
 from ..operators.operator import Operator
-from ..operators.space import inner
+from ..operators.space import inner, norm
 from .solver import Solver
 from .stopping import Tolerance
 
@@ -111,7 +111,7 @@ class ConjugateGradient(Solver):
 
         def record():                                    # E(x) = E(0) - <offset, x> + <x, H x> / 2, H x = offset - r
             change = 0.5 * inner(x.to(torch.complex128 if x.is_complex() else torch.float64), state["offset"] + r)
-            return {"objective": state["first"] - change, "residual": torch.linalg.vector_norm(r), **problem.metrics({"x": x})}
+            return {"objective": state["first"] - change, "residual": norm(r), **problem.metrics({"x": x})}
 
         return state, record
 

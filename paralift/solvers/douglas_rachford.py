@@ -6,6 +6,7 @@ import torch
 
 from ..arguments import Count, Extended
 from ..operators.linear import IdentityOperator
+from ..operators.space import norm
 from .solver import NO_PROX, NOT_CONVEX, Solver
 from .steps import check_step
 from .stopping import Tolerance
@@ -69,4 +70,4 @@ class DouglasRachford(Solver):
         y = torch.lerp(s, x, 2.0)
         y = y if g is None else g._prox(y, tau)
         state = {**state, "point": {"x": y}, "s": torch.add(s, y - x, alpha=self.relaxation)}
-        return state, lambda: {"objective": problem.value({"x": y}), "residual": torch.linalg.vector_norm(x - y) / tau, **problem.metrics({"x": y})}
+        return state, lambda: {"objective": problem.value({"x": y}), "residual": norm(x - y) / tau, **problem.metrics({"x": y})}

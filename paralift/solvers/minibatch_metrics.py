@@ -19,8 +19,8 @@ def metric_start(kind, theta):
 
 
 def metric_step(kind, names, theta, gradient, state, tau):
-    """theta <- theta - tau * metric(gradient) for the `names`, in place, by torch's own fused kernels."""
-    pick = lambda table: [table[name] for name in names]
+    """theta <- theta - tau * metric(gradient) for the `names`, in place, by torch's own fused kernels; a complex number is two real ones."""
+    pick = lambda table: [_real(table[name]) for name in names]
     leaves, gradients = pick(theta), pick(gradient)
     if kind == "adam":
         gradients = [g if g.stride() == v.stride() else torch.empty_like(v).copy_(g) for g, v in zip(gradients, leaves)]       # the fused kernel reads memory in order
@@ -38,20 +38,24 @@ def metric_step(kind, names, theta, gradient, state, tau):
         torch._foreach_add_(leaves, gradients, alpha=-tau)
 
 
+def _real(v):
+    return torch.view_as_real(v.resolve_conj()) if v.is_complex() else v
+
+
 def _diagonal(kind, state, name):
     """H of a block: the step is theta - tau H^-1 direction."""
-    second = state["second"][name]
+    second = _real(state["second"][name])
     return (second if kind == "adagrad" else second / (1 - 0.999 ** state["steps"][name])).sqrt().add_(1e-8)
 
 
 def metric_prox(kind, names, theta, functionals, state, tau):
     """theta <- argmin |u - theta|_H^2 / (2 tau) + R(u) with the step's H, in place, for the `names` with a functional R in {name: R}.
 
-    For a diagonal H that is R's own prox with a step tau / H_ii per coordinate, where R is separable; elsewhere H = 1 is taken, the scalar fall-back: it keeps
+    For a diagonal H that is R's own prox with a step tau / H_ii per coordinate, where R is separable and theta real; elsewhere H = 1 is taken, the scalar fall-back: it keeps
     constraints, but weighs R by about H_ii less than the gradients. Momentum 0.9 moves by ten gradients in the long run, hence 10 tau.
     """
     for name in names:
         if name in functionals:
             v, R = theta[name], functionals[name]
-            diagonal = kind in ("adam", "adagrad") and R.separable
+            diagonal = kind in ("adam", "adagrad") and R.separable and not v.is_complex()
             v.copy_(R._prox(v, tau / _diagonal(kind, state, name) if diagonal else 10 * tau if kind == "momentum" else tau))

@@ -115,7 +115,7 @@ class Stochastic(Solver):
     def _residual(problem, anchor, gradient, steps):
         """|(u - prox(u - gamma gradient)) / gamma| at the anchor u."""
         moved = problem.prox({k: anchor[k] - steps[k] * g for k, g in gradient.items()}, steps)
-        return sum(((anchor[k] - moved[k]) / steps[k]).square().sum(dtype=torch.float64) for k in moved).sqrt()
+        return sum(((anchor[k] - moved[k]) / steps[k]).abs().square().sum(dtype=torch.float64) for k in moved).sqrt()
 
 
 def subtract(new, old):

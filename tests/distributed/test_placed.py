@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from placed_problems import mesh, normalised, problem
+from torch import nn
 
 import paralift as pl
 from paralift.distributed import Flushed, Streamed, layout, room
@@ -70,6 +71,13 @@ def test_skips_and_shared_parameters_cross_workers_in_streams(kind):
     for layers in (2, 3):
         other = solver.solve(problem(kind), workers=mesh(1, layers, schedule=Flushed(4)))
         assert all(torch.equal(one.x[n], other.x[n]) for n in one.x)
+
+
+def test_a_shared_parameter_may_be_frozen():
+    p, solver = problem("tied"), pl.ISGM(2, 8)
+    frozen = pl.LiftedTraining(p.network, p.inputs, p.targets, frozen="weight")
+    plain, other = solver.solve(frozen), solver.solve(frozen, workers=mesh(1, 3, schedule=Flushed(4)))
+    assert all(torch.allclose(plain.x[n], other.x[n], rtol=1e-9) for n in plain.x) and torch.equal(other.x["weight"], frozen.initial["weight"])
 
 
 @pytest.mark.parametrize("kind, layers, dtype", [("chain", 2, torch.float64), ("chain", 4, torch.float32), ("residual", 3, torch.float64), ("tied", 3, torch.float64),
@@ -215,3 +223,18 @@ def test_the_mesh_is_chosen():
     result = pl.PGD(1, step=0.1).solve(problem(), workers=4)
     assert "data x layers" in result.layout and "x" in repr(result)
     assert str(pl.ISGM(1, 8).solve(problem(), workers=2).layout).count("\n") == 2          # a table of both meshes
+
+
+def test_complex_unknowns_and_parameters_cross_workers():
+    torch.manual_seed(0)
+    kind = {"dtype": torch.complex128}
+    network = pl.networks.chain(nn.Linear(5, 6, **kind), pl.SoftThreshold(0.1), nn.Linear(6, 6, **kind), pl.SoftThreshold(0.1), nn.Linear(6, 3, **kind))
+    p = pl.LiftedTraining(network, torch.randn(8, 5, **kind), torch.randn(8, 3, **kind), loss="squared_error")
+    for solver, schedule in ((pl.PGD(3, step=0.05), None), (pl.ISGM(2, 4), Flushed(2))):
+        alone = solver.solve(p)
+        for data, layers in ((2, 1), (1, 3)):
+            other = solver.solve(p, workers=mesh(data, layers, schedule=schedule))
+            assert all(torch.allclose(v, other.x[name], rtol=1e-9, atol=1e-12) for name, v in alone.x.items()), (data, layers)
+            assert other.history.get("penalty_residual", [0]) == pytest.approx(alone.history.get("penalty_residual", [0]), rel=1e-9)
+    real, simulated = (pl.ISGM(2, 4).solve(p, workers=workers(layers=2)) for workers in (pl.Workers, pl.Simulated))
+    assert all(torch.equal(v, simulated.x[name]) for name, v in real.x.items())

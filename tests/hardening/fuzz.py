@@ -35,7 +35,8 @@ CONTRACTS = {pl.Problem: set(vars(pl.Problem)), pl.Solver: set(dir(pl.Solver)) -
              pl.solvers.StepRule: {"start"},
              torch.nn.Module: set(dir(torch.nn.Module)) | {"__getitem__", "__add__", "__mul__", "stages", "example", "analysis", "synthesis", "step_size", "channels", "image",
                                                            "norm_squared"},
-             pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"},}
+             pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"},
+             pl.problems.lifted.LiftedProblem: set(vars(pl.problems.stagewise.Stagewise)) | {"sweep_back", "input_prox", "evaluate_stages", "loss_and_residual"},}
 # what solvers ask of a problem beyond the contract, what lifted problems tell each other, and memory without content
 INSIDE = set("resolvent start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss sample_lipschitz "
              "mean_lipschitz buffers empty set_buffers majorised_stage majoriser_from least_samples regularisation loss_at own_rows restrict forward settle "

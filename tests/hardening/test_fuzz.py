@@ -1,12 +1,13 @@
 """A short run of the fuzzer; the long one is `python tests/hardening/fuzz.py --calls 10000`."""
 
 import inspect
+import random
 from typing import Any
 
 import pytest
 import torch
 from calls import calls, found, untried
-from fuzz import fuzz, judged
+from fuzz import argument, fuzz, judged, methods
 from oracles import Wrong, prove
 
 import paralift as pl
@@ -24,6 +25,21 @@ def test_the_fuzzer_reaches_the_whole_public_api():
     assert len(public) > 180 and public <= set(calls()) | untried(), sorted(public - set(calls()) - untried())
 
 
+def test_every_argument_of_a_method_is_known():
+    """A new public method needs values for its arguments in `argument`, or a place among those that only the library calls."""
+    table = calls()
+    for name, kind in found().items():
+        if inspect.isclass(kind) and name not in untried():
+            good = dict(table[name][0])
+            thing = kind(*good.pop("*", ()), **good)
+            for method, function in methods(thing).items():
+                needed = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+                try:
+                    [argument(p, thing, random.Random(0)) for p in needed]
+                except KeyError as lost:
+                    pytest.fail(f"{name}.{method} has an argument {lost} that fuzz.py knows no value for")
+
+
 def test_annotations_of_all_public_arguments_are_found():
     """Names in annotations that lead nowhere would say nothing: every argument is of a kind, or its annotation is Any or a union, or it has none."""
     silent = {}
@@ -32,10 +48,10 @@ def test_annotations_of_all_public_arguments_are_found():
         if not inspect.isfunction(function):
             continue
         plain, _, table = _kinds(function)
-        for argument, (kind, _) in table.items():
-            annotation = function.__annotations__.get(argument, Any)
+        for parameter, (kind, _) in table.items():
+            annotation = function.__annotations__.get(parameter, Any)
             if kind is None and annotation not in (Any, "Any", object) and "|" not in str(annotation) and "Union" not in str(annotation):
-                silent.setdefault(f"{annotation}", []).append(f"{name}.{argument}")
+                silent.setdefault(f"{annotation}", []).append(f"{name}.{parameter}")
     assert not silent, silent
 
 

@@ -82,6 +82,16 @@ def test_complex_images_have_no_box():
             make()
 
 
+@pytest.mark.parametrize("f", [pl.LogSigmoid(), 2.0 * pl.NegativeEntropy(), pl.KullbackLeibler(torch.ones(3)), pl.ReLU() + pl.L1Norm(), pl.MoreauEnvelope(pl.Softmax(), 0.5)])
+def test_functionals_of_real_numbers_refuse_complex_ones(f):
+    z = torch.ones(3, dtype=torch.complex64)
+    for call in (f, f.gradient, f.prox):
+        with pytest.raises(TypeError, match="takes real numbers only"):
+            call(z)
+    with pytest.raises(TypeError, match="takes real numbers only"):
+        f.on(pl.Space(3, torch.complex64))
+
+
 def test_groups_of_samples_say_what_they_take():
     groups = pl.SampleGroups(pl.FourierTransform(pl.Space((4, 6))))
     n = len(groups.costs)

@@ -271,6 +271,17 @@ def test_algebra():
         -1.0 * pl.L1Norm()
 
 
+@pytest.mark.parametrize("f", [pl.L1Norm(()), pl.L2Norm(()), pl.SupNorm(()), pl.IndicatorLinfBall(1.0, ()), pl.IndicatorL1Ball(1.0, ()), pl.IndicatorL2Ball(1.0, ()),
+                               pl.IndicatorBox(-1.0, 1.0, ())], ids=lambda f: type(f).__name__)
+def test_elements_may_be_numbers(f):
+    """On numbers norms are the modulus, balls the interval: of a batch each has its value, its conjugate's value and its prox."""
+    x = v(-2, 0.5, 1)
+    ball, norm = v(math.inf, 0, 0), v(2, 0.5, 1)
+    is_norm = type(f).__name__.endswith("Norm")
+    assert torch.equal(f(x), norm if is_norm else ball) and torch.equal(f.convex_conj(x), ball if is_norm else norm)
+    assert torch.allclose(f.prox(x, 0.25), v(-1.75, 0.25, 0.75) if is_norm else v(-1, 0.5, 1))
+
+
 def test_complex_proxes():
     x = torch.randn(5, 7, dtype=torch.complex128)
     for f in (pl.L1Norm(), pl.Huber(0.5), pl.IndicatorL2Ball(1.0), pl.IndicatorLinfBall(0.5), pl.IndicatorL1Ball(1.0)):
@@ -304,6 +315,14 @@ def test_values_in_single_precision(f, x):
     f, wide = f.on(()), wide.on(())
     first = (x - f.data).abs() if isinstance(f, pl.KullbackLeibler) else x.abs()
     assert ((f._value(x).double() - wide._value(x.double())).abs() <= 4e-7 * (first + wide._value(x.double()).abs())).all()
+
+
+@pytest.mark.parametrize("f", [pl.Huber(0.5), pl.GroupHuber(0.5), pl.MoreauEnvelope(pl.L1Norm(), 0.5)], ids=lambda f: type(f).__name__)
+def test_proxes_with_large_steps_in_single_precision(f):
+    """What a large step leaves of x is exact, relatively, and steps may differ from sample to sample."""
+    x, steps = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 3.0, 1e3, 1e5]).reshape(4, 1, 1)
+    p, exact = f.prox(x, steps), f.prox(x.double(), steps.double())
+    assert p.dtype == x.dtype and ((p.double() - exact).abs() <= 1e-6 * exact.abs()).all()
 
 
 def test_prox_of_kullback_leibler_in_single_precision():

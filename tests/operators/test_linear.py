@@ -185,7 +185,7 @@ BAD = [
     (lambda: pl.HorizontalStack(), "at least one"),
     (lambda: pl.HorizontalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:3])), "ranges .* equal"),
     (lambda: pl.VerticalStack(pl.MatrixOperator(M), pl.MatrixOperator(M[:, :3])), "domains .* equal"),
-    (lambda: pl.DiagonalStack(pl.from_module(torch.nn.Linear(3, 3), 3)), "needs a LinearOperator"),
+    (lambda: pl.DiagonalStack(pl.from_module(torch.nn.Linear(3, 3), 3)), "LinearOperator"),
     (lambda: pl.DiagonalStack(pl.IdentityOperator(S), pl.IdentityOperator(pl.Space((2,)))), "one dtype"),
     (lambda: pl.Gradient(S, axes=(0, -2)), "different ones of -2 to 1"),
     (lambda: pl.Gradient(S, spacing=(1.0, 0.0)), "one for each axis"),

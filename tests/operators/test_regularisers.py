@@ -224,7 +224,7 @@ BAD = [
     (lambda: pl.TotalVariation().prox(x.clone().requires_grad_(), 0.1), TypeError, "without a derivative"),
     (lambda: pl.HuberTotalVariation(0), ValueError, "delta > 0"), (lambda: pl.GroupHuber(-1), ValueError, "delta > 0"),
     (lambda: pl.DirectionalTotalVariation(x[0] + 0j), TypeError, "its modulus"), (lambda: pl.DirectionalTotalVariation(x[0], eta=0), ValueError, "eta > 0"),
-    (lambda: pl.DirectionalTotalVariation(x[0][:4])(x), ValueError, "resample it"), (lambda: pl.TotalGeneralisedVariation((1.0, 0.0)), ValueError, "2 finite numbers"),
+    (lambda: pl.DirectionalTotalVariation(x[0][:4])(x), ValueError, "resample it"), (lambda: pl.TotalGeneralisedVariation((1.0, 0.0)), ValueError, "two positive"),
     (lambda: pl.TotalGeneralisedVariation(2.0), ValueError, "2 finite numbers"),
     (lambda: pl.Wavelet((12, 10), "db2", 2), ValueError, r"1 <= levels <= 1, or an element padded to \[12, 12\]"), (lambda: pl.Wavelet((7, 8)), ValueError, "padded to"),
     (lambda: pl.Wavelet((8, 8), "bior2.2"), ValueError, "not orthogonal"), (lambda: pl.Wavelet((8, 8), "nonsense"), ValueError, "orthogonal wavelet"),

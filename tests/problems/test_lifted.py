@@ -245,3 +245,22 @@ def test_parameters_with_the_names_of_unknowns_are_refused(name):
     with pytest.raises(ValueError, match=f"parameters named {name}, as the lifted unknowns are"):
         pl.LiftedInversion(Own(), torch.zeros(2, 3, dtype=torch.float64), shape=5)
     assert pl.ISGM(1, 4).solve(pl.LiftedTraining(nn.Sequential(Own()), X, LABELS)).iterations == 1
+
+
+def test_complex_layers_have_the_gradient_of_their_energy():
+    """<Re conj(g), d> is the derivative along d, for every block; and every method lowers the energy."""
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, dtype=torch.complex128, generator=g)
+    torch.manual_seed(1)
+    net = pl.networks.chain(nn.Linear(5, 6, dtype=torch.complex128), pl.SoftThreshold(0.1), nn.Linear(6, 3, dtype=torch.complex128))
+    x, y = draw(8, 5), draw(8, 3)
+    problem = pl.LiftedTraining(net, x, y, loss="squared_error", validation=(x[:4], y[:4]))
+    point = {name: v + 0.1 * draw(*v.shape) for name, v in problem.start().items()}
+    gradient = problem.gradient(point)
+    for name, v in point.items():
+        d, h = draw(*v.shape), 1e-6
+        value = lambda t: problem.smooth_value({**point, name: v + t * d})
+        assert float((gradient[name].conj() * d).real.sum()) == pytest.approx(float((value(h) - value(-h)) / (2 * h)), rel=1e-6), name
+    for solver in (pl.PGD(20, step="backtracking"), pl.BCD(5), pl.ISGM(5, 4, 1e-2), pl.ISGM(5, 4, 1e-2, metric="adagrad"), pl.SVRG(5, 4, step=1e-2), pl.SAGA(5, 4, step=1e-2)):
+        history = solver.solve(problem).history
+        assert history["objective"][-1] < history["objective"][0] and history["validation_error"][-1] > 0, solver

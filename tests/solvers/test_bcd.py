@@ -151,7 +151,7 @@ def test_groups_of_samples_train_where_full_sweeps_fit_x_only():
 
 @pytest.mark.parametrize("call,error,words", [
     (lambda: pl.BCD(inner_steps=0), ValueError, "inner_steps=0"), (lambda: pl.BCD(batch_size=2.5), ValueError, "batch_size=2.5"),
-    (lambda: pl.BCD(tau=0), ValueError, "positive number"),
+    (lambda: pl.BCD(tau=0), ValueError, "finite number > 0"),
     (lambda: pl.BCD(batch_size=5, inertia=0.5), ValueError, "leave one of them out"),
     (lambda: pl.BCD(batch_size=5).solve(pl.Composite(pl.L2NormSquared(), start=torch.ones(3))), TypeError, "no samples to group"),
     (lambda: pl.BCD(2, batch_size=30, tolerance=1e-6).solve(problem()), ValueError, "no residual")])

@@ -51,7 +51,7 @@ def test_conjugate_gradients_refuse_what_is_not_quadratic():
     problem = pl.Reconstruction(pl.MatrixOperator(torch.eye(4)), torch.ones(4), regulariser=pl.L1Norm())
     with pytest.raises(TypeError, match="not quadratic; use FISTA"):
         pl.ConjugateGradient().solve(problem)
-    with pytest.raises(TypeError, match="LinearOperator from images to images"):
+    with pytest.raises(TypeError, match="needs an Operator, or None"):
         pl.ConjugateGradient(preconditioner=3)
 
 

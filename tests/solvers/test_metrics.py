@@ -1,10 +1,12 @@
 """The metrics of minibatch steps: the prox belongs to the step's metric, the optimum does not depend on it, AdaGrad keeps its regret bound."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 import paralift as pl
-from paralift.solvers.minibatch_metrics import METRICS, metric_prox, metric_start, metric_step
+from paralift.solvers.minibatch_metrics import Metric, metric_prox, metric_start, metric_step
 
 
 def gradients(n, k, seed=0):
@@ -67,7 +69,7 @@ def test_adagrad_keeps_its_regret_bound(tau):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", get_args(Metric))
 def test_the_optimum_does_not_depend_on_the_metric(metric, scale):
     """scale * (least squares + 0.1 |w|_1), full batch: scikit-learn's minimiser whatever the scale."""
     from sklearn.linear_model import Lasso
