@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def plot_predictions(images: Items, predicted: Items, labels: Items, path: FileP
     if np.ndim(images) != 3 or not np.shape(images)[:1] == np.shape(predicted) == np.shape(labels):
         shapes = ", ".join(str(np.shape(v)) for v in (images, predicted, labels))
         raise ValueError(f"plot_predictions got images, classes and labels of shapes {shapes}; it needs (n, h, w), (n,) and (n,).")
+    if any(v != v for classes in (predicted, labels) for v in classes):
+        raise ValueError("plot_predictions got classes or labels that are NaN; it needs integers.")
     n = min(len(images), rows * columns)
     wrong = [int(p) != int(y) for p, y in zip(predicted[:n], labels[:n])]
     fig = Figure(figsize=(columns * 0.95, rows * 1.2 + 0.4), layout="constrained")
@@ -168,6 +171,9 @@ def _drawable(v):
 
 def _saved(fig, path):
     if path is not None:
+        known = fig.canvas.get_supported_filetypes()
+        if Path(path).suffix[1:].lower() not in ("", *known):
+            raise ValueError(f"the figure was to be saved as {str(path)!r}; its ending needs to be one of {', '.join(sorted(known))}.")
         with replacing(path) as temporary:
             fig.savefig(temporary, dpi=120)
     return fig

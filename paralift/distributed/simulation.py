@@ -70,7 +70,7 @@ def simulate(problem: Costs, workers: Integers = (1, 2, 4, 8, 16, 32, 64), batch
         raise ValueError(f"simulate got the schedules {unknown}; it knows {', '.join(SCHEDULES)}.")
     rows = problem.samples if batch_size is None and isinstance(problem, LiftedTraining) else batch_size
     if rows is None:
-        raise ValueError("simulate got StageCosts and no batch_size; pass the samples of an iteration.")
+        raise ValueError("simulate got StageCosts and batch_size=None; it needs the samples of an iteration.")
     for w in workers:
         check("simulate", "workers", Count, w)
     slow = dict(slow or {})

@@ -75,7 +75,7 @@ class Functional:
 
     def _conj_prox(self, x, sigma, out=None):
         """prox of sigma f*, by Moreau; closed where a class knows better. `out`: x where its memory may be used, or None."""
-        return x - sigma * self._prox(x / sigma, 1.0 / sigma)
+        return x - sigma * self._prox(x * (1.0 / sigma), 1.0 / sigma)
 
     def _dual_ball(self, x, radius, out=None):
         """Projection onto {dual norm <= radius}, for norms: x - prox of radius f; `out` may be x."""

@@ -126,7 +126,7 @@ class _Scaled(_Wrapper):
             return torch.zeros_like(x)
         if self.positive_homogeneous and not isinstance(self.f, _Wrapper):
             return self.f._dual_ball(x, self.a, out)
-        return self.a * self.f._conj_prox(x / self.a, sigma / self.a)
+        return self.a * self.f._conj_prox(x * (1 / self.a), sigma / self.a)
 
     def _polar(self, x):
         return self.f._polar(x) / self.a

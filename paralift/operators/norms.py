@@ -147,10 +147,10 @@ class L2NormSquared(Functional):
         return 2 * x
 
     def _prox(self, x, sigma):
-        return x / (1 + 2 * sigma)
+        return x * (1 / (1 + 2 * sigma))
 
     def _conj_prox(self, x, sigma, out=None):
-        return x / (1 + 0.5 * sigma)
+        return x * (1 / (1 + 0.5 * sigma))
 
     def _conj_value(self, x):
         return inner(x, x, self.ndim) / 4
@@ -201,14 +201,13 @@ class GroupL1Norm(_Groups):
     def _conj_prox(self, x, sigma, out=None):
         return self._dual_ball(x, 1.0, out)
 
-    def _inside(self, x):
-        """1 / max(|x_g|, 1), the factor that projects onto the dual unit ball."""
-        return self._squares(x).clamp_(min=1).rsqrt_()
+    def _inside(self, x, radius=1.0):
+        """1 / max(|x_g| / radius, 1), the factor that projects onto a dual ball."""
+        squares = self._squares(x)
+        return (squares if isinstance(radius, float) and radius == 1 else squares.div_(radius**2)).clamp_(min=1).rsqrt_()
 
     def _dual_ball(self, x, radius, out=None):
-        if isinstance(radius, float) and radius == 1:                          # one pass over memory less, and no division
-            return torch.mul(x, self._inside(x), out=out)
-        return torch.div(x, self._size(x).div_(radius).clamp_(min=1), out=out)
+        return torch.mul(x, self._inside(x, radius), out=out)
 
     def _conj_value(self, x):
         return _unit_ball(self._polar(x))
@@ -245,8 +244,8 @@ class GroupHuber(_Groups):
         return x * ((size - sigma).clamp(min=self.delta) / size.clamp(min=sigma + self.delta))
 
     def _conj_prox(self, x, sigma, out=None):
-        y = torch.div(x, 1 + sigma * self.delta, out=out)
-        return torch.div(y, self._size(y).clamp_(min=1), out=out)
+        y = torch.mul(x, 1 / (1 + sigma * self.delta), out=out)
+        return torch.mul(y, self._squares(y).clamp_(min=1).rsqrt_(), out=out)
 
     def _conj_value(self, x):
         a = self._size(x)

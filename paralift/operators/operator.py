@@ -161,7 +161,7 @@ class LinearOperator(Operator):
 
     def _resolvent(self, x, s):
         """(I + s A*A)^-1 x, s >= 0 a number or a tensor that broadcasts, where it is known in closed form; None elsewhere."""
-        return x / (1 + s) if self.unitary else None
+        return x * (1 / (1 + s)) if self.unitary else None
 
     def _add_to(self, out, x):
         """out + A x, in the memory of `out`."""

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from ..arguments import shown
 from .functional import Functional
 from .space import SpaceLike
 
@@ -51,7 +52,7 @@ class PlugAndPlay(Functional):
             levels = (s.expand(-1, len(images) // len(s)).reshape(-1, *(1,) * (self.ndim + 1)),)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             clean = self.denoiser(images, *levels)
-        if clean.shape != images.shape:
-            raise ValueError(f"PlugAndPlay's denoiser made {tuple(clean.shape)} of images of shape {tuple(images.shape)}; it needs to keep the shape.")
+        if not torch.is_tensor(clean) or clean.shape != images.shape:
+            raise ValueError(f"PlugAndPlay's denoiser made {shown(clean)} of images of shape {tuple(images.shape)}; it needs to keep the shape.")
         clean = clean.reshape(parts.shape)
         return torch.complex(*clean.unbind(-self.ndim - 1)) if x.is_complex() else clean.squeeze(-self.ndim - 1)

@@ -231,6 +231,8 @@ class RayTransform(JosephProjector):
         if len(shape) != 2:
             raise ValueError(f"RayTransform got an image of shape {shape}; it needs (y, x), and slices of a volume are a batch.")
         size = per_axis(voxel_size, 2, "RayTransform", "voxel_size")
+        if not (size > 0).all():
+            raise ValueError(f"RayTransform got voxel_size={voxel_size}; it needs lengths in mm above 0.")
         width = float(size.min()) if bin_width is None else bin_width
         diagonal = float(torch.linalg.vector_norm(size * torch.tensor(shape, dtype=torch.float64)))
         beam = ParallelBeam(angles, int(np.ceil(diagonal / width)) if bins is None else bins, width, offset)

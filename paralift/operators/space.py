@@ -127,7 +127,7 @@ def sum_trailing(x: torch.Tensor, ndim: int) -> torch.Tensor:
     return x.sum(dim=tuple(range(-ndim, 0)), dtype=wide)
 
 
-# moduli and complex products take many times what the same arithmetic takes on real and imaginary parts
+# moduli, quotients and conjugated products of complex numbers take many times what the same arithmetic takes on their parts, or by a reciprocal
 def parts(x: torch.Tensor) -> torch.Tensor:
     """Complex x as real numbers (..., 2), in the same memory."""
     return torch.view_as_real(x.resolve_conj())

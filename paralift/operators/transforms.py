@@ -79,7 +79,7 @@ class FourierTransform(LinearOperator):
 
     def _resolvent(self, x, s):
         if self.mask is None:
-            return x / (1 + s)
+            return x * (1 / (1 + s))
         if self.real:
             weight = s * self._half
             return x - self._image(self._spectrum(x, self.columns) * (weight / (1 + weight)))

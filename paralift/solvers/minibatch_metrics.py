@@ -20,7 +20,8 @@ def metric_start(kind, theta):
 
 def metric_step(kind, names, theta, gradient, state, tau):
     """theta <- theta - tau * metric(gradient) for the `names`, in place, by torch's own fused kernels; a complex number is two real ones."""
-    pick = lambda table: [_real(table[name]) for name in names]
+    pairs = any(theta[name].is_complex() for name in names)
+    pick = lambda table: [_real(table[name]) if pairs else table[name] for name in names]
     leaves, gradients = pick(theta), pick(gradient)
     if kind == "adam":
         gradients = [g if g.stride() == v.stride() else torch.empty_like(v).copy_(g) for g, v in zip(gradients, leaves)]       # the fused kernel reads memory in order

@@ -104,10 +104,10 @@ class PDHG(Solver):
             new_duals.append(H._conj_prox(z, s, out=z))
 
         def residuals():
-            p = torch.sub(x, new).div_(tau).sub_(adjoints(problem, [y - z for y, z in zip(duals, new_duals)], x))
+            p = torch.sub(x, new).mul_(1 / tau).sub_(adjoints(problem, [y - z for y, z in zip(duals, new_duals)], x))
             if gradient is not None:
                 p.sub_(gradient).add_(problem.gradient({"x": new})["x"])
-            d = [(y - z).div_(s).add_(K._call(ahead - new)) for (_, K), y, z, s in zip(problem.linear, duals, new_duals, sigmas)]
+            d = [(y - z).mul_(1 / s).add_(K._call(ahead - new)) for (_, K), y, z, s in zip(problem.linear, duals, new_duals, sigmas)]
             return problem.norm({"x": p}), problem.dual_norm(d) if d else torch.zeros_like(v.real.sum())
 
         k = state["k"] + 1

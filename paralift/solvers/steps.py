@@ -184,4 +184,4 @@ def residual(problem, new, y, tau):
     if len(tau) == 1:
         (k, t), = tau.items()
         return problem.norm({k: new[k] - y[k]}) / t
-    return problem.norm({k: torch.sub(new[k], y[k]).div_(t) for k, t in tau.items()})
+    return problem.norm({k: torch.sub(new[k], y[k]).mul_(1 / t) for k, t in tau.items()})

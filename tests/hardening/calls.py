@@ -118,7 +118,7 @@ def calls():
         "DualProx": [dict(f=pl.TotalVariation(), g=pl.IndicatorNonnegative(), space=S, max_iterations=50)], "JointProx": [dict(f=pl.ReLU(), g=0.5 * pl.L1Norm())],
         "BregmanDistance": [dict(functional=pl.L2NormSquared(), point=V)], "MoreauEnvelope": [dict(f=pl.L1Norm(), t=0.5)],
         "PenaltyTerm": [dict(penalty=pl.LiftedBregman(pl.ReLU()), target=P, shift=0.2)], "PlugAndPlay": [dict(denoiser=lambda z: z, convex=True)],
-        "TotalVariation": variation, "HuberTotalVariation": [dict(delta=0.5, **v) for v in variation], "TotalGeneralisedVariation": [dict(max_iterations=50)],
+        "TotalVariation": variation, "HuberTotalVariation": [dict(delta=0.5, **v) for v in variation], "TotalGeneralisedVariation": [dict(max_iterations=500)],
         "DirectionalTotalVariation": [dict(reference=image, eta=0.5)], "SeparableSum": [{"*": (pl.L1Norm(), pl.L2Norm())}],
         "LeakyReLU": [dict(slope=0.2)], "Clip": [dict(lower=-0.5, upper=1.0)], "SoftThreshold": [dict(threshold=0.4)], "Softplus": [dict(beta=1.5)],
         "Softmax": [dict(), dict(axis=0, space=(3, 2))],

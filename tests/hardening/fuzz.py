@@ -38,7 +38,8 @@ CONTRACTS = {pl.Problem: set(vars(pl.Problem)), pl.Solver: set(dir(pl.Solver)) -
              pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"},
              pl.problems.lifted.LiftedProblem: set(vars(pl.problems.stagewise.Stagewise)) | {"sweep_back", "input_prox", "evaluate_stages", "loss_and_residual"},}
 # what solvers ask of a problem beyond the contract, what lifted problems tell each other, and memory without content
-INSIDE = set("resolvent start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss sample_lipschitz "
+INSIDE = set("proximity probe resolvent start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss "
+             "sample_lipschitz "
              "mean_lipschitz buffers empty set_buffers majorised_stage majoriser_from least_samples regularisation loss_at own_rows restrict forward settle "
              "transform pull_linear extrapolate curvature excess can_step distance bregman_step ends rows_of half multiplied normal compact covering implicit_energy "
              "implicit_point arrive bound lowest minimisers feasible_duals weight pair finish check_data mean_values metrics step predict".split())
@@ -201,8 +202,8 @@ def methods(thing):
     shut = INSIDE | {name for kind, names in CONTRACTS.items() if isinstance(thing, kind) for name in names}
     own = [c for c in type(thing).__mro__ if c.__module__.startswith("paralift")]
     names = {n for c in own for n in vars(c) if (n[0] != "_" or n in DUNDERS) and n not in shut}
-    return {n: getattr(thing, n) for n in sorted(names) if not isinstance(inspect.getattr_static(type(thing), n), property) and callable(getattr(thing, n, None))
-            and not inspect.isclass(getattr(thing, n))}
+    plain = lambda member: inspect.isroutine(member) or isinstance(member, (classmethod, staticmethod))
+    return {n: getattr(thing, n) for n in sorted(names) if plain(inspect.getattr_static(type(thing), n)) and callable(getattr(thing, n, None))}
 
 
 def changed(arguments, rng):

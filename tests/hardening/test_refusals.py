@@ -119,3 +119,16 @@ def test_gradients_in_inputs_need_the_problems_inputs():
             P.input_gradient(point)
         with pytest.raises(ValueError, match=r"x0 of shape \(2, 4\), torch.float32"):
             P.input_value(point)
+
+
+@pytest.mark.parametrize("call,words", [
+    (lambda: pl.PlugAndPlay(id).prox(torch.ones(3, 3)), "denoiser made [0-9]+ of images"), (lambda: pl.RayTransform((4, 6), torch.arange(3.0), voxel_size=0), "above 0"),
+    (lambda: pl.plotting.plot_images({"a": torch.ones(1, 2, 2)}, "figure.text"), "ending needs to be one of"),
+    (lambda: pl.plotting.plot_predictions(torch.ones(1, 2, 2), torch.zeros(1), torch.tensor([math.nan])), "are NaN"),
+    (lambda: pl.TotalGeneralisedVariation(max_iterations=-1), "an integer >= 1"), (lambda: pl.SampleGroups(3), "needs a LinearOperator"),
+    (lambda: pl.ContrastiveTraining(network(), X, torch.arange(8) % 3, rho=pl.Space(3)), "positive finite number"),
+    (lambda: pl.problems.losses.Logistic().check(torch.ones(2), torch.ones(2) + 1j), "logistic loss needs 0 and 1"),
+    (lambda: pl.activation(pl.ReLU(), torch.ones(2), own=3), "own=3; it needs a function")])
+def test_what_is_needed_is_said(call, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
