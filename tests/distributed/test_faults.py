@@ -214,6 +214,7 @@ def test_nothing_is_left_where_worker_0_is_killed(tmp_path, sign):
     assert len(children) == 2 and list(tmp_path.glob("paralift*"))
     process.send_signal(sign)
     process.wait(10)
+    process.stdout.close()
     end = time.time() + 10
     while time.time() < end and (list(tmp_path.glob("paralift*")) or any(Path(f"/proc/{pid}").exists() for pid in children)):
         time.sleep(0.05)

@@ -36,6 +36,7 @@ def test_l1_makes_weights_sparse_and_indicators_hold():
     assert result.x["2.weight"].min() >= 0
 
 
+@pytest.mark.filterwarnings("ignore:the step 10 is above the bound")
 def test_divergence_ends_with_the_last_finite_iterate():
     problem = pl.Composite(50 * pl.L2NormSquared((3,)), start=torch.ones(3, dtype=torch.float64))
     result = pl.PGD(1000, step=10.0).solve(problem)

@@ -136,6 +136,7 @@ def test_constant_delay_of_fifty_has_its_known_threshold(L):
         assert last(4000, step) < 1e-10
 
 
+@pytest.mark.filterwarnings("ignore:PIAG got step=.* its theorem covers steps up to")
 @pytest.mark.parametrize("beta,delay", [(0.5, 0), (0.5, 5), (0.9, 1)])
 def test_momentum_steps_lie_below_their_threshold(beta, delay):
     """x+ = x - gamma x_{-d} + beta (x - x_{-1}) loses stability at the least w with arg(e^{iw} - beta) + (d - 1/2) w = pi/2, where gamma = |e^{iw} - 1| |e^{iw} - beta|."""
