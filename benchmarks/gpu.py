@@ -2,7 +2,7 @@
 
 Training: milliseconds a minibatch of ISGM (one sweep, Adam's metric) beside torch's own loop with AdamW (foreach), random data that lie on the device, alternating, medians and
 ranges of the rounds; peak memory of both. float32 (TF32 products where `--tf32`) and bfloat16 for the wide network, and the share of the device's measured rate of products.
-Imaging and inversion: milliseconds a step on the GPU and on the CPU (all cores that torch takes). That both compute the same: tests/hardening/test_devices.py.
+Imaging and inversion: milliseconds a step on the GPU and on the CPU (all cores that torch takes). That both compute the same: tests/hardening/test_gpu_numbers.py.
 """
 
 import argparse

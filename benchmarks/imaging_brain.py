@@ -7,25 +7,19 @@ the masks. BART's time holds the reading and writing of its files; its bare star
 """
 
 import importlib
-import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 from pathlib import Path
 
 import torch
-from peers import options, seconds
+from peers import bart, options, seconds
 
 import paralift as pl
 
 WEIGHTS = {"paralift TV": (7.5e-4, 1e-3, 1.25e-3, 1.5e-3, 2e-3), "paralift TV + wavelet": (5e-4, 7.5e-4, 1e-3, 1.25e-3, 1.5e-3), "bart TV": (1e-3, 2e-3, 3e-3, 4e-3, 6e-3),
            "bart wavelet": (2e-3, 4e-3, 6e-3, 8e-3, 1.2e-2), "sigpy TV": (5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3)}
 BART = {"bart TV": "T", "bart wavelet": "W"}
-
-
-def bart(folder, *command):
-    subprocess.run(["bart", *command], cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, stdout=subprocess.DEVNULL)
 
 
 def methods(folder, maps):

@@ -5,24 +5,18 @@ iterations of SENSE on a quarter and an eighth of it. BART's time holds the read
 """
 
 import importlib
-import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 from pathlib import Path
 
 import torch
-from peers import options, seconds
+from peers import bart, options, seconds
 
 import paralift as pl
 from paralift.io import read_cfl, write_cfl
 
 CALIBRATION, AXES = 24, (-2, -1)
-
-
-def bart(folder, *command):
-    subprocess.run(["bart", *command], cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, stdout=subprocess.DEVNULL)
 
 
 def methods(kspace, folder):

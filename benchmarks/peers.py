@@ -1,9 +1,11 @@
-"""What the training benchmarks share: MNIST, torch's own loop and ours on the same weights and order of samples, alternating."""
+"""What benchmarks share: MNIST, torch's own loop and ours on the same weights and order of samples, alternating; BART."""
 
 import argparse
 import copy
+import os
 import platform
 import statistics
+import subprocess
 import time
 
 import torch
@@ -42,6 +44,11 @@ def seconds(run):
     began = time.perf_counter()
     out = run()
     return time.perf_counter() - began, out
+
+
+def bart(folder, *command):
+    """Run a command of BART in `folder`, on one thread."""
+    subprocess.run(["bart", *command], cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, stdout=subprocess.DEVNULL)
 
 
 class Torch:

@@ -172,7 +172,7 @@ def _drawable(v):
 def _saved(fig, path):
     if path is not None:
         known = fig.canvas.get_supported_filetypes()
-        if Path(path).suffix[1:].lower() not in ("", *known):
+        if Path(path).suffix[1:].lower() not in known:
             raise ValueError(f"the figure was to be saved as {str(path)!r}; its ending needs to be one of {', '.join(sorted(known))}.")
         with replacing(path) as temporary:
             fig.savefig(temporary, dpi=120)

@@ -118,7 +118,7 @@ def test_proximal_network_steps_keep_their_bound():
                 x = network.synthesis(k, network.analysis(k, x / x.norm()))
             assert 1.5 < float(network.step_size(k).detach()) * float(x.norm().detach()) < 2
         y, u = torch.randn(1, 2, 9, 9), torch.randn(1, 5, 9, 9)
-        assert abs(float((network.analysis(0, y) * u).sum() - (network.synthesis(0, u) * y).sum())) < 1e-4
+        assert abs(float(((network.analysis(0, y) * u).sum() - (network.synthesis(0, u) * y).sum()).detach())) < 1e-4
         stages = pl.lift(network, torch.randn(2, 2, 9, 9))
         assert [type(s.penalty.potential).__name__ for s in stages[:-1]] == ["Clip"] * 3
 

@@ -109,7 +109,7 @@ class PlacedBlocks(Blocks):
             if l in far:
                 self._land(views, arrivals)
                 for part in self.parts:
-                    part.forget(stage)                   # what arrives is written where the last one was
+                    part.forget(stage)                          # what arrives is written where the last one was
             for i, (part, view) in enumerate(zip(self.parts, views)):
                 term, grads = part.stage_terms(stage, view, theta, wanted, need_out, self.samples, value)
                 if value:

@@ -21,6 +21,9 @@ from .sweeps import Sweeps
 
 __all__ = ["LiftedProblem"]
 
+# what a problem on some samples has in common with the whole one
+SHARED = ("stages", "loss", "rho", "regularisers", "extra", "frozen", "initial", "depth", "least_samples", "network", "theta_names", "trained", "_plan")
+
 
 class LiftedProblem(Sweeps, FiniteSum, Stagewise, Problem):  # type: ignore[override]
     """E(theta, x) = (1/n) sum_i [ loss(z_L, y) + sum_{l<L} rho_l P_l(x_l, z_l) + S_l(x_l) ] + R(theta) [+ |theta - anchor|^2 / (2 tau)].
@@ -62,8 +65,10 @@ class LiftedProblem(Sweeps, FiniteSum, Stagewise, Problem):  # type: ignore[over
         """The same problem on some samples (an index tensor or slice), with |theta - anchor|^2 / (2 tau) added."""
         inputs = take(self.inputs, samples)
         self._check_size(len(inputs))
-        sub = LiftedProblem(self.stages, self.loss, inputs, take(self.targets, samples), self.rho, self.regularisers, self.extra, self.frozen, anchor, tau, seed, self.initial)
-        sub.least_samples, sub._plan, sub.theta_names, sub.trained, sub.network = self.least_samples, self._plan, self.theta_names, self.trained, self.network
+        sub = LiftedProblem.__new__(LiftedProblem)               # without the constructor, which looks at arguments: these have been looked at, and a minibatch is soon done
+        for name in SHARED:
+            setattr(sub, name, getattr(self, name))
+        sub.inputs, sub.targets, sub.samples, sub.anchor, sub.tau, sub.seed, sub._kept = inputs, take(self.targets, samples), len(inputs), anchor, tau, seed, {}
         return sub
 
     def _check_size(self, samples):

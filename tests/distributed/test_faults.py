@@ -278,12 +278,12 @@ def test_nothing_is_left_where_worker_0_is_killed(tmp_path, sign):
     script.write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport paralift as pl\nfrom placed_problems import mesh, problem\n"
                       "def note(result):\n    if pl.distributed.rank() == 0:\n        print(*[c.pid for c in __import__('multiprocessing').active_children()], flush=True)\n"
                       "pl.PGD(10**6, step=0.1).solve(problem(), workers=mesh(1, 3), callback=note, progress=False)\n")
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"})
-    children = [int(pid) for pid in process.stdout.readline().split()]
-    assert len(children) == 2 and list(tmp_path.glob("paralift*"))
-    process.send_signal(sign)
-    process.wait(10)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}) as process:
+        children = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(children) == 2 and list(tmp_path.glob("paralift*"))
+        process.send_signal(sign)
+        process.wait(10)
     end = time.time() + 10
     while time.time() < end and (list(tmp_path.glob("paralift*")) or any(Path(f"/proc/{pid}").exists() for pid in children)):
         time.sleep(0.05)

@@ -38,7 +38,7 @@ CONTRACTS = {pl.Problem: set(vars(pl.Problem)), pl.Solver: set(dir(pl.Solver)) -
              pl.operators.geometry.Geometry: {"rows", "ends", "covering"}, pl.Tolerance: {"met", "needs"}, pl.distributed.schedules.Schedule: {"parts"},
              pl.problems.lifted.LiftedProblem: set(vars(pl.problems.stagewise.Stagewise)) | {"sweep_back", "input_prox", "evaluate_stages", "loss_and_residual"},}
 # what solvers ask of a problem beyond the contract, what lifted problems tell each other, and memory without content
-INSIDE = set("proximity probe resolvent start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss "
+INSIDE = set("proximity probe image resolvent start_theta explicit_gradient implicit_step factors expand table_obstacle table_numbers block_value penalty_residuals mean_loss "
              "sample_lipschitz "
              "mean_lipschitz buffers empty set_buffers majorised_stage majoriser_from least_samples regularisation loss_at own_rows restrict forward settle "
              "transform pull_linear extrapolate curvature excess can_step distance bregman_step ends rows_of half multiplied normal compact covering implicit_energy "

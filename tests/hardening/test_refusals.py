@@ -123,7 +123,7 @@ def test_gradients_in_inputs_need_the_problems_inputs():
 
 @pytest.mark.parametrize("call,words", [
     (lambda: pl.PlugAndPlay(id).prox(torch.ones(3, 3)), "denoiser made [0-9]+ of images"), (lambda: pl.RayTransform((4, 6), torch.arange(3.0), voxel_size=0), "above 0"),
-    (lambda: pl.plotting.plot_images({"a": torch.ones(1, 2, 2)}, "figure.text"), "ending needs to be one of"),
+    *[(lambda path=path: pl.plotting.plot_images({"a": torch.ones(1, 2, 2)}, path), "ending needs to be one of") for path in ("figure.text", "figure")],
     (lambda: pl.plotting.plot_predictions(torch.ones(1, 2, 2), torch.zeros(1), torch.tensor([math.nan])), "are NaN"),
     (lambda: pl.TotalGeneralisedVariation(max_iterations=-1), "an integer >= 1"), (lambda: pl.SampleGroups(3), "needs a LinearOperator"),
     (lambda: pl.ContrastiveTraining(network(), X, torch.arange(8) % 3, rho=pl.Space(3)), "positive finite number"),

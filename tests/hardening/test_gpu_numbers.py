@@ -212,12 +212,13 @@ def test_steps_do_not_wait_for_the_device(solver):
     assert len(many) <= len(few), sorted(set(many))
 
 
-def test_storage_and_lower_precision_of_x(tmp_path):
-    problem = digits(lambda t: t.to(DEVICE))
-    assert pl.BCD(2, batch_size=200, inner_steps=2).solve(problem, progress=False).objective > 0
+def test_x_in_files(tmp_path):
+    """Auxiliary variables in files serve a problem on the GPU."""
+    solve = lambda storage: pl.BCD(2, batch_size=200, inner_steps=2, storage=storage).solve(digits(lambda t: t.to(DEVICE), D), progress=False)
+    kept, filed = solve(None), solve(pl.Storage(folder=tmp_path))
+    assert filed.objective == pytest.approx(kept.objective, rel=1e-9)
 
 
-RECONSTRUCTION = there("problems/test_reconstruction.py")
 IMAGING = [pl.FISTA(8), pl.PDHG(30), pl.ADMM(20), pl.PGD(8), pl.DouglasRachford(5), pl.SPDHG(10, subsets=4)]
 
 
@@ -269,6 +270,16 @@ def test_pet(solver, storage):
         regulariser = None if isinstance(solver, (pl.MLEM, pl.OSEM, pl.LBFGS, pl.BregmanPGD)) else 0.05 * pl.TotalVariation()
         problems.append(pl.Reconstruction(A, move(counts), "poisson", regulariser, constraint="nonnegative", start=move(torch.ones(20, 20, dtype=D))))
     runs(solver, *problems, 1e-6)
+
+
+def test_list_mode_and_masks_of_the_cpu():
+    """Events and masks may stay on the CPU."""
+    scanner, view, bin = pl.CylindricalScanner(18, 9.0, 7), torch.tensor([0, 3, 8, 3]), torch.tensor([3, 2, 4, 2])
+    x = torch.rand(5, 6, dtype=D, generator=torch.Generator().manual_seed(0))
+    whole, here = (pl.PET(scanner, (5, 6), 1.5, dtype=D, device=device) for device in (DEVICE, "cpu"))
+    same(whole.list_mode(pl.Events(moved(view), moved(bin)))(moved(x)), here(x)[view, bin])
+    mask, maps, kspace, image = scan()
+    same(pl.MRI(mask, moved(maps))(moved(image)), pl.MRI(mask, maps)(image))
 
 
 def test_coil_maps_metrics_and_files(tmp_path):
