@@ -208,7 +208,7 @@ def _fork(work, problem, solver, wish, options):
         torch.set_num_threads(1)                                  # as its children, whose copies of a pool of threads would never answer
         return _worker(work, problem, solver, wish, options, 0, folder.name)
     except RuntimeError as error:
-        if watch.stopped:
+        if watch is not None and watch.stopped:
             raise KeyboardInterrupt from None
         if not is_lost(error):
             raise
@@ -228,9 +228,11 @@ def _fork(work, problem, solver, wish, options):
             watch.close()
         if dist.is_initialized():
             dist.destroy_process_group()
+        Room.current.mail.end()                                   # who still waits there
+        end = time.monotonic() + 2
         for child in children:
             if child.pid is not None:
-                child.join(2)
+                child.join(max(0.0, end - time.monotonic()))
                 if child.is_alive():
                     child.kill()
                     child.join()

@@ -5,6 +5,7 @@ import select
 import struct
 import time
 from collections import defaultdict, deque
+from contextlib import suppress
 
 import torch
 
@@ -15,6 +16,7 @@ SLOTS = 256                      # messages of a worker that may be unread
 ELSEWHERE = -1                   # the slot of a message that comes another way, or has no content
 GONE = RECORD.pack(-1, 0, ELSEWHERE, 0)
 LOOK = 1.0                       # seconds between two looks whether worker 0 is there
+AGAIN = 0.01                     # and between two tries to write into a pipe that is full
 
 
 class Mail:
@@ -26,6 +28,8 @@ class Mail:
 
     def __init__(self, workers, memory, begin):
         self.pipes, self.parent, self.rank = [os.pipe() for _ in range(workers)], os.getpid(), None
+        for _, end in self.pipes:
+            os.set_blocking(end, False)
         size = (len(memory) - begin) // workers // 64 * 64
         room = torch.frombuffer(memory, dtype=torch.uint8)
         self.read = [memoryview(memory)[begin + w * size:begin + w * size + SLOTS] for w in range(workers)]            # a byte a slot: 1 once it is read
@@ -45,7 +49,7 @@ class Mail:
         slot, begin = self._place(size)
         if slot != ELSEWHERE and size:
             self.rooms[self.rank][begin:begin + size].view(t.dtype).copy_(t.reshape(-1))
-        os.write(self.pipes[to][1], RECORD.pack(self.rank, tag, slot, begin))
+        self._write(to, tag, slot, begin)
         return slot != ELSEWHERE
 
     def _place(self, size):
@@ -77,7 +81,7 @@ class Mail:
 
     def tell(self, to, tag):
         """A message without content."""
-        os.write(self.pipes[to][1], RECORD.pack(self.rank, tag, ELSEWHERE, 0))
+        self._write(to, tag, ELSEWHERE, 0)
 
     def heard(self, sender, tag):
         """Wait for one."""
@@ -86,23 +90,39 @@ class Mail:
     def _next(self, sender, tag):
         waiting, ends = self.arrived[sender, tag], None
         while not waiting:
-            if not self.inbox.poll(1e3 * min(LOOK, self.timeout)):
-                ends = ends or time.monotonic() + self.timeout - min(LOOK, self.timeout)
-                if self.rank and os.getppid() != self.parent:
-                    raise RuntimeError("worker 0 has gone: Connection closed by peer")
-                if time.monotonic() > ends:
-                    raise RuntimeError(f"Timed out waiting for a message of worker {sender}")
-                continue
-            content = os.read(self.pipes[self.rank][0], SLOTS * RECORD.size)
-            for found, kind, slot, begin in RECORD.iter_unpack(content):
+            ends = self._look(min(LOOK, self.timeout), ends, f"a message of worker {sender}")
+        return waiting.popleft()
+
+    def _write(self, to, *what):
+        """Into a pipe; while it is full mine is read, since who should empty that one may wait for room in mine."""
+        record, ends = RECORD.pack(self.rank, *what), None
+        while True:
+            try:
+                os.write(self.pipes[to][1], record)
+                return
+            except BlockingIOError:
+                ends = self._look(min(AGAIN, self.timeout), ends, f"worker {to} to read its messages")
+
+    def _look(self, seconds, ends, awaited):
+        """Note what arrives within so many seconds; where nothing does, the time at which the wait is given up."""
+        if self.inbox.poll(1e3 * seconds):
+            for found, kind, slot, begin in RECORD.iter_unpack(os.read(self.pipes[self.rank][0], SLOTS * RECORD.size)):
                 if found < 0:
                     raise RuntimeError("a worker has gone: Connection closed by peer")
                 self.arrived[found, kind].append((slot, begin))
-        return waiting.popleft()
+            return ends
+        ends = ends or time.monotonic() + self.timeout - seconds
+        if self.rank and os.getppid() != self.parent:
+            raise RuntimeError("worker 0 has gone: Connection closed by peer")
+        if time.monotonic() > ends:
+            raise RuntimeError(f"Timed out waiting for {awaited}")
+        return ends
 
     def end(self):
-        """Tell worker 0 that others have gone."""
-        os.write(self.pipes[0][1], GONE)
+        """Tell all that others have gone."""
+        for _, end in self.pipes:
+            with suppress(BlockingIOError):
+                os.write(end, GONE)
 
     def close(self):
         for pipe in self.pipes:

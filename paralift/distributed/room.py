@@ -25,7 +25,14 @@ class Room:
 
     def __init__(self, workers):
         size = min(MOST, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8) // 128 * 128
-        memory = mmap.mmap(-1, 2 * size)
+        while True:
+            try:
+                memory = mmap.mmap(-1, 2 * size)
+                break
+            except OSError:                                        # a limit on a process's memory, or on what all may ask for: less of it, and more travels by gloo
+                size = size // 256 * 128
+                if size < workers * LEAST:
+                    raise
         self.memory, self.mail = torch.frombuffer(memory, dtype=torch.uint8)[:size], Mail(workers, memory, size)
 
     def enter(self, mesh, timeout):

@@ -7,10 +7,13 @@ import signal
 import threading
 import time
 
+import torch.distributed as dist
+
 __all__ = ["Watch", "Pulse", "explained", "is_lost"]
 
 BEAT = 1.0                       # seconds between two signs of life
 LOST = 3                         # exit code of a worker that another one has left
+PLACES = (os.path.dirname(__file__) + os.sep, os.path.dirname(dist.__file__) + os.sep)           # of the code in which workers wait for each other
 
 
 def _exit_code(child):
@@ -20,6 +23,11 @@ def _exit_code(child):
             return child.exitcode
         time.sleep(0.02)
     return -1
+
+
+def _cause(codes, others=(LOST,)):
+    """(worker, exit code) of one that ended badly, {worker: code} of all that have ended, where its code is not among others'."""
+    return min(((number, code) for number, code in codes.items() if code and code not in others), key=lambda pair: pair[1], default=None)
 
 
 class Watch:
@@ -46,10 +54,12 @@ class Watch:
                     self.stopped = True
                     return self._end()
             ended = [open_sentinels.pop(r) for r in ready if r in open_sentinels]
-            codes = sorted((code, number) for number, code in ((number, _exit_code(child)) for number, child in ended) if code not in (0, LOST))
-            if codes:
-                self.dead = (codes[0][1], codes[0][0])
+            codes = {number: _exit_code(child) for number, child in ended}
+            if any(codes.values()):
+                self.dead = _cause(codes)
                 time.sleep(1.0)                                    # the others may end by themselves, with their own words
+                codes.update({number: child.exitcode for number, child in open_sentinels.values()})
+                self.dead = self.dead or _cause(codes) or _cause(codes, ())
                 return self._end()
 
     def _end(self):
@@ -104,10 +114,13 @@ class Pulse:
 
 
 def is_lost(error):
-    """Whether the error says that another worker has gone, or does not answer."""
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(s in text for s in ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "timed out",
-                                                                        "Connection refused", "does not answer"))
+    """Whether the error says that another worker has gone, or was waited for in vain: one of an exchange between workers, not the user's own with such words."""
+    text, last = str(error), error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    ours = last is not None and last.tb_frame.f_code.co_filename.startswith(PLACES)
+    return ours and isinstance(error, RuntimeError) and any(s in text for s in ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "timed out",
+                                                                                 "Connection refused"))
 
 
 def explained(error, pulse, wish):

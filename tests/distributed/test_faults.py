@@ -1,6 +1,8 @@
 """What goes wrong with workers: it is said once, in a sentence, and nothing is left behind."""
 
 import gc
+import mmap
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -82,6 +84,74 @@ def test_forked_workers_run_where_this_process_has_threads():
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
+
+
+class Fails(nn.Linear):
+    """Does `act` in worker `who`, in the middle of the first pass after `arm`."""
+
+    who = act = None
+    armed = False
+
+    def forward(self, x):
+        if Fails.armed and pl.distributed.rank() == Fails.who:
+            Fails.act()
+        return super().forward(x)
+
+
+def arm(result):
+    Fails.armed = result.iterations == 2
+
+
+def failing(who, act):
+    torch.manual_seed(0)
+    Fails.who, Fails.act, Fails.armed = who, staticmethod(act), False
+    network = nn.Sequential(*[m for _ in range(6) for m in (Fails(5, 5), nn.ReLU())], nn.Linear(5, 3)).double()
+    return pl.LiftedTraining(network, torch.randn(24, 5, dtype=torch.float64), torch.randint(0, 3, (24,)))
+
+
+def words():
+    raise RuntimeError("the user's database timed out")
+
+
+@pytest.mark.parametrize("who, sentence", [(0, "^the user's database timed out"), (1, r"worker 1 failed(.|\n)*in words(.|\n)*the user's database timed out")])
+def test_words_of_the_users_are_not_those_of_a_lost_connection(who, sentence):
+    with pytest.raises(RuntimeError, match=sentence):
+        pl.PGD(9, step=0.1).solve(failing(who, words), workers=mesh(1, 2, timeout=60), callback=arm)
+
+
+def test_a_worker_that_exits_in_the_middle_of_a_pass_is_named_whatever_its_code():
+    """3 is also the code of workers that others have left."""
+    began = time.time()
+    with pytest.raises(RuntimeError, match="worker 1 ended with exit code 3"):
+        pl.PGD(9, step=0.1).solve(failing(1, lambda: os._exit(3)), workers=mesh(1, 2, timeout=60), callback=arm)
+    assert time.time() - began < 30
+
+
+def test_workers_that_wait_for_mail_end_by_themselves_where_worker_0_fails(monkeypatch):
+    killed, kind = [], multiprocessing.get_context("fork").Process
+    kill = kind.kill
+    monkeypatch.setattr(kind, "kill", lambda child: (killed.append(child.pid), kill(child)))
+    with pytest.raises(ValueError, match="seven"):
+        pl.PGD(9, step=0.1).solve(failing(0, lambda: int("seven")), workers=mesh(1, 3, timeout=60), callback=arm)
+    assert not killed
+
+
+def test_where_little_memory_may_be_shared_the_rest_travels_by_gloo(monkeypatch):
+    """A limit on a process's addresses, or on what all may ask for."""
+    from paralift.distributed import room
+
+    asked, there = [], mmap.mmap
+
+    def limited(number, size):
+        asked.append(size)
+        if size > 2**21:
+            raise OSError(12, "Cannot allocate memory")
+        return there(number, size)
+
+    plain = pl.PGD(3, step=0.1).solve(problem(), workers=mesh(1, 2))
+    monkeypatch.setattr(room.mmap, "mmap", limited)
+    small = pl.PGD(3, step=0.1).solve(problem(), workers=mesh(1, 2))
+    assert len(asked) > 1 and all(torch.equal(v, small.x[n]) for n, v in plain.x.items())
 
 
 def die_second(result):

@@ -95,6 +95,30 @@ def test_too_many_unread_messages_go_elsewhere():
     mail.close()
 
 
+def test_full_pipes_are_no_deadlock():
+    """Both write more than a pipe holds before they read, and all of it arrives; where nobody reads, that is an error in time."""
+    mail = Mail(2, mmap.mmap(-1, 2**20), 0)
+
+    def work(rank):
+        mail.enter(rank, 20.0)
+        for number in range(5000):
+            mail.send(torch.tensor([float(number)]), 1 - rank, 1)
+        buffer, here = torch.zeros(1), 0
+        for number in range(5000):
+            if mail.receive(buffer, 1 - rank, 1):
+                here += 1
+                assert float(buffer) == number
+        assert here >= SLOTS
+
+    both(mail, lambda: work(1), lambda: work(0))
+    mail.close()
+    mail = Mail(2, mmap.mmap(-1, 2**20), 0).enter(0, 0.3)
+    with pytest.raises(RuntimeError, match="Timed out waiting for worker 1 to read its messages"):
+        for _ in range(10**5):
+            mail.tell(1, 0)
+    mail.close()
+
+
 def test_silence_and_ends_are_errors():
     """A sender that is silent, workers that have gone, and a worker 0 that has gone."""
     mail = Mail(2, mmap.mmap(-1, 2**20), 0)
