@@ -88,7 +88,7 @@ def speeds(a, machine):
             p = pl.LiftedTraining(plain(5, width)(784), torch.randn(12 * batch, 784), torch.randint(10, (12 * batch,)))
             whole = pl.distributed.measured_costs(p, batch, 15, gradients=False)
             whole = whole.completed({batch: minibatch_seconds(p, batch)})
-            micro = {P: dataclasses.replace(pl.distributed.measured_costs(p, -(-batch // max(1, P - 1)), 15, gradients=False), update=whole.update) for P in WORKERS[1:]}
+            micro = {P: dataclasses.replace(pl.distributed.measured_costs(p, batch // P, 15, gradients=False), update=whole.update) for P in WORKERS[1:]}
             for depth in (8, 10, 16, 17, 24):
                 serial = deepened(whole, depth)
                 run = lambda P, costs: pl.distributed.simulate(deepened(costs, depth), P, batch, schedules="stream", machine=machine).runs[0].seconds
@@ -119,7 +119,7 @@ def train(kind, a, batch, column):
 
 def race(kind, a):
     """One process against two real ones, alternating over the seeds: the accuracy after each pass and the seconds since the start, validation included."""
-    choices = {"one process": None, "two, layers": pl.Workers(data=1, layers=2), "two, M = 2": pl.Workers(data=1, layers=2, schedule=pl.distributed.Streamed(2)),
+    choices = {"one process": None, "two, layers": pl.Workers(data=1, layers=2), "two, M = 1": pl.Workers(data=1, layers=2, schedule=pl.distributed.Streamed(1)),
                "two, samples": pl.Workers(data=2, layers=1)}
     runs = {name: [] for name in choices}
     for seed in range(a.seeds):

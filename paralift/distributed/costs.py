@@ -210,12 +210,12 @@ class Layout:
 
 def microbatch_counts(kind: str, layers: int, rows: int, microbatches: int | None = None) -> list[int]:
     """Numbers of microbatches to try for one column of `rows` rows: 1 for "jacobi"; for pipelines what is given, else 1, 2, 4, .. 64 for "flush" (the best one counts)
-    and one less than the number of layers for "stream" (a gradient is then at most one update late)."""
+    and the number of layers for "stream" (a gradient is then less than an update late)."""
     if kind == "jacobi":
         return [1]
     if microbatches is None and kind == "flush":
         return [2 ** e for e in range(7) if 2 ** e <= rows]
-    return [min(max(1, layers - 1) if microbatches is None else microbatches, rows)]
+    return [min(layers if microbatches is None else microbatches, rows)]
 
 
 @checked

@@ -39,8 +39,8 @@ class Flushed(Schedule):
 class Streamed(Schedule):
     """No worker waits: microbatches follow each other without a flush, and each worker changes its parameters when it has seen the M parts of a minibatch backwards.
 
-    The forward visit at worker s then lies (P - 1 - s)/M updates before the backward one, so the result depends on the number P of layer workers. M is P - 1, for each
-    worker along `data`, unless given: at most one update. Where theta_l has changed between the visits, the gradient in theta_l takes the residual r_l + c (sigma(z_l') -
+    The forward visit at worker s then lies (P - 1 - s)/M updates before the backward one, so the result depends on the number P of layer workers. M is P, for each worker
+    along `data`, unless given: less than an update. Where theta_l has changed between the visits, the gradient in theta_l takes the residual r_l + c (sigma(z_l') -
     sigma(z_l)), z_l' at the newest theta_l: the target x_l belongs to the sample, and what the updates meanwhile have done towards it is not asked for again. It is not
     sent on to earlier layers. c is `feedback` times the schedule's factor on the step. One sample in four gives it, with four times the weight (all where batch statistics
     couple them): a quarter of a product a layer, made once a minibatch for linear layers, and no copy of parameters.
@@ -55,7 +55,7 @@ class Streamed(Schedule):
         self.feedback = feedback
 
     def parts(self, data: int, layers: int, deterministic: bool) -> int:
-        return self.microbatches or data * max(1, layers - 1)
+        return self.microbatches or data * layers
 
 
 class Stream:

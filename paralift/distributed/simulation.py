@@ -55,7 +55,7 @@ def simulate(problem: Costs, workers: Integers = (1, 2, 4, 8, 16, 32, 64), batch
     bandwidth, latency : of every link, bytes/s and s; each pair of workers has a link of its own in either direction, the all-reduce a further one.
     machine : a Machine in their place, given or measured by `calibrate()`: cores that all workers and their messages share. If not given every worker has a core of its own and
         the network needs none.
-    schedules : names of SCHEDULES. microbatches : of a pipeline; if not given the best of 1 .. 64 with a flush, one less than the number of layers for "stream".
+    schedules : names of SCHEDULES. microbatches : of a pipeline; if not given the best of 1 .. 64 with a flush, the number of layers for "stream".
     slow : {worker: factor}, workers that take so many times longer; worker c * layers + k has part k of the layers in column c. Numbers a run lacks are ignored.
     layers : of the mesh; if not given layers are split first for "layers" and pipelines, samples first for "data", all meshes are tried for "mesh"; workers beyond the stages (the
         rows) go along the other axis, and what is left idles. feedback : whether streams ask it, as `Streamed()` does.

@@ -38,7 +38,7 @@ def test_one_worker_takes_the_sum_of_the_costs(schedule):
 @pytest.mark.parametrize("workers", [2, 4, 8, 32])
 @pytest.mark.parametrize("schedule", ["layers", "data", "data_overlapped", "mesh", "stream", "asynchronous"])
 def test_free_links_and_equal_stages_give_the_whole_speed_up(schedule, workers):
-    run = one(UNIFORM, schedule, workers, 64, microbatches=workers if schedule == "stream" else None, **FREE)
+    run = one(UNIFORM, schedule, workers, 64, **FREE)
     assert run.seconds == pytest.approx(8 * 3 * 64 / workers, rel=1e-12) and run.efficiency == pytest.approx(1, rel=1e-12) and run.idle == pytest.approx(0, abs=1e-12)
 
 
@@ -54,8 +54,8 @@ def test_the_bubble_of_a_flush(schedule, P, M):
 def test_a_stream_has_no_bubble_whatever_the_microbatches():
     assert [one(UNIFORM, "stream", 8, 64, microbatches=M, **FREE).efficiency for M in (1, 2, 8, 64)] == pytest.approx([1] * 4)
     assert one(UNIFORM, "stream", 8, 64, microbatches=3, **FREE).efficiency > 0.96           # microbatches of 22, 21 and 21 rows
-    assert one(UNIFORM, "stream", 8, 64, **FREE).microbatches == 7 and one(UNIFORM, "stream", 8, 64, microbatches=8, **FREE).in_flight == 64
-    late = one(UNIFORM, "stream", 8, 64, latency=6.0, bandwidth=math.inf, microbatches=8)                   # eight microbatches go there and back once, over 14 wires
+    assert one(UNIFORM, "stream", 8, 64, **FREE).in_flight == 64
+    late = one(UNIFORM, "stream", 8, 64, latency=6.0, bandwidth=math.inf)                   # eight microbatches go there and back once, over 14 wires
     assert late.seconds == pytest.approx(8 * 24 + 14 * 6) and late.in_flight == 64
 
 
@@ -187,8 +187,8 @@ def test_updates_cost_time():
 def test_visits_and_feedback_of_a_stream():
     """Two workers, two microbatches of 4 rows: each visit costs its second; one microbatch in two meets an update on its way beyond worker 0, which asks a row of it again."""
     turn = 4 * 3 * 4
-    assert one(UNIFORM, "stream", 2, 8, machine=machine(visit=1.0), microbatches=2).seconds == pytest.approx(2 * (turn + 1))
-    assert one(UNIFORM, "stream", 2, 8, feedback=True, microbatches=2, **FREE).seconds == pytest.approx(2 * turn + 4 * 1)
+    assert one(UNIFORM, "stream", 2, 8, machine=machine(visit=1.0)).seconds == pytest.approx(2 * (turn + 1))
+    assert one(UNIFORM, "stream", 2, 8, feedback=True, **FREE).seconds == pytest.approx(2 * turn + 4 * 1)
     assert one(UNIFORM, "flush_1f1b", 2, 8, feedback=True, microbatches=2, **FREE).seconds == one(UNIFORM, "flush_1f1b", 2, 8, microbatches=2, **FREE).seconds
 
 
