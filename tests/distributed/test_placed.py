@@ -136,6 +136,7 @@ def test_batch_statistics_are_those_of_the_minibatch(data, layers):
     assert other.history["validation_loss"] == pytest.approx(plain.history["validation_loss"], rel=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:the step .* is above the bound")
 def test_all_samples_with_batch_statistics_split_along_layers():
     plain, other = pl.PGD(2, step=0.05).solve(normalised()), pl.PGD(2, step=0.05).solve(normalised(), workers=3)
     assert all(torch.allclose(plain.x[n], other.x[n], rtol=1e-12) for n in plain.x)
