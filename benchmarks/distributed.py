@@ -28,6 +28,8 @@ CASES = ("1024/128", "1024/1024", "256/256", "256/4096")
 def crowd(work, processes=2):
     """work() here while as many other processes do the same."""
     children = []
+    gc.collect()
+    gc.freeze()                                                   # an earlier group's garbage is not for the children
     for _ in range(processes - 1):
         child = os.fork()
         if child == 0:
@@ -41,6 +43,7 @@ def crowd(work, processes=2):
     finally:
         for child in children:
             os.waitpid(child, 0)
+        gc.unfreeze()
 
 
 def interval(times, ends=3):
